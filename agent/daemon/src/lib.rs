@@ -1,0 +1,13 @@
+//! trimtab: a pull-based GitOps agent for edge devices and bare VMs.
+//!
+//! The rooms, and who may import whom (only to the left; `tests/tidy` holds it):
+//! `model <- config, wire <- host, courier, trust, store, render <- apply <- cycle <- run <- cli <- main`.
+//! The map is `agent/README.md`.
+
+pub mod apply;
+pub mod courier;
+pub mod host;
+pub mod render;
+pub mod store;
+pub mod trust;
+pub mod wire;

@@ -1,0 +1,185 @@
+//! What is wanted on this host: files, units and images, each with the place in the repository that put it there.
+//!
+//! A desired state is complete and small: contents are named by digest and lie beside it ([`Rendered`]), so it can be kept in memory
+//! and in the ledger's neighbourhood for as long as the agent runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::names::{AccountName, ComponentName, HostPath, UnitName};
+
+/// Everything that is wanted on one host. Serialises the same for the same input, so its digest names a rendering.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Desired {
+    /// Files, symlinks and directories by path.
+    pub entries: BTreeMap<HostPath, Entry>,
+    /// Units whose state is managed, by name; a unit file without an entry here is only a file.
+    pub units: BTreeMap<UnitName, Unit>,
+    /// Images that must be present before anything is switched, as `Image=` names them.
+    pub images: BTreeMap<String, Origin>,
+    /// What each component (in use on this host) needs first; `depends` in component.toml.
+    pub components: BTreeMap<ComponentName, BTreeSet<ComponentName>>,
+}
+
+/// A desired state and the contents that it names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rendered {
+    /// What is wanted.
+    pub desired: Desired,
+    /// The content of each file, by digest.
+    pub contents: BTreeMap<Digest, Vec<u8>>,
+}
+
+/// The place in the repository that put something on the host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Origin {
+    /// The component.
+    pub component: ComponentName,
+    /// The file in the repository.
+    pub file: String,
+    /// The line in it, from 1; 0 when the whole file is meant.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub line: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_zero(line: &u32) -> bool {
+    *line == 0
+}
+
+/// One path on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// What stands at the path, with its mode and owner.
+    pub state: FileState,
+    /// What the file is for: decides who must be told when it changes.
+    pub role: Role,
+    /// Whether its content may be shown in a plan or a diff: false for `sensitive = true` and for every file that not everybody may read.
+    pub shown: bool,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// The state of one path, as wanted or as written: all that drift is judged by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileState {
+    /// A regular file, a symlink or a directory.
+    #[serde(flatten)]
+    pub node: Node,
+    /// Permission bits, 0 to 0o7777; not compared for symlinks (they have none).
+    pub mode: u32,
+    /// Owner by name; resolved on the host.
+    pub owner: AccountName,
+    /// Group by name; resolved on the host.
+    pub group: AccountName,
+}
+
+/// What stands at a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Node {
+    /// A regular file.
+    File {
+        /// Digest of its content.
+        digest: Digest,
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// A symbolic link.
+    Symlink {
+        /// Its target, as written.
+        target: String,
+    },
+    /// A directory; what is in it is not its business.
+    Directory,
+}
+
+/// What a file is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", content = "of", rename_all = "kebab-case")]
+pub enum Role {
+    /// Nothing in particular.
+    Plain,
+    /// A unit file, or a drop-in of the unit.
+    Unit(UnitName),
+    /// A Quadlet file, or a drop-in of one, that becomes the unit.
+    Quadlet(UnitName),
+    /// `sysusers.d`: applied by systemd-sysusers before other files are written.
+    Sysusers,
+    /// `tmpfiles.d`: applied by systemd-tmpfiles.
+    Tmpfiles,
+    /// `sysctl.d`: applied by systemd-sysctl.
+    Sysctl,
+}
+
+/// Whether a unit is started at boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enablement {
+    /// `systemctl enable`: its `[Install]` section is in force.
+    Enabled,
+    /// Not started at boot by its `[Install]` section.
+    Disabled,
+    /// `systemctl mask`: cannot be started at all.
+    Masked,
+}
+
+/// What a change of a unit's inputs asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnChange {
+    /// Stop and start it (if it is active).
+    #[default]
+    Restart,
+    /// Ask it to reload where it can; restart when its own unit file changed, which no reload can apply.
+    Reload,
+    /// Leave it running with the old input.
+    Nothing,
+}
+
+/// One unit whose state is managed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unit {
+    /// At boot; `None`: not our business (static and generated units).
+    pub enabled: Option<Enablement>,
+    /// Now: `Some(true)` active, `Some(false)` stopped, `None`: not our business, but restarted on change when it happens to run.
+    pub active: Option<bool>,
+    /// A unit that runs to its end (`Type=oneshot` without `RemainAfterExit=`): it is started when its inputs change, and being inactive is no drift.
+    pub oneshot: bool,
+    /// What to do when an input changes.
+    pub on_change: OnChange,
+    /// Its own definition: unit file, drop-ins, Quadlet file. A change here cannot be applied by a reload.
+    pub definition: BTreeSet<HostPath>,
+    /// Other managed files that it reads: `EnvironmentFile=`, `Volume=`, `ExecStart=`, …, worked out from the definition.
+    pub uses: BTreeSet<HostPath>,
+    /// Units whose restart carries this one along (a container's network or pod): also worked out.
+    pub after: BTreeSet<UnitName>,
+    /// The unit is made by Quadlet's generator: it cannot be enabled or disabled, its file can only be removed.
+    pub generated: bool,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+impl Desired {
+    /// The digest that names this rendering: the same for the same input, on any machine.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&serde_json::to_vec(self).expect("because plain data with string keys always serialises"))
+    }
+
+    /// Everything whose change means that `unit` runs with old input, as one digest; recorded when the unit is (re)started.
+    pub fn inputs(&self, unit: &Unit) -> Digest {
+        let mut text = String::new();
+        for path in unit.definition.iter().chain(&unit.uses) {
+            let entry = self.entries.get(path);
+            let line =
+                serde_json::to_string(&entry.map(|e| &e.state)).expect("because plain data with string keys always serialises");
+            text.push_str(path.as_str());
+            text.push(' ');
+            text.push_str(&line);
+            text.push('\n');
+        }
+        Digest::of(text.as_bytes())
+    }
+}

@@ -1,0 +1,123 @@
+//! What a host says about itself: the second input of a rendering, beside the repository.
+//!
+//! A snapshot is plain data so that CI can render for a host it cannot reach. Only things that stay the same between
+//! boots are in it: a fact that moved by itself would make every pass a change.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::names::HostName;
+
+/// What `/etc/os-release` says, by the names of os-release(5).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct OsRelease {
+    /// `ID`, e.g. `debian`.
+    pub id: String,
+    /// `ID_LIKE`, split at spaces.
+    pub id_like: Vec<String>,
+    /// `VERSION_ID`, e.g. `13`.
+    pub version_id: String,
+    /// `VERSION_CODENAME`, e.g. `trixie`.
+    pub version_codename: String,
+    /// `VARIANT_ID`.
+    pub variant_id: String,
+    /// `PRETTY_NAME`.
+    pub pretty_name: String,
+}
+
+/// The facts of one host, in templates as `facts.…`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Facts {
+    /// The kernel's host name.
+    pub hostname: String,
+    /// `/etc/machine-id`, 32 hex digits.
+    pub machine_id: String,
+    /// The architecture as Rust names it: `x86_64`, `aarch64`, `arm`.
+    pub arch: String,
+    /// The operating system.
+    pub os: OsRelease,
+    /// The kernel's release, e.g. `6.12.9-arm64`.
+    pub kernel: String,
+    /// As `systemd-detect-virt` names it: `none`, `kvm`, `container-other`, …
+    pub virtualization: String,
+    /// Memory in MiB, rounded down to a multiple of 64 so that a firmware update does not re-render a fleet.
+    pub memory_mib: u64,
+    /// Number of processors online at start.
+    pub cpus: u32,
+}
+
+/// Everything about a host that a rendering may depend on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Its name in the fleet: selects `hosts/<name>.toml`.
+    pub name: HostName,
+    /// Labels from `/etc/trimtab/agent.toml` (or `--labels`); they win over those of `hosts/<name>.toml`.
+    pub labels: BTreeMap<String, String>,
+    /// What it says about itself.
+    pub facts: Facts,
+    /// What the local policy lets the repository manage; local, never from the repository.
+    pub policy: PathPolicy,
+}
+
+impl Host {
+    /// A digest over all of it: with the commit, the key under which a rendering can be reused.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&serde_json::to_vec(self).expect("because plain data with string keys always serialises"))
+    }
+}
+
+/// Which paths the repository may manage on this host. Local (`/etc/trimtab/agent.toml`), judged before anything is read from disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct PathPolicy {
+    /// A managed path must be beneath one of these.
+    pub allow: Vec<String>,
+    /// and beneath none of these.
+    pub protect: Vec<String>,
+}
+
+/// Never managed, whatever the local policy says: trimtab's own trust and memory, the accounts database (sysusers.d is the way), and
+/// file systems that are not disks.
+pub const ALWAYS_PROTECTED: [&str; 14] = [
+    "/etc/trimtab",
+    "/var/lib/trimtab",
+    "/var/cache/trimtab",
+    "/run/trimtab",
+    "/etc/passwd",
+    "/etc/shadow",
+    "/etc/group",
+    "/etc/gshadow",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/run",
+    "/tmp",
+    "/var/tmp",
+];
+
+impl Default for PathPolicy {
+    fn default() -> Self {
+        let allow = ["/etc", "/opt", "/srv", "/usr/local", "/var", "/home", "/root"];
+        Self { allow: allow.map(str::to_owned).to_vec(), protect: Vec::new() }
+    }
+}
+
+impl PathPolicy {
+    /// `Err` says which rule stands against the path.
+    pub fn judge(&self, path: &crate::names::HostPath) -> Result<(), String> {
+        if let Some(rule) = ALWAYS_PROTECTED.iter().find(|rule| path.is_within(rule)) {
+            return Err(format!("{rule} is never managed by trimtab"));
+        }
+        if let Some(rule) = self.protect.iter().find(|rule| path.is_within(rule)) {
+            return Err(format!("{rule} is protected on this host (policy.protect in agent.toml)"));
+        }
+        if self.allow.iter().any(|rule| path.is_within(rule)) {
+            return Ok(());
+        }
+        Err(format!("it is outside of the allowed roots ({}); policy.allow in agent.toml widens them", self.allow.join(", ")))
+    }
+}

@@ -1,0 +1,110 @@
+//! What trimtab owns on this host, and what was there before: the third leg of the plan.
+//!
+//! Only what stands in here is ever removed. It is written before the machine is touched and again afterwards, so that a
+//! crash in between is told apart from drift ([`Owned::pending`]) and from a unit that still runs with old input ([`OwnedUnit::inputs`]).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::desired::{FileState, Origin, Role};
+use crate::digest::Digest;
+use crate::names::{HostPath, UnitName};
+
+/// The format of the file; a ledger of a newer format halts the agent instead of being guessed at.
+pub const FORMAT: u32 = 1;
+
+/// Everything that trimtab owns on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ledger {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Raised by one with each converged change; 0 before the first.
+    pub generation: u64,
+    /// The commit that the entries come from; empty before the first.
+    pub revision: String,
+    /// The digest of the desired state last converged to.
+    pub desired: Option<Digest>,
+    /// Files, symlinks and directories by path.
+    pub entries: BTreeMap<HostPath, Owned>,
+    /// Units by name.
+    pub units: BTreeMap<UnitName, OwnedUnit>,
+    /// Directories that were made on the way to a file and are removed again when they are empty and nothing of ours is left in them.
+    pub made: BTreeMap<HostPath, ()>,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            format: FORMAT,
+            generation: 0,
+            revision: String::new(),
+            desired: None,
+            entries: BTreeMap::new(),
+            units: BTreeMap::new(),
+            made: BTreeMap::new(),
+        }
+    }
+}
+
+/// One path that trimtab owns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Owned {
+    /// What trimtab wrote there (or is about to, while `pending`).
+    pub state: FileState,
+    /// What the file is for.
+    pub role: Role,
+    /// What stood there before trimtab came; restored when the path leaves the repository.
+    pub before: Before,
+    /// The write was announced and not yet confirmed: a difference found now is unfinished work, not drift.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// What stood at a path before trimtab came.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "was", rename_all = "kebab-case")]
+pub enum Before {
+    /// Nothing.
+    Absent,
+    /// A file (its content is kept in the blob store), symlink or directory of the operator's.
+    Original {
+        /// What stood there; owner and group by number, for the account may be gone when it is restored.
+        #[serde(flatten)]
+        node: crate::desired::Node,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+}
+
+/// One unit that trimtab manages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnedUnit {
+    /// Whether it was enabled before trimtab came: `Some` only for units whose file is not ours; given back when it leaves.
+    pub was_enabled: Option<bool>,
+    /// Whether it was active before trimtab came, likewise.
+    pub was_active: Option<bool>,
+    /// Whether it was masked before, likewise.
+    #[serde(default)]
+    pub was_masked: bool,
+    /// What it was last told to be, to tell drift from an update.
+    pub enabled: Option<crate::desired::Enablement>,
+    /// Likewise.
+    pub active: Option<bool>,
+    /// [`crate::desired::Desired::inputs`] at its last start, restart or reload through us; `None` when a change of its inputs was begun and
+    /// not yet followed by that: it runs with old input and must be restarted, also after a crash.
+    pub inputs: Option<Digest>,
+    /// Made by Quadlet's generator.
+    pub generated: bool,
+    /// Where it comes from.
+    pub origin: Origin,
+}

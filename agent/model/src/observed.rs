@@ -1,0 +1,139 @@
+//! What was found on the host: only of the paths and units that the plan asks about.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::names::{HostPath, UnitName};
+
+/// The host as it was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// What stands at each path that was asked about.
+    pub entries: BTreeMap<HostPath, Found>,
+    /// The state of each unit that was asked about; empty when there is no systemd.
+    pub units: BTreeMap<UnitName, UnitFound>,
+    /// Which of the wanted images are in local storage.
+    pub images: BTreeSet<String>,
+    /// Accounts by name, for the owners that are wanted; `None`: there is no such account (yet).
+    pub users: BTreeMap<String, Option<u32>>,
+    /// Groups by name.
+    pub groups: BTreeMap<String, Option<u32>>,
+    /// Whether units are managed at all (false in a sandbox without systemd).
+    pub has_units: bool,
+}
+
+/// What identifies one state of one inode: if it is the same later, nobody has touched it in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Time of the last inode change, nanoseconds since 1970.
+    pub ctime: i128,
+}
+
+/// What stands at one path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing; its parent may be missing too.
+    Missing,
+    /// A regular file.
+    File {
+        /// Digest of its content.
+        digest: Digest,
+        /// Its length.
+        size: u64,
+        /// Mode, owner and identity.
+        meta: Meta,
+    },
+    /// A symbolic link.
+    Symlink {
+        /// Its target.
+        target: String,
+        /// Owner and identity.
+        meta: Meta,
+    },
+    /// A directory.
+    Directory {
+        /// Mode, owner and identity.
+        meta: Meta,
+        /// Whether a file system is mounted on it.
+        mount: bool,
+    },
+    /// Something that trimtab neither replaces nor removes: a FIFO, a socket, a device, a mounted-over file, a path whose parent is no
+    /// directory, or something that could not be read. The text says which.
+    Unfit(String),
+}
+
+/// Mode, owner and identity of a found inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meta {
+    /// Permission bits, 0 to 0o7777.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Which state of which inode this was.
+    pub identity: Identity,
+}
+
+/// The state of one unit as systemd's D-Bus interface words it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnitFound {
+    /// `loaded`, `not-found`, `masked`, `bad-setting`, `error`.
+    pub load: String,
+    /// `active`, `reloading`, `inactive`, `failed`, `activating`, `deactivating`.
+    pub active: String,
+    /// E.g. `running`, `exited`, `dead`, `auto-restart`.
+    pub sub: String,
+    /// `enabled`, `disabled`, `static`, `masked`, `generated`, `indirect`, … or empty when there is no unit file.
+    pub file_state: String,
+    /// Whether the manager says that the unit's file changed since it was loaded.
+    pub needs_reload: bool,
+    /// Whether the unit accepts a reload.
+    pub can_reload: bool,
+}
+
+impl Found {
+    /// Mode, owner and identity, where there is an inode.
+    pub fn meta(&self) -> Option<&Meta> {
+        match self {
+            Found::File { meta, .. } | Found::Symlink { meta, .. } | Found::Directory { meta, .. } => Some(meta),
+            Found::Missing | Found::Unfit(_) => None,
+        }
+    }
+
+    /// What must still be true when the step is carried out.
+    pub fn expectation(&self) -> Expected {
+        match self.meta() {
+            Some(meta) => Expected::Same(meta.identity),
+            None => Expected::Absent,
+        }
+    }
+
+    /// A word for it in messages.
+    pub fn kind(&self) -> &str {
+        match self {
+            Found::Missing => "nothing",
+            Found::File { .. } => "a file",
+            Found::Symlink { .. } => "a symlink",
+            Found::Directory { mount: true, .. } => "a mount point",
+            Found::Directory { .. } => "a directory",
+            Found::Unfit(_) => "something else",
+        }
+    }
+}
+
+/// The precondition of a step on a path: what the plan was made from. Anything else is a race, reported and left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Expected {
+    /// Nothing stands there.
+    Absent,
+    /// Exactly this state of this inode stands there.
+    Same(Identity),
+}

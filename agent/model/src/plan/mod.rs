@@ -1,0 +1,272 @@
+//! The plan: what differs, why, and the steps that mend it, as a plain value.
+//!
+//! A plan can be printed, compared, counted and cut in half by a test; the executor (`apply` in the daemon) makes no choices of its own.
+//! Three-way: what the ledger says against what was found is *drift*; what is wanted against the ledger is an *update*. They are
+//! never told as the same thing.
+
+use serde::{Deserialize, Serialize};
+
+use crate::desired::Origin;
+use crate::ledger::Before;
+use crate::names::{ComponentName, HostPath, UnitName};
+use crate::observed::Expected;
+
+/// What differs and what to do about it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Each resource that is not as wanted, for people and reports.
+    pub changes: Vec<Change>,
+    /// Resources that cannot be converged as they stand; their components' later steps are left out, everything else goes on.
+    pub problems: Vec<Problem>,
+    /// What to do, in the order in which it must be done.
+    pub steps: Vec<Step>,
+    /// Edits of the ledger that go with no step: adopted paths that were already right, entries whose path is gone.
+    pub bookkeeping: Vec<Note>,
+}
+
+/// Why something differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// The repository wants something else than before: an intended change.
+    Update,
+    /// Somebody changed the machine.
+    Drift,
+    /// Both at once.
+    UpdateAndDrift,
+    /// The unit itself is as wanted; something that it reads changes.
+    Follows,
+}
+
+/// What happens to a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)] // the words say it
+pub enum Verb {
+    Create,
+    Update,
+    Remove,
+    /// What stood there before trimtab came is put back.
+    Restore,
+    Pull,
+    Start,
+    Stop,
+    Restart,
+    Reload,
+    Enable,
+    Disable,
+    Mask,
+    Unmask,
+}
+
+/// One resource that is not as wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// `file /etc/motd`, `unit app.service`, `image …`.
+    pub resource: String,
+    /// What happens to it.
+    pub verb: Verb,
+    /// Why.
+    pub cause: Cause,
+    /// What differs, by property; contents as digests, never as text.
+    pub differs: Vec<Difference>,
+    /// Where it comes from in the repository.
+    pub origin: Origin,
+}
+
+/// One property that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// `content`, `mode`, `owner`, `group`, `kind`, `target`, `missing`, `enabled`, `active`, `inputs`, …
+    pub property: String,
+    /// As found.
+    pub found: String,
+    /// As wanted.
+    pub wanted: String,
+}
+
+/// A resource that cannot be converged as things stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// As in [`Change::resource`].
+    pub resource: String,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// Where it comes from in the repository.
+    pub origin: Origin,
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What to do.
+    pub action: Action,
+    /// The component that it belongs to: when a step fails, the later ones of its component and of those that depend on it are left out.
+    /// `None` for steps that belong to all (daemon-reload).
+    pub component: Option<ComponentName>,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// What a step does. Every action carries what it expects to find; anything else is a race, reported and left alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Action {
+    /// Pull an image into local storage.
+    Pull {
+        /// As `Image=` names it.
+        image: String,
+    },
+    /// Make the path as `Desired.entries` has it: file or symlink by rename, directory by mkdir or chmod and chown.
+    Put {
+        /// The path.
+        path: HostPath,
+        /// What must stand there.
+        expected: Expected,
+        /// What to remember as having been there before, when the path becomes ours with this step; its content goes to the blob store first.
+        before: Option<Before>,
+    },
+    /// Remove a file, symlink or (empty) directory that is ours.
+    Remove {
+        /// The path.
+        path: HostPath,
+        /// What must stand there.
+        expected: Expected,
+    },
+    /// Put back what stood there before.
+    Restore {
+        /// The path.
+        path: HostPath,
+        /// What must stand there.
+        expected: Expected,
+        /// What to put back.
+        before: Before,
+    },
+    /// Run systemd-sysusers over what was just written.
+    Sysusers {
+        /// The files under /etc/sysusers.d.
+        paths: Vec<HostPath>,
+    },
+    /// Run systemd-tmpfiles --create over what was just written.
+    Tmpfiles {
+        /// The files under /etc/tmpfiles.d.
+        paths: Vec<HostPath>,
+    },
+    /// Run systemd-sysctl over what was just written.
+    Sysctl {
+        /// The files under /etc/sysctl.d.
+        paths: Vec<HostPath>,
+    },
+    /// `systemctl daemon-reload`.
+    DaemonReload,
+    /// `systemctl enable`, after an unmask if it is masked.
+    Enable {
+        /// The unit.
+        unit: UnitName,
+    },
+    /// `systemctl disable`.
+    Disable {
+        /// The unit.
+        unit: UnitName,
+    },
+    /// `systemctl mask`.
+    Mask {
+        /// The unit.
+        unit: UnitName,
+    },
+    /// `systemctl unmask`.
+    Unmask {
+        /// The unit.
+        unit: UnitName,
+    },
+    /// Stop it.
+    Stop {
+        /// The unit.
+        unit: UnitName,
+        /// It leaves the repository: forget it once it is stopped (and disabled).
+        leaving: bool,
+    },
+    /// Start it.
+    Start {
+        /// The unit.
+        unit: UnitName,
+    },
+    /// Restart it.
+    Restart {
+        /// The unit.
+        unit: UnitName,
+    },
+    /// Reload it.
+    Reload {
+        /// The unit.
+        unit: UnitName,
+    },
+    /// Strike a unit off the ledger: everything of it is undone.
+    Forget {
+        /// The unit.
+        unit: UnitName,
+    },
+}
+
+/// An edit of the ledger that goes with no step on the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "note", rename_all = "kebab-case")]
+pub enum Note {
+    /// The path is as wanted already: own it, remembering what stood there (which is the same).
+    Adopt {
+        /// The path.
+        path: HostPath,
+        /// What stood there.
+        before: Before,
+    },
+    /// The path is as wanted and ours; its entry in the ledger is brought up to date (a pending write that turned out done, a new origin).
+    Confirm {
+        /// The path.
+        path: HostPath,
+    },
+    /// The path left the repository and is gone from the host: strike it off.
+    Drop {
+        /// The path.
+        path: HostPath,
+    },
+    /// The unit is as wanted: record what it is told to be.
+    Unit {
+        /// The unit.
+        unit: UnitName,
+    },
+}
+
+impl Plan {
+    /// Whether there is nothing to do and nothing wrong.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.problems.is_empty() && self.steps.is_empty()
+    }
+
+    /// How many changes are drift (alone or together with an update).
+    pub fn drift_count(&self) -> usize {
+        self.changes.iter().filter(|c| matches!(c.cause, Cause::Drift | Cause::UpdateAndDrift)).count()
+    }
+}
+
+impl Action {
+    /// The resource that the action is about, as [`Change::resource`] writes it; empty for daemon-reload.
+    pub fn resource(&self) -> String {
+        match self {
+            Action::Pull { image } => format!("image {image}"),
+            Action::Put { path, .. } | Action::Remove { path, .. } | Action::Restore { path, .. } => format!("file {path}"),
+            Action::Sysusers { .. } => "sysusers".to_owned(),
+            Action::Tmpfiles { .. } => "tmpfiles".to_owned(),
+            Action::Sysctl { .. } => "sysctl".to_owned(),
+            Action::DaemonReload => String::new(),
+            Action::Enable { unit }
+            | Action::Disable { unit }
+            | Action::Mask { unit }
+            | Action::Unmask { unit }
+            | Action::Stop { unit, .. }
+            | Action::Start { unit }
+            | Action::Restart { unit }
+            | Action::Reload { unit }
+            | Action::Forget { unit } => format!("unit {unit}"),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Real repositories, commits and signatures, made by git and ssh-keygen. (to come)

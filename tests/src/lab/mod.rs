@@ -1,0 +1,1 @@
+//! Disposable machines with a real systemd. (to come)

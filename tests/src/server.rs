@@ -1,0 +1,1 @@
+//! A real git server over HTTP and HTTPS. (to come)
