@@ -130,7 +130,7 @@ impl Finding {
         if !self.help.is_empty() {
             group = group.element(Level::HELP.message(self.help.as_str()));
         }
-        renderer.render(&[group]).to_string()
+        renderer.render(&[group])
     }
 }
 

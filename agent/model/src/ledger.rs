@@ -3,7 +3,7 @@
 //! Only what stands in here is ever removed. It is written before the machine is touched and again afterwards, so that a
 //! crash in between is told apart from drift ([`Owned::pending`]) and from a unit that still runs with old input ([`OwnedUnit::inputs`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +31,7 @@ pub struct Ledger {
     /// Units by name.
     pub units: BTreeMap<UnitName, OwnedUnit>,
     /// Directories that were made on the way to a file and are removed again when they are empty and nothing of ours is left in them.
-    pub made: BTreeMap<HostPath, ()>,
+    pub made: BTreeSet<HostPath>,
 }
 
 impl Default for Ledger {
@@ -43,7 +43,7 @@ impl Default for Ledger {
             desired: None,
             entries: BTreeMap::new(),
             units: BTreeMap::new(),
-            made: BTreeMap::new(),
+            made: BTreeSet::new(),
         }
     }
 }
