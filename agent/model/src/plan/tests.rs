@@ -17,6 +17,8 @@ struct Host {
     units: BTreeMap<UnitName, UnitFound>,
     ledger: Ledger,
     tick: i128,
+    /// What each unit really read when it was last started: what a service would run with.
+    running: BTreeMap<UnitName, Vec<Found>>,
 }
 
 fn path(text: &str) -> HostPath {
@@ -173,6 +175,9 @@ impl Host {
             Action::Start { unit } | Action::Restart { unit } | Action::Reload { unit } => {
                 self.found(unit).active = "active".to_owned();
                 if let Some(want) = desired.units.get(unit) {
+                    self.running.insert(unit.clone(), self.read_by(want));
+                }
+                if let Some(want) = desired.units.get(unit) {
                     self.ledger.units.get_mut(unit).unwrap().inputs = Some(desired.inputs(want));
                 }
             }
@@ -181,6 +186,10 @@ impl Host {
             }
             Action::Pull { .. } | Action::Sysusers { .. } | Action::Tmpfiles { .. } | Action::Sysctl { .. } => {}
         }
+    }
+
+    fn read_by(&self, want: &Unit) -> Vec<Found> {
+        want.definition.iter().chain(&want.uses).filter_map(|at| self.files.get(at).cloned()).collect()
     }
 
     fn found(&mut self, unit: &UnitName) -> &mut UnitFound {
@@ -267,6 +276,8 @@ proptest! {
         prop_assert!(last.is_empty() && last.bookkeeping.is_empty(), "{last:#?}");
         for (name, want) in &then.units {
             prop_assert_eq!(host.ledger.units[name].inputs, Some(then.inputs(want)));
+            let digests = |list: &[Found]| list.iter().map(paths::before).collect::<Vec<_>>();
+            prop_assert_eq!(digests(&host.running[name]), digests(&host.read_by(want)), "{} runs with old input", name);
         }
     }
 
