@@ -42,3 +42,19 @@ pub fn start(audience: Audience) {
     // A second start (a test in the same process) keeps the first.
     drop(started);
 }
+
+/// An error and all its causes in one line, told once, at the edge.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // A transparent error repeats its cause; once is enough.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}

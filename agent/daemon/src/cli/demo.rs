@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use clap::Args as ClapArgs;
 use trimtab_model::report::{Outcome, Status};
 
-use super::{chain, complain, status};
+use super::{complain, status};
 use crate::config::Places;
+use crate::log::chain;
 
 /// `trimtab demo`.
 #[derive(Debug, ClapArgs)]

@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::log::chain;
+
 mod demo;
 mod init;
 mod machine;
@@ -132,18 +134,6 @@ fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
 fn complain(message: &str) {
     let sign = if std::io::stderr().is_terminal() { "\x1b[31merror:\x1b[0m" } else { "error:" };
     let _ = writeln!(std::io::stderr().lock(), "{sign} {message}");
-}
-
-/// The error and all its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Whether standard output wants colour: a terminal, and nobody said no (no-color.org).
