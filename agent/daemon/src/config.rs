@@ -112,9 +112,13 @@ impl Places {
         self.root.join("etc/trimtab/trust.toml")
     }
 
-    /// Ledger, blobs, trust state: what must not be lost.
-    pub fn state(&self) -> PathBuf {
-        self.root.join("var/lib/trimtab")
+    /// Ledger, blobs, trust state and its second copy, status document.
+    pub fn store(&self) -> crate::store::Places {
+        crate::store::Places {
+            state: self.root.join("var/lib/trimtab"),
+            trust_copy: self.root.join("etc/trimtab/state"),
+            runtime: self.runtime(),
+        }
     }
 
     /// The courier's cache: may be lost at any time.

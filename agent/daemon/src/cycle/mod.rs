@@ -36,7 +36,7 @@ pub use open::{Hold, OpenError};
 use source::{Answer, Ask, Key};
 
 /// The desired state in force and the key it was rendered under.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone)]
 struct Current {
     key: Key,
     desired: Desired,
@@ -57,11 +57,10 @@ pub struct Cycle {
     root: Root,
     accounts: Accounts,
     host: Host,
-    host_digest: Digest,
+    inputs: Digest,
     store: Store,
     ledger: Ledger,
     trust: TrustConfig,
-    trust_digest: Digest,
     trust_state: Option<TrustState>,
     current: Option<Current>,
     refused: Option<Refused>,
@@ -183,10 +182,9 @@ impl Cycle {
             program: self.program.clone(),
             places: self.places.clone(),
             trust: self.trust.clone(),
-            trust_digest: self.trust_digest,
             state: self.trust_state.clone(),
             host: self.host.clone(),
-            host_digest: self.host_digest,
+            inputs: self.inputs,
             known: known.into_iter().flatten().cloned().collect(),
             now: pass.started,
         };

@@ -8,11 +8,13 @@ use trimtab_model::facts::Host;
 use trimtab_model::names::{HostName, NameError};
 
 use super::history::History;
+use super::source::Key;
 use super::{Current, Cycle};
 use crate::config::{ConfigError, Places, Settings};
 use crate::host::accounts::Accounts;
 use crate::host::root::{Root, RootError};
 use crate::host::units::Systemd;
+use crate::log::chain;
 use crate::store::{Store, StoreError};
 use crate::trust::keys::{TrustConfig, TrustFileError};
 use crate::trust::state::{StateError, TrustState};
@@ -56,7 +58,7 @@ impl OpenError {
     /// 75 when another process is at work, else 78: a person must look.
     pub fn exit_code(&self) -> u8 {
         match self {
-            OpenError::Store(error) if error.is_busy() => 75,
+            OpenError::Store(StoreError::Locked { .. }) => 75,
             _ => 78,
         }
     }
@@ -67,29 +69,36 @@ impl Cycle {
     pub async fn open(places: &Places, hold: Hold) -> Result<Self, OpenError> {
         let settings = Settings::load(&places.agent_toml())?;
         let trust = TrustConfig::load(&places.trust_toml())?;
-        let trust_digest = Digest::of(crate::config::read_text(&places.trust_toml())?.as_bytes());
         let root = Root::open(&places.root)?;
-        let (store, mut remarks) = match hold {
-            Hold::Exclusive => Store::open(&places.state(), &places.runtime())?,
-            Hold::ReadOnly => Store::open_read_only(&places.state(), &places.runtime())?,
+        let store = match hold {
+            Hold::Exclusive => Store::open(places.store())?,
+            Hold::ReadOnly => Store::look(places.store())?,
         };
-        let (ledger, warnings) = store.load_ledger()?;
-        remarks.extend(warnings);
-        let (state_text, warnings) = store.load_trust_state()?;
-        remarks.extend(warnings);
-        let trust_state = state_text.as_deref().map(TrustState::from_text).transpose()?;
+        let loaded = store.load_ledger()?;
+        let ledger = loaded.ledger;
+        let mut remarks: Vec<String> = loaded.warning.into_iter().collect();
+        let trust_state = recall(&store, &mut remarks)?;
         if trust_state.is_none() && ledger.generation > 0 {
             remarks.push("the memory of the last accepted commit is lost; the next signed commit is taken as the first".to_owned());
         }
-        let current: Option<Current> = store.load_desired()?.and_then(|text| serde_json::from_slice(&text).ok());
+        // A rendering can be made again: one that cannot be read is only missed until the source is reached.
+        let current = match store.load_desired() {
+            Ok(kept) => kept.map(|kept| Current { key: Key { commit: kept.commit, inputs: kept.host }, desired: kept.desired }),
+            Err(error) if error.must_halt() => return Err(error.into()),
+            Err(error) => {
+                remarks.push(chain(&error));
+                None
+            }
+        };
         let host = host(&settings, &root)?;
-        let versioned = [host.digest().to_string(), env!("CARGO_PKG_VERSION").to_owned()].concat();
+        let trust_text = crate::config::read_text(&places.trust_toml())?;
+        let inputs = [host.digest().to_string(), env!("CARGO_PKG_VERSION").to_owned(), trust_text].join("\n");
         let program = std::env::current_exe().map_err(OpenError::Program)?;
         let accounts = Accounts::load(&root);
-        let earlier = store.load_status().and_then(|text| serde_json::from_slice(&text).ok());
+        let earlier = store.load_status().ok().flatten().and_then(|text| serde_json::from_slice(&text).ok());
         let systemd = if places.is_sandbox() { None } else { connect().await };
         Ok(Self {
-            host_digest: Digest::of(versioned.as_bytes()),
+            inputs: Digest::of(inputs.as_bytes()),
             history: History::resume(earlier),
             places: places.clone(),
             settings,
@@ -101,7 +110,6 @@ impl Cycle {
             store,
             ledger,
             trust,
-            trust_digest,
             trust_state,
             current,
             refused: None,
@@ -109,6 +117,28 @@ impl Cycle {
             images_known: None,
             remarks,
         })
+    }
+}
+
+/// The trust state that has seen more of the two copies. A damaged copy is told and passed over only while the other one is whole.
+fn recall(store: &Store, remarks: &mut Vec<String>) -> Result<Option<TrustState>, OpenError> {
+    let copies = store.load_trust_state()?;
+    let mut states = Vec::new();
+    let mut damage = None;
+    for text in [copies.main, copies.second].into_iter().flatten() {
+        match TrustState::from_text(&text) {
+            Ok(state) => states.push(state),
+            Err(error) => damage = Some(error),
+        }
+    }
+    match (states.into_iter().max_by_key(|state| state.accepted_at), damage) {
+        (None, Some(error)) => Err(error.into()),
+        (newest, damage) => {
+            if let Some(error) = damage {
+                remarks.push(format!("one copy of the trust state cannot be used, the other one is: {}", chain(&error)));
+            }
+            Ok(newest)
+        }
     }
 }
 
@@ -121,7 +151,7 @@ async fn connect() -> Option<Systemd> {
     match Systemd::connect().await {
         Ok(systemd) => Some(systemd),
         Err(error) => {
-            tracing::warn!("systemd cannot be reached, units are not managed: {}", crate::log::chain(&error));
+            tracing::warn!("systemd cannot be reached, units are not managed: {}", chain(&error));
             None
         }
     }

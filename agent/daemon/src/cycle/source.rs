@@ -23,15 +23,14 @@ use crate::trust::state::TrustState;
 use crate::trust::tree;
 use crate::trust::verdict::Verdict;
 
-/// Under which key a rendering can be used again: the same commit, the same host, judged by the same local rules.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// Under which key a rendering can be used again: the same commit, rendered from the same inputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Key {
     /// The commit's id in hex.
     pub(super) commit: String,
-    /// [`Host::digest`], with the program's version: another version may render otherwise.
-    pub(super) host: Digest,
-    /// Digest of `trust.toml`: a key that was taken out of it must stop counting for the revision in force, too.
-    pub(super) trust: Digest,
+    /// Digest over the host, the program's version (another one may render otherwise) and `trust.toml` (a key that was taken out of it
+    /// must stop counting for the revision in force, too).
+    pub(super) inputs: Digest,
 }
 
 /// Everything that asking the source needs, by value: it goes to another thread.
@@ -39,10 +38,9 @@ pub(super) struct Ask {
     pub(super) program: PathBuf,
     pub(super) places: Places,
     pub(super) trust: TrustConfig,
-    pub(super) trust_digest: Digest,
     pub(super) state: Option<TrustState>,
     pub(super) host: Host,
-    pub(super) host_digest: Digest,
+    pub(super) inputs: Digest,
     /// The keys of the renderings that need no second look: the one in force and the one that was refused.
     pub(super) known: Vec<Key>,
     pub(super) now: u64,
@@ -77,7 +75,7 @@ impl Ask {
             return Err(Answer::Trouble { message, class: Class::Hold, commit: String::new() });
         };
         let commit = tip.to_string();
-        let key = Key { commit: commit.clone(), host: self.host_digest, trust: self.trust_digest };
+        let key = Key { commit: commit.clone(), inputs: self.inputs };
         if self.known.contains(&key) {
             return Ok(Answer::Same { key });
         }
