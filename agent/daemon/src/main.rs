@@ -1,2 +1,3 @@
-//! p
+//! The one binary of trimtab; every role of it is a subcommand.
+
 fn main() {}

@@ -17,3 +17,4 @@ pub mod ledger;
 pub mod names;
 pub mod observed;
 pub mod plan;
+pub mod report;

@@ -95,11 +95,8 @@ fn paths(desired: &Desired, observed: &Observed, ledger: &Ledger, plan: &mut Pla
 
 /// The machine's own declarative formats are applied when they change, and again when a crash may have come in between.
 fn appliers(desired: &Desired, observed: &Observed, ledger: &Ledger, plan: &mut Plan) {
-    let put: BTreeSet<&HostPath> = plan
-        .steps
-        .iter()
-        .filter_map(|step| if let Action::Put { path, .. } = &step.action { Some(path) } else { None })
-        .collect();
+    let put: BTreeSet<&HostPath> =
+        plan.steps.iter().filter_map(|step| if let Action::Put { path, .. } = &step.action { Some(path) } else { None }).collect();
     let due = |role: &Role| -> Vec<HostPath> {
         let pending = |path: &HostPath| ledger.entries.get(path).is_some_and(|owned| owned.pending);
         desired
@@ -142,9 +139,8 @@ fn units(desired: &Desired, observed: &Observed, ledger: &Ledger, paths: &Paths,
 
 /// One daemon-reload after the writes, if systemd's picture of a wanted unit is (or may be) out of date.
 fn reloads(desired: &Desired, observed: &Observed, ledger: &Ledger, plan: &mut Plan) {
-    let is_definition = |path: &HostPath| {
-        desired.entries.get(path).is_some_and(|entry| matches!(entry.role, Role::Unit(_) | Role::Quadlet(_)))
-    };
+    let is_definition =
+        |path: &HostPath| desired.entries.get(path).is_some_and(|entry| matches!(entry.role, Role::Unit(_) | Role::Quadlet(_)));
     let written = plan.steps.iter().any(|step| matches!(&step.action, Action::Put { path, .. } if is_definition(path)));
     let unfinished = ledger.entries.iter().any(|(path, owned)| owned.pending && is_definition(path));
     let outdated = desired.units.iter().any(|(name, unit)| {
@@ -224,7 +220,10 @@ fn join(mut plan: Plan, leaving: Plan, ledger: &Ledger) -> Plan {
     let (mut removals, mut steps): (Vec<Step>, Vec<Step>) = plan.steps.into_iter().partition(is_removal);
     removals.reverse();
     let first_late = |step: &Step| {
-        matches!(step.action, Action::Stop { .. } | Action::Mask { .. } | Action::Start { .. } | Action::Restart { .. } | Action::Reload { .. })
+        matches!(
+            step.action,
+            Action::Stop { .. } | Action::Mask { .. } | Action::Start { .. } | Action::Restart { .. } | Action::Reload { .. }
+        )
     };
     let at = steps.iter().position(first_late).unwrap_or(steps.len());
     stops.reverse();

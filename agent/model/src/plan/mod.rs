@@ -7,6 +7,8 @@
 mod build;
 mod paths;
 mod show;
+#[cfg(test)]
+mod tests;
 mod units;
 
 pub use build::plan;

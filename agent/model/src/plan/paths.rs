@@ -58,7 +58,9 @@ impl Place<'_> {
         if differs.is_empty() {
             match self.owned {
                 None => plan.bookkeeping.push(Note::Adopt { path: self.path.clone(), before: before(self.found) }),
-                Some(owned) if owned.pending || owned.state != want.state || owned.role != want.role || owned.origin != want.origin => {
+                Some(owned)
+                    if owned.pending || owned.state != want.state || owned.role != want.role || owned.origin != want.origin =>
+                {
                     plan.bookkeeping.push(Note::Confirm { path: self.path.clone() });
                 }
                 Some(_) => {}
@@ -93,7 +95,7 @@ impl Place<'_> {
             Before::Absent if matches!(self.found, Found::Missing) => None,
             Before::Absent => Some((Verb::Remove, Action::Remove { path: self.path.clone(), expected: self.found.expectation() })),
             original if *original == before(self.found) => None,
-            original => Some((
+            original @ Before::Original { .. } => Some((
                 Verb::Restore,
                 Action::Restore { path: self.path.clone(), expected: self.found.expectation(), before: original.clone() },
             )),
@@ -138,7 +140,10 @@ impl Place<'_> {
     fn unfit(&self, want: &FileState, accounts: &Accounts<'_>) -> Option<String> {
         let missing = accounts.missing(want);
         if !missing.is_empty() && !accounts.may_come {
-            return Some(format!("{} does not exist on this host; declare it in the component's sysusers/ folder", missing.join(" and ")));
+            return Some(format!(
+                "{} does not exist on this host; declare it in the component's sysusers/ folder",
+                missing.join(" and ")
+            ));
         }
         match (&want.node, self.found) {
             (_, Found::Unfit(why)) => Some(why.clone()),

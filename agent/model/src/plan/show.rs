@@ -72,7 +72,13 @@ fn one(change: &Change, texts: &impl Texts, paint: Paint, out: &mut String) {
         Cause::UpdateAndDrift => "update and drift",
         Cause::Follows => "follows",
     };
-    let _ = writeln!(out, "{} {}  {word} ({cause})  from {}", paint.of(tint, sign), paint.of("1", &change.resource), place(&change.origin));
+    let _ = writeln!(
+        out,
+        "{} {}  {word} ({cause})  from {}",
+        paint.of(tint, sign),
+        paint.of("1", &change.resource),
+        place(&change.origin)
+    );
     for differs in &change.differs {
         let _ = writeln!(out, "    {}: {} -> {}", differs.property, differs.found, differs.wanted);
     }

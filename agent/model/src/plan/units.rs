@@ -44,28 +44,15 @@ impl Subject<'_> {
         self.now(want, stale, touched, plan);
         let no_steps = plan.steps.len() == steps_before;
         let settled = no_steps && self.nothing_pending(want, stale);
-        if self.owned.is_none_or(|owned| !no_steps || self.record_differs(owned, want, desired)) {
-            let was = (self.owned.is_none() && self.not_ours_alone(want, touched)).then(|| self.was());
+        if self.owned.is_none_or(|owned| !no_steps || record_differs(owned, want, desired)) {
+            let was = (self.owned.is_none() && not_ours_alone(want, touched)).then(|| self.was());
             plan.bookkeeping.push(Note::Unit { unit: self.name.clone(), was, settled });
         }
-    }
-
-    fn record_differs(&self, owned: &OwnedUnit, want: &Unit, desired: &Desired) -> bool {
-        owned.inputs != Some(desired.inputs(want))
-            || owned.enabled != want.enabled
-            || owned.active != want.active
-            || owned.generated != want.generated
-            || owned.origin != want.origin
     }
 
     /// Nothing runs with old input: it is up to date, or it does not run, or its change is not to be followed.
     fn nothing_pending(&self, want: &Unit, stale: bool) -> bool {
         !stale || want.on_change == OnChange::Nothing || (!self.is_active() && !want.oneshot)
-    }
-
-    fn not_ours_alone(&self, want: &Unit, touched: &Touched<'_>) -> bool {
-        let has_fragment = want.definition.iter().any(|path| !path.as_str().contains(".d/"));
-        !has_fragment || want.definition.iter().any(|path| touched.replaced.contains(path))
     }
 
     fn was(&self) -> Was {
@@ -257,4 +244,18 @@ impl Subject<'_> {
     fn file_state(&self) -> &str {
         if self.found.file_state.is_empty() { "no unit file" } else { &self.found.file_state }
     }
+}
+
+fn record_differs(owned: &OwnedUnit, want: &Unit, desired: &Desired) -> bool {
+    owned.inputs != Some(desired.inputs(want))
+        || owned.enabled != want.enabled
+        || owned.active != want.active
+        || owned.generated != want.generated
+        || owned.origin != want.origin
+}
+
+/// The distribution's or the operator's unit: what it was before is remembered and given back.
+fn not_ours_alone(want: &Unit, touched: &Touched<'_>) -> bool {
+    let has_fragment = want.definition.iter().any(|path| !path.as_str().contains(".d/"));
+    !has_fragment || want.definition.iter().any(|path| touched.replaced.contains(path))
 }
