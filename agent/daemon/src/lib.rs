@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod courier;
+pub mod durable;
 pub mod host;
 pub mod render;
 pub mod store;
