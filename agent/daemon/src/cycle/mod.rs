@@ -10,6 +10,7 @@ mod history;
 mod look;
 mod open;
 mod source;
+mod tell;
 mod texts;
 
 use std::path::PathBuf;
@@ -64,7 +65,7 @@ pub struct Cycle {
     trust_state: Option<TrustState>,
     current: Option<Current>,
     refused: Option<Refused>,
-    systemd: Option<Systemd>,
+    systemd: Option<std::sync::Arc<Systemd>>,
     /// The desired state whose images are known to be in local storage: asking Podman costs a process.
     images_known: Option<Digest>,
     history: History,

@@ -143,13 +143,13 @@ fn recall(store: &Store, remarks: &mut Vec<String>) -> Result<Option<TrustState>
 }
 
 /// systemd, where it runs; a host without it has its files managed and says so.
-async fn connect() -> Option<Systemd> {
+async fn connect() -> Option<std::sync::Arc<Systemd>> {
     if !std::path::Path::new("/run/systemd/system").exists() {
         tracing::warn!("systemd does not run here: files are managed, units are not");
         return None;
     }
     match Systemd::connect().await {
-        Ok(systemd) => Some(systemd),
+        Ok(systemd) => Some(std::sync::Arc::new(systemd)),
         Err(error) => {
             tracing::warn!("systemd cannot be reached, units are not managed: {}", chain(&error));
             None
