@@ -8,7 +8,7 @@ use trimtab_model::names::HostName;
 
 use super::{complain, fail, say};
 use crate::config::{Places, Settings};
-use crate::trust::TrustConfig;
+use crate::trust::keys::TrustConfig;
 
 /// `trimtab init`.
 #[derive(Debug, ClapArgs)]
@@ -85,7 +85,7 @@ fn explain(places: &Places, args: &Args, trust: &TrustConfig) -> String {
         args.branch, args.url
     );
     for key in trust.keys() {
-        text.push_str(&format!("  {}  {}\n", key.fingerprint(), key.comment()));
+        text.push_str(&format!("  {}  {}\n", key.key.fingerprint(), key.comment));
     }
     text.push_str(
         "A commit must descend from the last one accepted. Commit mode has no expiry and no branch binding:\n\
@@ -116,7 +116,8 @@ fn read_key(given: &str) -> Result<String, String> {
 }
 
 fn quote(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
+    // JSON's strings are TOML's basic strings.
+    serde_json::to_string(text).expect("because a string always serialises")
 }
 
 fn agent_toml(args: &Args) -> String {

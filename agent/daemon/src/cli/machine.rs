@@ -56,7 +56,7 @@ fn refuse(error: &OpenError) -> ExitCode {
 pub(super) fn agent(places: &Places) -> ExitCode {
     log::start(log::Audience::Journal);
     let ended = block_on(async {
-        let mut cycle = Cycle::open(places, Hold::Exclusive).await?;
+        let mut cycle = Cycle::open(places, Hold::Agent).await?;
         Ok::<_, OpenError>(crate::run::run(&mut cycle).await)
     });
     match ended {
@@ -70,7 +70,7 @@ pub(super) fn agent(places: &Places) -> ExitCode {
 pub(super) fn once(places: &Places, json: Json) -> ExitCode {
     log::start(log::Audience::Person);
     let passed = block_on(async {
-        let mut cycle = Cycle::open(places, Hold::Exclusive).await?;
+        let mut cycle = Cycle::open(places, Hold::Once).await?;
         Ok::<_, OpenError>(cycle.pass(Wake::Asked, true).await)
     });
     match passed {

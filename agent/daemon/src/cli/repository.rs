@@ -165,6 +165,6 @@ pub(super) fn validate(args: &ValidateArgs) -> ExitCode {
         text.push_str(&format!("warning: {warning}\n"));
     }
     let _ = color();
-    text.push_str(&format!("{} components and {} hosts are in order.\n", bundle.components.len(), report.hosts.len()));
+    text.push_str(&format!("{} components and {} hosts are in order.\n", bundle.components.len(), report.hosts));
     say(&text)
 }

@@ -22,8 +22,10 @@ use crate::trust::state::{StateError, TrustState};
 /// What the cycle may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// Change the machine: only one process may.
-    Exclusive,
+    /// Change the machine, again and again: only one process may.
+    Agent,
+    /// Change the machine once, likewise.
+    Once,
     /// Look only; nothing is written, also not to the store.
     ReadOnly,
 }
@@ -71,7 +73,7 @@ impl Cycle {
         let trust = TrustConfig::load(&places.trust_toml())?;
         let root = Root::open(&places.root)?;
         let store = match hold {
-            Hold::Exclusive => Store::open(places.store())?,
+            Hold::Agent | Hold::Once => Store::open(places.store())?,
             Hold::ReadOnly => Store::look(places.store())?,
         };
         let loaded = store.load_ledger()?;

@@ -13,7 +13,7 @@ use trimtab_model::finding::Findings;
 use trimtab_model::names::RepoPath;
 
 use crate::config::Places;
-use crate::courier::{Client, ClientError};
+use crate::courier::{self, Client, ClientError};
 use crate::log::chain;
 use crate::render::RenderError;
 use crate::trust::Class;
@@ -43,6 +43,8 @@ pub(super) struct Ask {
     pub(super) inputs: Digest,
     /// The keys of the renderings that need no second look: the one in force and the one that was refused.
     pub(super) known: Vec<Key>,
+    /// How long one question to the courier may take.
+    pub(super) total: std::time::Duration,
     pub(super) now: u64,
 }
 
@@ -81,7 +83,7 @@ impl Ask {
         }
         let have = self.state.as_ref().map(|state| state.commit);
         if have != Some(tip) {
-            courier.advance(tip, have).map_err(|error| of_client(&error, &commit))?;
+            courier.advance(&tip, have.as_ref()).map_err(|error| of_client(&error, &commit))?;
         }
         let verdict = prove(tip, &mut courier, &self.trust, self.state.as_ref(), self.now);
         let (proven, new) = match verdict {
@@ -105,9 +107,9 @@ impl Ask {
     fn courier(&self) -> Result<Client, ClientError> {
         let socket = self.places.courier_socket();
         if socket.exists() {
-            Client::connect(&socket)
+            Client::connect(&socket, self.total)
         } else {
-            Client::spawn(&self.program, &self.places.agent_toml(), &self.places.cache())
+            Client::spawn(&self.program, &self.places.agent_toml(), &self.places.cache(), self.total)
         }
     }
 
@@ -126,5 +128,10 @@ impl Ask {
 }
 
 fn of_client(error: &ClientError, commit: &str) -> Answer {
-    Answer::Trouble { message: chain(error), class: error.class(), commit: commit.to_owned() }
+    let class = match error.class() {
+        courier::protocol::Class::Retry => Class::Retry,
+        // Somebody has to change something, here or at the server: the host is held on what it has and looks again.
+        courier::protocol::Class::Hold | courier::protocol::Class::Configuration => Class::Hold,
+    };
+    Answer::Trouble { message: chain(error), class, commit: commit.to_owned() }
 }

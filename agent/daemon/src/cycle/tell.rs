@@ -55,7 +55,7 @@ impl Cycle {
 
     fn write_status(&mut self) {
         let pid = std::process::id();
-        let status = self.history.status(self.host.name.as_str(), if self.is_agent { pid } else { 0 }, &self.ledger);
+        let status = self.history.status(self.host.name.as_str(), if self.hold == Hold::Agent { pid } else { 0 }, &self.ledger);
         let text = serde_json::to_vec_pretty(&status).expect("because plain data with string keys always serialises");
         if let Err(error) = self.store.save_status(&text) {
             // The report of a pass must not be what makes the next one fail.

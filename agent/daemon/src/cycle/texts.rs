@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use trimtab_model::desired::Node;
 use trimtab_model::digest::Digest;
 use trimtab_model::names::HostPath;
+use trimtab_model::observed::Found;
 use trimtab_model::plan::Texts;
 
 use super::{Cycle, Looked, Wanted};
+use crate::host::observe;
 
 /// Longer files are told by their digests.
 const MAX_TEXT: u64 = 256 << 10;
@@ -26,14 +28,19 @@ impl Texts for Both<'_> {
             return None;
         }
         let wanted = self.cycle.content(&self.wanted.contents, *digest).ok()?;
-        let found = match crate::host::observe::read(&self.cycle.root, &path, MAX_TEXT) {
+        let found = match observe::read(&self.cycle.root, &path, MAX_TEXT) {
             Ok(bytes) => bytes,
-            Err(error) if error.is_missing() => Vec::new(),
+            Err(_) if !looked_at(self.cycle, &path) => Vec::new(),
             Err(_) => return None,
         };
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok().filter(|text| !text.contains('\0'));
         Some((text(found)?, text(wanted)?))
     }
+}
+
+/// Whether anything stands at the path at all.
+fn looked_at(cycle: &Cycle, path: &HostPath) -> bool {
+    !matches!(observe::observe(&cycle.root, [path]).get(path), None | Some(Found::Missing))
 }
 
 struct Nothing;
@@ -57,7 +64,7 @@ impl Cycle {
     pub(super) fn content(&self, fresh: &BTreeMap<Digest, Vec<u8>>, digest: Digest) -> Result<Vec<u8>, crate::store::StoreError> {
         match fresh.get(&digest) {
             Some(bytes) => Ok(bytes.clone()),
-            None => self.store.read(digest),
+            None => self.store.read(&digest),
         }
     }
 }
