@@ -155,3 +155,23 @@ fn an_annotated_tag_is_no_commit() {
     let verdict = judge(&repo, repo.resolve("v1"), &trust(&[&key]), None);
     assert_code(&verdict, "unavailable");
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+
+    // Whatever is cut out, put in or written over: no panic, and nothing is proven.
+    #[test]
+    fn no_edit_of_a_signed_commit_is_proven(at in 0usize..700, cut in 0usize..80, put in proptest::collection::vec(proptest::num::u8::ANY, 0..80)) {
+        static SIGNED: std::sync::OnceLock<(Vec<u8>, String)> = std::sync::OnceLock::new();
+        let (genuine, line) = SIGNED.get_or_init(|| {
+            let (_, key, payload, armor) = signed();
+            (insert(&payload, "gpgsig", &armor), key.line().to_owned())
+        });
+        let at = at.min(genuine.len());
+        let end = (at + cut).min(genuine.len());
+        let edited = [&genuine[..at], &put, &genuine[end..]].concat();
+        proptest::prop_assume!(edited != *genuine);
+        let verdict = judge_bytes(edited, &trust(&[&Key::from_line(line)]));
+        proptest::prop_assert!(verdict.proven().is_none(), "{verdict:?}");
+    }
+}
