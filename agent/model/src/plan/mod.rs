@@ -4,6 +4,16 @@
 //! Three-way: what the ledger says against what was found is *drift*; what is wanted against the ledger is an *update*. They are
 //! never told as the same thing.
 
+mod build;
+mod paths;
+mod show;
+#[cfg(test)]
+mod tests;
+mod units;
+
+pub use build::plan;
+pub use show::{Texts, show};
+
 use serde::{Deserialize, Serialize};
 
 use crate::desired::Origin;
@@ -229,11 +239,26 @@ pub enum Note {
         /// The path.
         path: HostPath,
     },
-    /// The unit is as wanted: record what it is told to be.
+    /// The unit is managed from now on (or still): make or keep its entry, and record what it is told to be once its steps are done.
     Unit {
         /// The unit.
         unit: UnitName,
+        /// What it was before trimtab came; only in the note that makes the entry, and only when its file is not ours alone.
+        was: Option<Was>,
+        /// No step of this plan is about it and nothing runs with old input: its inputs are recorded as current.
+        settled: bool,
     },
+}
+
+/// What a unit was before trimtab came, given back when it leaves the repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Was {
+    /// Enabled at boot.
+    pub enabled: bool,
+    /// Active.
+    pub active: bool,
+    /// Masked.
+    pub masked: bool,
 }
 
 impl Plan {

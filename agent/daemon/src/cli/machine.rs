@@ -1,0 +1,182 @@
+//! The commands that touch this machine: `agent`, `once`, `plan`, `sync`.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use trimtab_model::report::{Outcome, Pass, Wake};
+
+use super::{color, complain, fail, print_json, say, status};
+use crate::config::Places;
+use crate::cycle::{Cycle, Hold, OpenError};
+use crate::log;
+
+/// `--json`, for every command that a script reads.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Json {
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// `trimtab plan`.
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// Answer in JSON: changes, problems, steps.
+    #[arg(long)]
+    json: bool,
+    /// Do not ask the source: what differs from the last accepted revision (drift).
+    #[arg(long)]
+    offline: bool,
+}
+
+/// `trimtab sync`.
+#[derive(Debug, Args)]
+pub(super) struct SyncArgs {
+    /// Answer in JSON: the pass.
+    #[arg(long)]
+    json: bool,
+    /// How long to wait for the pass to end.
+    #[arg(long, value_name = "TIME", default_value = "15min", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let value = runtime.block_on(work);
+    // A fetch may still wait for a server; its courier ends with us.
+    runtime.shutdown_background();
+    Ok(value)
+}
+
+fn refuse(error: &OpenError) -> ExitCode {
+    fail(error, error.exit_code())
+}
+
+pub(super) fn agent(places: &Places) -> ExitCode {
+    log::start(log::Audience::Journal);
+    let ended = block_on(async {
+        let mut cycle = Cycle::open(places, Hold::Agent).await?;
+        Ok::<_, OpenError>(crate::run::run(&mut cycle).await)
+    });
+    match ended {
+        Ok(Ok(Ok(crate::run::End::Asked))) => ExitCode::SUCCESS,
+        Ok(Ok(Ok(crate::run::End::Halted))) => ExitCode::from(78),
+        Ok(Ok(Err(error))) | Err(error) => fail(&error, 1),
+        Ok(Err(error)) => refuse(&error),
+    }
+}
+
+pub(super) fn once(places: &Places, json: Json) -> ExitCode {
+    log::start(log::Audience::Person);
+    let passed = block_on(async {
+        let mut cycle = Cycle::open(places, Hold::Once).await?;
+        Ok::<_, OpenError>(cycle.pass(Wake::Asked, true).await)
+    });
+    match passed {
+        Ok(Ok(pass)) => answer(&pass, json.json),
+        Ok(Err(error)) => refuse(&error),
+        Err(error) => fail(&error, 1),
+    }
+}
+
+fn answer(pass: &Pass, json: bool) -> ExitCode {
+    if json {
+        print_json(pass);
+    } else {
+        let mut text = format!("{}: {} ({} ms)\n", pass.outcome.word(), pass.reason(), pass.duration_ms);
+        for change in &pass.changes {
+            let word = |value: &dyn erased::Word| value.word();
+            text.push_str(&format!("  {} {} ({})\n", word(&change.verb), change.resource, word(&change.cause)));
+        }
+        status::details(pass, &mut text);
+        say(&text);
+    }
+    exit_of(pass.outcome)
+}
+
+/// The kebab-case words of the model's enums, as JSON writes them.
+mod erased {
+    pub(super) trait Word {
+        fn word(&self) -> String;
+    }
+    impl<T: serde::Serialize> Word for T {
+        fn word(&self) -> String {
+            serde_json::to_value(self).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+        }
+    }
+}
+
+fn exit_of(outcome: Outcome) -> ExitCode {
+    match outcome {
+        Outcome::Unchanged => ExitCode::SUCCESS,
+        Outcome::Converged | Outcome::Planned => ExitCode::from(2),
+        Outcome::Unreachable | Outcome::Partial | Outcome::Held => ExitCode::FAILURE,
+        Outcome::Halted => ExitCode::from(78),
+    }
+}
+
+pub(super) fn plan(places: &Places, args: &PlanArgs) -> ExitCode {
+    log::start(log::Audience::Person);
+    let looked = block_on(async {
+        let mut cycle = Cycle::open(places, Hold::ReadOnly).await?;
+        let looked = cycle.look(!args.offline).await;
+        let shown = if args.json { String::new() } else { cycle.show(&looked, color()) };
+        Ok::<_, OpenError>((looked, shown))
+    });
+    let (looked, shown) = match looked {
+        Ok(Ok(looked)) => looked,
+        Ok(Err(error)) => return refuse(&error),
+        Err(error) => return fail(&error, 1),
+    };
+    if args.json {
+        print_json(&serde_json::json!({ "pass": looked.pass, "steps": looked.plan.steps }));
+    } else {
+        let mut text = shown;
+        status::details(&Pass { problems: Vec::new(), ..looked.pass.clone() }, &mut text);
+        say(&text);
+    }
+    if !looked.plan.problems.is_empty() {
+        return ExitCode::FAILURE;
+    }
+    exit_of(looked.pass.outcome)
+}
+
+pub(super) fn sync(places: &Places, args: &SyncArgs) -> ExitCode {
+    let before = match status::read(places) {
+        Ok(status) if status.agent_pid > 0 => status,
+        Ok(_) => {
+            complain("no agent is running: `systemctl start trimtab`, or make a single pass with `trimtab once`");
+            return ExitCode::from(75);
+        }
+        Err(message) => {
+            complain(&message);
+            return ExitCode::from(75);
+        }
+    };
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(before.agent_pid).unwrap_or(0));
+    let is_agent = std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == "trimtab");
+    if !is_agent {
+        complain("the agent is not running any more: `systemctl start trimtab`");
+        return ExitCode::from(75);
+    }
+    if let Err(error) = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP) {
+        complain(&format!("the agent (process {pid}) cannot be asked: {error}"));
+        return ExitCode::FAILURE;
+    }
+    // A pass that was running when the signal came looked at the repository before: it is not the answer.
+    let asked = status::now();
+    let deadline = Instant::now() + args.timeout;
+    let known = before.last_pass.map_or(0, |pass| pass.number);
+    while Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+        let Ok(status) = status::read(places) else { continue };
+        if let Some(pass) = status.last_pass {
+            if pass.number > known && pass.wake == Wake::Asked && pass.started >= asked.saturating_sub(1) {
+                return answer(&pass, args.json);
+            }
+        }
+    }
+    complain(&format!("no pass ended within {}; `journalctl -u trimtab` tells what it is doing", humantime::format_duration(args.timeout)));
+    ExitCode::from(75)
+}

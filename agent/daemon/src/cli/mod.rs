@@ -1,0 +1,142 @@
+//! The command line: what a person types, and what a script reads.
+//!
+//! Answers go to standard output, remarks and errors to standard error; colour only on terminals. Exit codes are the same
+//! everywhere: 0 done or nothing to do, 1 error, 2 changes (plan, once), 64 wrong usage, 75 busy or try again later, 78 a
+//! person must look at the local configuration or memory.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::log::chain;
+
+mod demo;
+mod init;
+mod machine;
+mod repository;
+mod status;
+
+/// Pull-based GitOps agent for edge devices and bare VMs, without Kubernetes.
+#[derive(Debug, Parser)]
+#[command(name = "trimtab", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Try `trimtab demo` first: it needs no root and no configuration.")]
+struct Line {
+    /// Manage a sandbox folder instead of this machine: configuration, state and every managed path lie beneath it, and no unit
+    /// is touched.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// See it work: a throw-away fleet repository, a convergence and a repaired drift, without root.
+    #[command(after_help = "Example:\n  trimtab demo --keep")]
+    Demo(demo::Args),
+    /// Enrol this host: write /etc/trimtab/agent.toml and trust.toml from a URL and a public key.
+    #[command(after_help = "Example:\n  trimtab init --url https://git.example.org/fleet.git --key ~/.ssh/id_ed25519.pub --label role=kiosk")]
+    Init(init::Args),
+    /// Run the agent: poll, prove, converge, repair, until it is told to stop.
+    #[command(after_help = "Example:\n  systemctl enable --now trimtab    (it runs `trimtab agent`)")]
+    Agent,
+    /// One pass, then leave: exit 0 when nothing was to do, 2 when something was changed, 1 when something went wrong.
+    #[command(after_help = "Example:\n  trimtab once --json | jq .outcome")]
+    Once(machine::Json),
+    /// Show what a pass would do, and do nothing: exit 0 nothing, 2 changes, 1 error.
+    #[command(visible_alias = "diff", after_help = "Example:\n  trimtab plan --json | jq '.changes[].resource'")]
+    Plan(machine::PlanArgs),
+    /// Ask the running agent for a pass now, and wait for its end.
+    #[command(after_help = "Example:\n  trimtab sync && systemctl is-active app.service")]
+    Sync(machine::SyncArgs),
+    /// How this host is: the last pass, the revision, what differs.
+    #[command(after_help = "Example:\n  trimtab status --json | jq .ready")]
+    Status(machine::Json),
+    /// Check a fleet repository, as CI would: every file, every component, every host; all problems at once.
+    #[command(after_help = "Example:\n  trimtab validate .")]
+    Validate(repository::ValidateArgs),
+    /// Render one host from a fleet repository, exactly as the device would.
+    #[command(after_help = "Example:\n  trimtab render . --host kiosk-1 --labels role=kiosk,site=lyon --out /tmp/kiosk-1")]
+    Render(repository::RenderArgs),
+    /// The version of this program.
+    #[command(after_help = "Example:\n  trimtab version --json")]
+    Version(machine::Json),
+    /// The unprivileged process that fetches; started by systemd or the agent, speaks on its standard input.
+    #[command(hide = true)]
+    Courier {
+        /// Where `[source]` is read from.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The cache of Git objects.
+        #[arg(long, value_name = "DIR")]
+        cache: Option<PathBuf>,
+    },
+    /// The unprivileged process that renders; started by the agent, speaks on its standard input and output.
+    #[command(hide = true)]
+    RenderWorker,
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let line = match Line::try_parse() {
+        Ok(line) => line,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
+        }
+    };
+    let places = crate::config::Places::new(&line.root);
+    match line.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Init(args) => init::run(&places, &args),
+        Command::Agent => machine::agent(&places),
+        Command::Once(json) => machine::once(&places, json),
+        Command::Plan(args) => machine::plan(&places, &args),
+        Command::Sync(args) => machine::sync(&places, &args),
+        Command::Status(json) => status::run(&places, json),
+        Command::Validate(args) => repository::validate(&args),
+        Command::Render(args) => repository::render(&args),
+        Command::Version(json) => version(json),
+        Command::Courier { config, cache } => crate::courier::run_as_process(&config, &cache.unwrap_or_else(|| places.cache())),
+        Command::RenderWorker => crate::render::run_as_process(),
+    }
+}
+
+fn version(json: machine::Json) -> ExitCode {
+    let version = env!("CARGO_PKG_VERSION");
+    let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
+    if json.json {
+        print_json(&serde_json::json!({ "version": version, "target": target, "format": 1 }))
+    } else {
+        say(&format!("trimtab {version} ({target}), fleet repository format 1\n"))
+    }
+}
+
+/// Writes an answer. A closed pipe (`| head`) is the reader's choice and no error.
+fn say(text: &str) -> ExitCode {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn print_json(value: &impl serde::Serialize) -> ExitCode {
+    let text = serde_json::to_string_pretty(value).expect("because plain data with string keys always serialises");
+    say(&(text + "\n"))
+}
+
+/// Writes an error with its whole chain of causes, once.
+fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    complain(&chain(error));
+    ExitCode::from(code)
+}
+
+fn complain(message: &str) {
+    let sign = if std::io::stderr().is_terminal() { "\x1b[31merror:\x1b[0m" } else { "error:" };
+    let _ = writeln!(std::io::stderr().lock(), "{sign} {message}");
+}
+
+/// Whether standard output wants colour: a terminal, and nobody said no (no-color.org).
+fn color() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}

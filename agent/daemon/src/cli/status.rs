@@ -1,0 +1,116 @@
+//! `trimtab status`: the status document, for people first.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use trimtab_model::report::{Pass, Status};
+
+use super::machine::Json;
+use super::{color, complain, print_json, say};
+use crate::config::Places;
+
+/// The document as the agent last wrote it.
+pub(super) fn read(places: &Places) -> Result<Status, String> {
+    let path = places.runtime().join("status.json");
+    let text = std::fs::read(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => "no pass has been made since this machine started; is trimtab.service running?".to_owned(),
+        _ => format!("{}: {error}", path.display()),
+    })?;
+    serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+pub(super) fn run(places: &Places, json: Json) -> ExitCode {
+    let status = match read(places) {
+        Ok(status) => status,
+        Err(message) => {
+            complain(&message);
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = if status.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if json.json {
+        print_json(&status);
+    } else {
+        say(&human(&status, now()));
+    }
+    code
+}
+
+pub(super) fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn human(status: &Status, now: u64) -> String {
+    let mut text = String::new();
+    let (word, tint) = if status.ready { ("ready", "32") } else { ("NOT READY", "31") };
+    let word = if color() { format!("\x1b[{tint}m{word}\x1b[0m") } else { word.to_owned() };
+    let _ = writeln!(text, "{}  {word}: {}", status.host, status.reason);
+    let _ = writeln!(text, "revision    {} (generation {})", or_none(&status.last_applied_revision), status.generation);
+    if status.last_attempted_revision != status.last_applied_revision {
+        let _ = writeln!(text, "attempted   {}", or_none(&status.last_attempted_revision));
+    }
+    let _ = writeln!(text, "managed     {} files, {} units", status.managed_files, status.managed_units);
+    if let Some(pass) = &status.last_pass {
+        let _ = writeln!(text, "last pass   {} ago, {} ms, {}", ago(now, pass.started), pass.duration_ms, pass.outcome.word());
+        if !pass.trust.signer.is_empty() {
+            let _ = writeln!(text, "signed by   {}", pass.trust.signer);
+        }
+        details(pass, &mut text);
+    }
+    if !status.history.is_empty() {
+        text.push_str("history\n");
+    }
+    for line in &status.history {
+        let revision: String = line.revision.chars().take(12).collect();
+        let _ = writeln!(
+            text,
+            "  {:>8} ago  {:<11} {revision}  {} updated, {} drift, {} ms",
+            ago(now, line.started),
+            line.outcome.word(),
+            line.updates,
+            line.drift,
+            line.duration_ms
+        );
+    }
+    text
+}
+
+/// What went wrong in a pass, for `status` and `once`.
+pub(super) fn details(pass: &Pass, text: &mut String) {
+    if !pass.source_error.is_empty() {
+        let _ = writeln!(text, "source      {}", pass.source_error);
+    }
+    if !pass.trust.message.is_empty() {
+        let _ = writeln!(text, "trust       {}: {}", pass.trust.verdict, pass.trust.message);
+    }
+    for problem in &pass.problems {
+        let _ = writeln!(text, "problem     {}: {}", problem.resource, problem.message);
+    }
+    for failure in &pass.failures {
+        let word = if failure.skipped { "skipped    " } else { "failed     " };
+        let _ = writeln!(text, "{word} {}: {}", failure.resource, failure.message);
+    }
+    for (path, digest) in &pass.kept {
+        let _ = writeln!(text, "kept        what somebody wrote to {path}, as {digest}");
+    }
+    for remark in &pass.remarks {
+        let _ = writeln!(text, "remark      {remark}");
+    }
+    if !pass.findings.is_empty() {
+        text.push('\n');
+        text.push_str(&pass.findings.draw(color()));
+    }
+}
+
+fn or_none(revision: &str) -> &str {
+    if revision.is_empty() { "none yet" } else { revision }
+}
+
+fn ago(now: u64, then: u64) -> String {
+    match now.saturating_sub(then) {
+        seconds @ 0..=119 => format!("{seconds} s"),
+        seconds @ 120..=7199 => format!("{} min", seconds / 60),
+        seconds @ 7200..=172_799 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}

@@ -1,0 +1,207 @@
+//! The host's own settings: `/etc/trimtab/agent.toml`, and where everything of trimtab lives.
+//!
+//! The local file outranks the repository. It is parsed strictly: a typo that is ignored on a machine without a
+//! screen is a site visit. A mistake halts the agent (exit 78) with the line, the column and a caret under the spot.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use trimtab_model::facts::PathPolicy;
+use trimtab_model::names::HostName;
+
+use crate::courier::SourceConfig;
+
+/// Everything that `agent.toml` may say.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// Where the fleet repository is and how to reach it.
+    pub source: SourceConfig,
+    /// Who this host is.
+    #[serde(default)]
+    pub host: HostSettings,
+    /// When the agent does what.
+    #[serde(default)]
+    pub agent: AgentSettings,
+    /// What the repository may manage here.
+    #[serde(default)]
+    pub policy: PathPolicy,
+}
+
+/// `[host]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct HostSettings {
+    /// The host's name in the fleet; the kernel's host name when it is not given.
+    pub name: Option<HostName>,
+    /// Labels for the groups' selectors; they win over those of `hosts/<name>.toml`.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `[agent]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct AgentSettings {
+    /// Between two looks at the repository and the whole host; each time a tenth is added or taken at random.
+    #[serde(deserialize_with = "duration")]
+    pub interval: Duration,
+    /// After the first failed poll; doubled with each further one.
+    #[serde(deserialize_with = "duration")]
+    pub retry_interval: Duration,
+    /// No failure makes it wait longer than this.
+    #[serde(deserialize_with = "duration")]
+    pub retry_max: Duration,
+    /// How long one start, stop, restart or reload of a unit may take.
+    #[serde(deserialize_with = "duration")]
+    pub unit_timeout: Duration,
+    /// How long one image may take to pull.
+    #[serde(deserialize_with = "duration")]
+    pub pull_timeout: Duration,
+}
+
+impl Default for AgentSettings {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(60),
+            retry_interval: Duration::from_secs(15),
+            retry_max: Duration::from_secs(900),
+            unit_timeout: Duration::from_secs(120),
+            pull_timeout: Duration::from_secs(900),
+        }
+    }
+}
+
+/// A duration with its unit, e.g. `"90s"` or `"5min"`: a bare number would be read as seconds by one and minutes by another.
+fn duration<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(from)?;
+    let value = humantime::parse_duration(&text)
+        .map_err(|error| serde::de::Error::custom(format!("{text:?} is not a duration such as \"90s\" or \"5min\": {error}")))?;
+    if value < Duration::from_secs(1) || value > Duration::from_secs(7 * 86_400) {
+        return Err(serde::de::Error::custom(format!("{text:?} is not between one second and seven days")));
+    }
+    Ok(value)
+}
+
+/// Where everything of trimtab lives: on `/`, or beneath a sandbox folder.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The root of the managed host.
+    pub root: PathBuf,
+}
+
+impl Places {
+    /// The places beneath a root.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Whether a sandbox folder is managed instead of this machine.
+    pub fn is_sandbox(&self) -> bool {
+        self.root != Path::new("/")
+    }
+
+    /// `agent.toml`.
+    pub fn agent_toml(&self) -> PathBuf {
+        self.root.join("etc/trimtab/agent.toml")
+    }
+
+    /// `trust.toml`.
+    pub fn trust_toml(&self) -> PathBuf {
+        self.root.join("etc/trimtab/trust.toml")
+    }
+
+    /// Ledger, blobs, trust state and its second copy, status document.
+    pub fn store(&self) -> crate::store::Places {
+        crate::store::Places {
+            state: self.root.join("var/lib/trimtab"),
+            trust_copy: self.root.join("etc/trimtab/state"),
+            runtime: self.runtime(),
+        }
+    }
+
+    /// The courier's cache: may be lost at any time.
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("var/cache/trimtab")
+    }
+
+    /// Status document and other things of this boot.
+    pub fn runtime(&self) -> PathBuf {
+        self.root.join("run/trimtab")
+    }
+
+    /// The socket behind which systemd starts couriers; where there is none, the agent starts one itself.
+    pub fn courier_socket(&self) -> PathBuf {
+        self.root.join("run/trimtab-courier/courier.sock")
+    }
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{} cannot be read; `trimtab init` writes it", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file says something that cannot be understood.
+    #[error("{} is wrong:\n{message}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, column, a caret under the spot, and why.
+        message: String,
+    },
+}
+
+/// Longest `agent.toml` that is read.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Reads a small text file of the operator's.
+pub fn read_text(path: &Path) -> Result<String, ConfigError> {
+    use std::io::Read as _;
+    let fail = |source| ConfigError::Read { path: path.to_owned(), source };
+    let mut text = String::new();
+    std::fs::File::open(path).map_err(fail)?.take(MAX_BYTES).read_to_string(&mut text).map_err(fail)?;
+    Ok(text)
+}
+
+impl Settings {
+    /// Reads and parses `agent.toml`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(&read_text(path)?).map_err(|message| ConfigError::Parse { path: path.to_owned(), message })
+    }
+
+    /// Whether a text would be accepted; the error has line, column and a caret.
+    pub fn check(text: &str) -> Result<(), String> {
+        Self::parse(text).map(drop)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typo_is_refused_with_its_place() {
+        let error = Settings::parse("[source]\nurl = \"https://x/y.git\"\n[agent]\nintervall = \"5min\"\n").unwrap_err();
+        assert!(error.contains("line 4, column 1") && error.contains("intervall"), "{error}");
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        let with = |interval: &str| Settings::parse(&format!("[source]\nurl = \"https://x/y.git\"\n[agent]\ninterval = {interval}\n"));
+        assert_eq!(with("\"5min\"").unwrap().agent.interval, Duration::from_secs(300));
+        for bad in ["\"5\"", "5", "\"0s\"", "\"10ms\"", "\"30days\"", "\"soon\""] {
+            assert!(with(bad).is_err(), "{bad}");
+        }
+    }
+}

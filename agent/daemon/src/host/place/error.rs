@@ -1,0 +1,95 @@
+//! Why a change was not made, and what a person can do about it.
+
+use std::io;
+
+use nix::errno::Errno;
+use trimtab_model::digest::Digest;
+use trimtab_model::names::HostPath;
+
+use crate::host::root::RootError;
+
+/// Why a path was not changed. It is as it was before, unless the text says otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// Its directory could not be reached.
+    #[error(transparent)]
+    Parent(#[from] RootError),
+    /// Something else stands there than when the plan was made; it was left as it is.
+    #[error("{path} was changed by somebody else after it was looked at, and was left alone: {what}")]
+    Raced {
+        /// The path.
+        path: HostPath,
+        /// What is different.
+        what: &'static str,
+    },
+    /// A directory would have to go that has something in it.
+    #[error("{path} is a directory with something in it that trimtab does not own, and was left alone")]
+    NotEmpty {
+        /// The path.
+        path: HostPath,
+    },
+    /// The content that was given is not the one that was announced.
+    #[error("the content kept for {path} is damaged: expected {expected}, got {found}; nothing was changed")]
+    Content {
+        /// The path.
+        path: HostPath,
+        /// The announced digest.
+        expected: Digest,
+        /// The digest of what came.
+        found: Digest,
+    },
+    /// The disk did not take what was written. What is staged is not switched any more; what was switched may be lost in a power cut.
+    #[error("cannot write changes to the disk{advice}")]
+    Sync {
+        /// What a person can do about it, in brackets; may be empty.
+        advice: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system refused.
+    #[error("cannot {operation} {path}{advice}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: HostPath,
+        /// What a person can do about it, in brackets; may be empty.
+        advice: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+pub(super) fn failed(operation: &'static str, path: &HostPath, errno: Errno) -> PlaceError {
+    io_failed(operation, path, errno.into())
+}
+
+pub(super) fn io_failed(operation: &'static str, path: &HostPath, source: io::Error) -> PlaceError {
+    let errno = Errno::from_raw(source.raw_os_error().unwrap_or(0));
+    PlaceError::Io { operation, path: path.clone(), advice: advice(operation, errno), source }
+}
+
+pub(super) fn unsynced(source: io::Error) -> PlaceError {
+    PlaceError::Sync { advice: advice("", Errno::from_raw(source.raw_os_error().unwrap_or(0))), source }
+}
+
+fn advice(operation: &str, errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOSPC => " (the file system is full: free some space, `df -h`, or inodes, `df -i`)",
+        Errno::EDQUOT => " (the disk quota is used up)",
+        Errno::EROFS => " (the file system is mounted read-only: see `mount` and the kernel's log for why)",
+        Errno::EPERM if operation == "set the owner of" => {
+            " (only root can give a file to another owner: run as root, or want it owned by root)"
+        }
+        Errno::EPERM => " (the file or its directory may be immutable or append-only: see `lsattr`, undo with `chattr -i`)",
+        Errno::EACCES => " (permission denied: see the mode of its directory, and the audit log for SELinux or AppArmor)",
+        Errno::EBUSY => " (a file system is mounted on it, or it is in use as one: unmount it first)",
+        Errno::ENOTDIR => " (something on the way to it is not a directory)",
+        Errno::EISDIR => " (a directory stands there)",
+        Errno::ELOOP => " (a symlink stands where a directory should)",
+        Errno::ENAMETOOLONG => " (the name is too long for this file system)",
+        Errno::EINVAL if operation == "set the owner of" => " (this user namespace has no such number)",
+        Errno::EIO => " (the disk reports an error: see the kernel's log)",
+        _ => "",
+    }
+}

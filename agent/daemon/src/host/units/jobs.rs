@@ -1,0 +1,249 @@
+//! One job of systemd's from queueing to its judged end.
+//!
+//! Guarantees: the signal that ends a job is subscribed to before the job is queued and kept if it overtakes the reply;
+//! "done" is not believed: the unit's state is read again, for it can mean "condition not met", and a service may have died since.
+//! Limits: a service of `Type=simple` counts as started when its process was made; that it dies a moment later is the next look's to see.
+
+use std::time::Duration;
+
+use trimtab_model::names::UnitName;
+use trimtab_model::observed::UnitFound;
+use zbus::{DynamicType, Message};
+
+use super::bus::{self, Bus, End, Ends, Properties};
+use super::{UnitError, found};
+
+/// A signal can be lost with its sender; this often the unit is asked whether its job still exists.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// What systemd is asked to do with a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // systemctl's own words
+pub enum JobVerb {
+    Start,
+    Stop,
+    Restart,
+    Reload,
+}
+
+impl JobVerb {
+    /// As people say it.
+    pub fn word(self) -> &'static str {
+        match self {
+            JobVerb::Start => "start",
+            JobVerb::Stop => "stop",
+            JobVerb::Restart => "restart",
+            JobVerb::Reload => "reload",
+        }
+    }
+
+    fn method(self) -> &'static str {
+        match self {
+            JobVerb::Start => "StartUnit",
+            JobVerb::Stop => "StopUnit",
+            JobVerb::Restart => "RestartUnit",
+            JobVerb::Reload => "ReloadUnit",
+        }
+    }
+}
+
+/// How a job ended that did what was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobOutcome {
+    /// The unit's state after the job.
+    pub found: UnitFound,
+    /// False when systemd skipped the unit because a `Condition…=` of it does not hold.
+    pub condition_met: bool,
+    /// The run that it is now in; empty when it does not run.
+    pub invocation: String,
+}
+
+/// What was read of a unit after its job.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct After {
+    pub(super) found: UnitFound,
+    pub(super) condition_met: bool,
+    /// The type's own `Result` property: `success`, `exit-code`, `start-limit-hit`, …
+    pub(super) result: String,
+    pub(super) invocation: String,
+}
+
+/// Ends that arrived before anybody knew which job they belong to.
+#[derive(Debug, Default)]
+pub(super) struct Early(Vec<End>);
+
+impl Early {
+    pub(super) fn keep(&mut self, end: End) {
+        self.0.push(end);
+    }
+
+    pub(super) fn of(&self, job: &str) -> Option<String> {
+        self.0.iter().find(|end| end.job == job).map(|end| end.result.clone())
+    }
+}
+
+/// Queues a job with a manager's method and waits for its end; gives the job's result in systemd's word.
+pub(super) async fn queue_and_wait<B>(
+    bus: &Bus,
+    method: &'static str,
+    unit: &str,
+    body: &B,
+    timeout: Duration,
+) -> Result<String, UnitError>
+where
+    B: serde::Serialize + DynamicType + Sync,
+{
+    let connection = bus.connection().await?;
+    // systemd sends job signals to whoever queued the job, but older ones only to subscribers.
+    match bus::call(&connection, "Subscribe", unit, &()).await {
+        Err(error) if error.is_lost() => return Err(error),
+        _ => {}
+    }
+    let mut ends = Ends::subscribe(&connection).await?;
+    let mut early = Early::default();
+    let deadline = tokio::time::Instant::now() + timeout;
+    let job = {
+        let queueing = bus::call(&connection, method, unit, body);
+        tokio::pin!(queueing);
+        loop {
+            tokio::select! {
+                reply = &mut queueing => break job_path(&reply?, method, unit)?,
+                Some(end) = ends.next() => early.keep(end),
+            }
+        }
+    };
+    if let Some(result) = early.of(&job) {
+        return Ok(result);
+    }
+    loop {
+        tokio::select! {
+            end = ends.next() => match end {
+                Some(end) if end.job == job => return Ok(end.result),
+                Some(_) => {}
+                None => return Err(UnitError::Lost { unit: unit.to_owned() }),
+            },
+            () = tokio::time::sleep(LOOK_AGAIN) => {
+                // Its signal was lost (systemd re-executed itself, perhaps): the state that is read next tells what became of it.
+                if !bus.properties(unit, "org.freedesktop.systemd1.Unit").await?.has_job() {
+                    return Ok("done".to_owned());
+                }
+            }
+            () = tokio::time::sleep_until(deadline) => {
+                return Err(UnitError::Slow { unit: unit.to_owned(), after: timeout });
+            }
+        }
+    }
+}
+
+fn job_path(reply: &Message, method: &'static str, unit: &str) -> Result<String, UnitError> {
+    let body = reply.body();
+    let path = body.deserialize::<zbus::ObjectPath<'_>>().map_err(|source| UnitError::from_zbus(method, unit, source))?;
+    Ok(path.to_string())
+}
+
+/// Runs one job to its judged end.
+pub(super) async fn run(bus: &Bus, verb: JobVerb, unit: &UnitName, timeout: Duration) -> Result<JobOutcome, UnitError> {
+    if matches!(verb, JobVerb::Start | JobVerb::Restart) {
+        let before = bus.properties(unit.as_str(), "org.freedesktop.systemd1.Unit").await?;
+        if before.text("ActiveState") == "failed" {
+            // Otherwise a unit that ran into its start limit under the old definition refuses the new one as well.
+            reset_failed(bus, unit).await;
+        }
+    }
+    let body = (unit.as_str(), "replace");
+    let result = match queue_and_wait(bus, verb.method(), unit.as_str(), &body, timeout).await {
+        Err(error) if error.is_lost() => {
+            bus.rest();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            queue_and_wait(bus, verb.method(), unit.as_str(), &body, timeout).await?
+        }
+        other => other?,
+    };
+    let after = read(bus, unit).await?;
+    if verb == JobVerb::Stop && after.found.active == "failed" {
+        // It is stopped, which was asked for; the failure of its last moments must not keep it loaded for ever.
+        reset_failed(bus, unit).await;
+    }
+    judge(verb, unit, &result, after)
+}
+
+async fn reset_failed(bus: &Bus, unit: &UnitName) {
+    if let Err(error) = bus.manager("ResetFailedUnit", unit.as_str(), &(unit.as_str())).await {
+        tracing::debug!(unit = unit.as_str(), %error, "could not reset the failed state");
+    }
+}
+
+async fn read(bus: &Bus, unit: &UnitName) -> Result<After, UnitError> {
+    let properties = bus.properties(unit.as_str(), "org.freedesktop.systemd1.Unit").await?;
+    let result = match kind_interface(unit.kind()) {
+        Some(interface) => bus.properties(unit.as_str(), interface).await.map(|own| own.text("Result")).unwrap_or_default(),
+        None => String::new(),
+    };
+    Ok(After {
+        condition_met: condition_met(&properties),
+        invocation: invocation(&properties),
+        found: found(&properties, String::new()),
+        result,
+    })
+}
+
+fn condition_met(properties: &Properties) -> bool {
+    // Before the first start both the result and its time are zero; "not met" needs a time.
+    properties.flag("ConditionResult") || properties.text("ActiveState") != "inactive"
+}
+
+fn invocation(properties: &Properties) -> String {
+    use std::fmt::Write as _;
+    properties.bytes("InvocationID").iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn kind_interface(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "service" => "org.freedesktop.systemd1.Service",
+        "socket" => "org.freedesktop.systemd1.Socket",
+        "timer" => "org.freedesktop.systemd1.Timer",
+        "path" => "org.freedesktop.systemd1.Path",
+        "mount" => "org.freedesktop.systemd1.Mount",
+        "automount" => "org.freedesktop.systemd1.Automount",
+        "swap" => "org.freedesktop.systemd1.Swap",
+        _ => return None,
+    })
+}
+
+/// Whether a job did what was asked, by the state that it left and not by its own word alone.
+pub(super) fn judge(verb: JobVerb, unit: &UnitName, result: &str, after: After) -> Result<JobOutcome, UnitError> {
+    let failed = |why: String| UnitError::Job { verb: verb.word(), unit: unit.to_string(), why };
+    let state = &after.found;
+    let own = if after.result.is_empty() || after.result == "success" { String::new() } else { format!(" ({})", after.result) };
+    if verb == JobVerb::Stop {
+        return match state.active.as_str() {
+            "active" | "activating" | "reloading" | "refreshing" => Err(failed(format!(
+                "it is {} again after the stop ({result}); something starts it: look for a socket, path, timer or unit that wants it",
+                state.active
+            ))),
+            "deactivating" => Err(failed(format!("it has not stopped yet ({result})"))),
+            _ => Ok(JobOutcome { found: after.found, condition_met: true, invocation: String::new() }),
+        };
+    }
+    match state.load.as_str() {
+        "loaded" | "merged" | "" => {}
+        other => return Err(failed(format!("systemd could not load it ({other})"))),
+    }
+    if state.active == "failed" {
+        return Err(failed(format!("it failed{own}")));
+    }
+    if state.sub.starts_with("auto-restart") {
+        return Err(failed(format!("it failed{own}, and systemd is about to try again")));
+    }
+    match result {
+        "done" => {}
+        "dependency" => return Err(failed("a unit that it requires could not be started".to_owned())),
+        "timeout" => return Err(failed("it did not answer in time".to_owned())),
+        "canceled" => return Err(failed("something else cancelled the job".to_owned())),
+        other => return Err(failed(format!("the job ended as {other}{own}"))),
+    }
+    Ok(JobOutcome { found: after.found, condition_met: after.condition_met, invocation: after.invocation })
+}

@@ -1,0 +1,60 @@
+//! Where the agent's words go: journald with fixed field names, or a person's terminal.
+//!
+//! Events carry `trimtab_pass`, `trimtab_revision`, `trimtab_resource`, `trimtab_outcome`; journald stores them in upper case. An idle pass
+//! says nothing above debug. `TRIMTAB_LOG` (error, warn, info, debug, trace) overrides the level.
+
+use std::io::IsTerminal as _;
+
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// Who listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// journald when it is there, else standard error.
+    Journal,
+    /// A person at a terminal: warnings on standard error; the answer itself goes to standard output.
+    Person,
+}
+
+/// Starts logging, once per process.
+pub fn start(audience: Audience) {
+    let usual = if audience == Audience::Journal { LevelFilter::INFO } else { LevelFilter::WARN };
+    let level = std::env::var("TRIMTAB_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
+    let registry = tracing_subscriber::registry().with(level);
+    // systemd tells a service that its output is the journal.
+    let journal = (audience == Audience::Journal && std::env::var_os("JOURNAL_STREAM").is_some())
+        .then(tracing_journald::layer)
+        .and_then(Result::ok)
+        .map(|layer| layer.with_field_prefix(None).with_syslog_identifier("trimtab".to_owned()));
+    let started = match journal {
+        Some(layer) => registry.with(layer).try_init(),
+        None => {
+            let text = tracing_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_target(false)
+                .with_ansi(std::io::stderr().is_terminal())
+                .compact();
+            registry.with(text).try_init()
+        }
+    };
+    // A second start (a test in the same process) keeps the first.
+    drop(started);
+}
+
+/// An error and all its causes in one line, told once, at the edge.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // A transparent error repeats its cause; once is enough.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}

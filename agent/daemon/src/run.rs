@@ -1,0 +1,129 @@
+//! The loop: when to make a pass, and telling systemd that all is well.
+//!
+//! Sequential on purpose: one pass at a time, on one thread. The watchdog is fed by this loop and not by a thread of its own, so a
+//! pass that hangs for good is seen by systemd and ended.
+
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+use trimtab_model::report::{Outcome, Pass, Wake};
+
+use crate::config::AgentSettings;
+use crate::cycle::Cycle;
+
+/// What ended the loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// SIGTERM or SIGINT.
+    Asked,
+    /// Local configuration or memory cannot be trusted.
+    Halted,
+}
+
+/// Passes until somebody asks it to end.
+pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("first pass")]);
+    let mut wake = Wake::Start;
+    let mut failures = 0;
+    loop {
+        let pass = {
+            // A signal in the middle of a pass waits: a pass is short, or it is waiting for a unit, and then the next start finishes it.
+            let pass = cycle.pass(wake, true);
+            tokio::pin!(pass);
+            loop {
+                tokio::select! {
+                    pass = &mut pass => break pass,
+                    () = feed() => notify(&[sd_notify::NotifyState::Watchdog]),
+                    _ = terminate.recv() => return Ok(leave()),
+                    _ = interrupt.recv() => return Ok(leave()),
+                }
+            }
+        };
+        notify(&[sd_notify::NotifyState::Watchdog, sd_notify::NotifyState::Status(&status_line(&pass))]);
+        if pass.outcome == Outcome::Halted {
+            return Ok(End::Halted);
+        }
+        failures = if pass.source_error.is_empty() { 0 } else { failures + 1 };
+        let deadline = Instant::now() + pause(&cycle.settings().agent, failures);
+        wake = if failures > 0 { Wake::Retry } else { Wake::Timer };
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline.into()) => break,
+                () = feed() => notify(&[sd_notify::NotifyState::Watchdog]),
+                _ = hangup.recv() => { wake = Wake::Asked; break }
+                _ = terminate.recv() => return Ok(leave()),
+                _ = interrupt.recv() => return Ok(leave()),
+            }
+        }
+    }
+}
+
+fn leave() -> End {
+    notify(&[sd_notify::NotifyState::Stopping]);
+    End::Asked
+}
+
+/// Until the watchdog wants to be fed; for ever when nobody watches.
+async fn feed() {
+    match sd_notify::watchdog_enabled() {
+        Some(period) => tokio::time::sleep(period / 2).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    // Whether systemd listens changes nothing about the work.
+    let _ = sd_notify::notify(states);
+}
+
+fn status_line(pass: &Pass) -> String {
+    let revision: String = pass.revision.chars().take(12).collect();
+    format!("{} at {revision}: {}", pass.outcome.word(), pass.reason())
+}
+
+/// How long until the next pass: the interval with jitter, or a back-off with jitter while the source cannot be reached.
+///
+/// The back-off is a pass, too: drift is looked for and repaired while the network is away.
+fn pause(settings: &AgentSettings, failures: u32) -> Duration {
+    let base = if failures == 0 {
+        settings.interval
+    } else {
+        let back_off = settings.retry_interval.saturating_mul(1 << (failures - 1).min(16));
+        back_off.min(settings.retry_max)
+    };
+    // A fleet that lost its network at once must not come back at once.
+    let share = if failures == 0 { 10 } else { 3 };
+    let spread = base / share;
+    base - spread + random_below(spread * 2)
+}
+
+fn random_below(limit: Duration) -> Duration {
+    let mut bytes = [0; 8];
+    let random = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes);
+    if random.is_err() {
+        return limit / 2;
+    }
+    let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).max(1);
+    Duration::from_nanos(u64::from_be_bytes(bytes) % nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn back_off_grows_and_is_bounded_and_never_in_step() {
+        let settings = AgentSettings::default();
+        for failures in 0..40 {
+            let base = [60, 15, 30, 60, 120, 240, 480].get(failures as usize).copied().unwrap_or(900);
+            let share = if failures == 0 { 10 } else { 3 };
+            let (low, high) = (Duration::from_secs(base - base / share), Duration::from_secs(base + base / share));
+            let two = (pause(&settings, failures), pause(&settings, failures));
+            assert!(two.0 >= low && two.0 <= high, "{failures}: {two:?} outside of {low:?}..{high:?}");
+            assert_ne!(two.0, two.1);
+        }
+    }
+}

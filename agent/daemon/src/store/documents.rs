@@ -1,0 +1,79 @@
+//! The small documents: the last rendered state, the trust state, the status.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use trimtab_model::desired::Desired;
+use trimtab_model::digest::Digest;
+
+use super::{Store, StoreError, read_document, write_beside};
+
+const DESIRED: &str = "desired.json";
+const TRUST: &str = "trust-state.json";
+const STATUS: &str = "status.json";
+
+/// The last rendered state, and what it was rendered from. The contents that it names are among the blobs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kept {
+    /// The commit.
+    pub commit: String,
+    /// [`trimtab_model::facts::Host::digest`].
+    pub host: Digest,
+    /// The state.
+    pub desired: Desired,
+}
+
+/// The trust state as its two copies have it. They differ after a crash between the two writes or a disk that lost one; which of them
+/// counts (the one that has seen more) is for the trust room to say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustCopies {
+    /// The copy in the store; written first.
+    pub main: Option<String>,
+    /// The copy in the other folder.
+    pub second: Option<String>,
+}
+
+impl Store {
+    /// Keeps the rendered state, after the contents that it names.
+    pub fn save_desired(&mut self, kept: &Kept) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(kept).expect("because plain data with string keys always serialises");
+        let path = self.file(DESIRED);
+        self.save(&path, &bytes)
+    }
+
+    /// The rendered state that was kept last. [`StoreError::Stale`] is no reason to stop: it is rendered again.
+    pub fn load_desired(&self) -> Result<Option<Kept>, StoreError> {
+        let path = self.file(DESIRED);
+        let Some(bytes) = read_document(&path)? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|source| StoreError::Stale { path, source })
+    }
+
+    /// Saves both copies of the trust state.
+    pub fn save_trust_state(&mut self, text: &str) -> Result<(), StoreError> {
+        let (main, second) = (self.file(TRUST), self.places.trust_copy.join(TRUST));
+        self.save(&main, text.as_bytes())?;
+        self.save(&second, text.as_bytes())
+    }
+
+    /// Both copies of the trust state, each as it is. Text that is not UTF-8 (a torn file) comes with replacement characters, so that it
+    /// is refused as damaged by its reader, and not taken for "none yet".
+    pub fn load_trust_state(&self) -> Result<TrustCopies, StoreError> {
+        let load = |path: &Path| {
+            let bytes = read_document(path)?;
+            Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+        };
+        Ok(TrustCopies { main: load(&self.file(TRUST))?, second: load(&self.places.trust_copy.join(TRUST))? })
+    }
+
+    /// Replaces the status document, readable by everybody. Not synced: it does not outlive a boot.
+    pub fn save_status(&self, status: &[u8]) -> Result<(), StoreError> {
+        self.writable()?;
+        write_beside(&self.places.runtime.join(STATUS), status, 0o644, false)
+    }
+
+    /// The status document as it was saved last since boot.
+    pub fn load_status(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        read_document(&self.places.runtime.join(STATUS))
+    }
+}

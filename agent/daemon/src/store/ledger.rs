@@ -1,0 +1,98 @@
+//! The ledger on disk: the newest and the one before it.
+
+use std::fs;
+use std::path::Path;
+
+use trimtab_model::ledger::{FORMAT, Ledger};
+
+use super::{Store, StoreError, beside, read_document};
+
+const NAME: &str = "ledger.json";
+const OLD: &str = "ledger.json.old";
+const ADVICE: &str = "trimtab no longer knows what it owns on this machine: bring the file back from a backup, or move the ledger files \
+                      away to start over (then what is in the repository is taken over as it stands, and what has left it stays)";
+
+/// A ledger as it was loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// The ledger; empty before the first change.
+    pub ledger: Ledger,
+    /// Set when the newest could not be read and the one before it was taken; to be told to the operator.
+    pub warning: Option<String>,
+}
+
+/// What came of reading one file.
+enum Reading {
+    Absent,
+    Whole(Ledger),
+    /// The bytes are not JSON: a disk that lied about a write.
+    Torn(serde_json::Error),
+}
+
+impl Store {
+    /// Loads the ledger. There being none yet is an empty one; being unreadable is an error.
+    pub fn load_ledger(&self) -> Result<Loaded, StoreError> {
+        let (newest, old) = (self.file(NAME), self.file(OLD));
+        let torn = match read(&newest)? {
+            Reading::Whole(ledger) => return Ok(Loaded { ledger, warning: None }),
+            Reading::Absent => None,
+            Reading::Torn(source) => Some(source),
+        };
+        let what = if torn.is_some() { "is damaged" } else { "is missing" };
+        match (read(&old)?, torn) {
+            (Reading::Whole(ledger), _) => {
+                let generation = ledger.generation;
+                let warning = format!(
+                    "{} {what}; the ledger before it (generation {generation}) is used: files of the last change may count as not ours",
+                    newest.display()
+                );
+                Ok(Loaded { ledger, warning: Some(warning) })
+            }
+            (Reading::Absent, None) => Ok(Loaded { ledger: Ledger::default(), warning: None }),
+            (_, Some(source)) => Err(StoreError::Damaged { path: newest, advice: ADVICE, source }),
+            (Reading::Torn(source), None) => Err(StoreError::Damaged { path: old, advice: ADVICE, source }),
+        }
+    }
+
+    /// Saves the ledger, after the contents that it names, and keeps the one before it.
+    pub fn save_ledger(&mut self, ledger: &Ledger) -> Result<(), StoreError> {
+        let (path, old) = (self.file(NAME), self.file(OLD));
+        self.writable()?;
+        let bytes = serde_json::to_vec(ledger).expect("because plain data with string keys always serialises");
+        keep_old(&path, &old)?;
+        self.save(&path, &bytes)
+    }
+}
+
+fn read(path: &Path) -> Result<Reading, StoreError> {
+    let Some(bytes) = read_document(path)? else { return Ok(Reading::Absent) };
+    let value: serde_json::Value = match serde_json::from_slice(&bytes) {
+        Ok(value) => value,
+        Err(error) => return Ok(Reading::Torn(error)),
+    };
+    // Before the rest is read: a later format may have fields that are unknown here.
+    match value.get("format").and_then(serde_json::Value::as_u64) {
+        Some(found) if found > u64::from(FORMAT) => Err(StoreError::Newer { path: path.to_owned(), found, known: FORMAT }),
+        _ => serde_json::from_slice(&bytes).map(Reading::Whole).map_err(|source| StoreError::Damaged {
+            path: path.to_owned(),
+            advice: ADVICE,
+            source,
+        }),
+    }
+}
+
+// A second name for the newest, moved over the old one: at each instant there is a newest, and a whole one before it. A torn newest is not
+// worth keeping: it must not push out the last whole one.
+fn keep_old(newest: &Path, old: &Path) -> Result<(), StoreError> {
+    if !matches!(read(newest), Ok(Reading::Whole(_))) {
+        return Ok(());
+    }
+    let second = beside(old);
+    let _ = fs::remove_file(&second);
+    // File systems without hard links get a copy.
+    let linked = fs::hard_link(newest, &second).or_else(|_| fs::copy(newest, &second).map(drop));
+    linked.and_then(|()| fs::rename(&second, old)).map_err(|error| {
+        let _ = fs::remove_file(&second);
+        StoreError::io("keep the ledger before", old)(error)
+    })
+}

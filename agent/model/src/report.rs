@@ -1,0 +1,222 @@
+//! How a pass ended, and the status document that tells it: versioned JSON, Flux's words where they fit.
+//!
+//! A pass cannot fail, it can only end: every error becomes part of its [`Pass`]. Nothing in here may hold a secret; contents appear as
+//! digests only.
+
+use serde::{Deserialize, Serialize};
+
+use crate::finding::Findings;
+use crate::plan::{Cause, Change, Problem};
+
+/// Version of the status document's format.
+pub const STATUS_FORMAT: u32 = 1;
+
+/// How many passes the status document remembers besides the last.
+pub const HISTORY: usize = 10;
+
+/// Why a pass was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wake {
+    /// The agent started.
+    Start,
+    /// The interval was over.
+    Timer,
+    /// SIGHUP or `trimtab sync`.
+    Asked,
+    /// A failed poll is tried again.
+    Retry,
+}
+
+/// How a pass ended, from best to worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The host was as wanted.
+    Unchanged,
+    /// Something differed and was mended.
+    Converged,
+    /// Something differs and was not touched (`plan`).
+    Planned,
+    /// The source could not be reached; the host is held on the last good state.
+    Unreachable,
+    /// Some resources could not be converged; the others are.
+    Partial,
+    /// The newest revision was refused; the host is held on the last good state.
+    Held,
+    /// Local configuration or memory cannot be trusted: a person must look.
+    Halted,
+}
+
+impl Outcome {
+    /// The word for journal fields and tables.
+    pub fn word(self) -> &'static str {
+        match self {
+            Outcome::Unchanged => "unchanged",
+            Outcome::Converged => "converged",
+            Outcome::Planned => "planned",
+            Outcome::Unreachable => "unreachable",
+            Outcome::Partial => "partial",
+            Outcome::Held => "held",
+            Outcome::Halted => "halted",
+        }
+    }
+
+    /// Whether the host is known to be as the newest accepted revision wants it.
+    pub fn is_ready(self) -> bool {
+        matches!(self, Outcome::Unchanged | Outcome::Converged)
+    }
+}
+
+/// What trust said about the newest revision.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustReport {
+    /// A stable code: `accepted`, `unchanged`, `unsigned`, `unknown-signer`, `forged`, `rolled-back`, …
+    pub verdict: String,
+    /// One sentence for a person; empty when all is well.
+    pub message: String,
+    /// Who signed: comment and fingerprint of the key.
+    pub signer: String,
+}
+
+/// One step that did not end well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// As in [`Change::resource`].
+    pub resource: String,
+    /// The whole chain of causes, or why it was left out.
+    pub message: String,
+    /// Left out because something that it needs failed.
+    #[serde(default)]
+    pub skipped: bool,
+}
+
+/// One pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pass {
+    /// Number of the pass since the agent was installed, as in the journal's `TRIMTAB_PASS`.
+    pub number: u64,
+    /// Why it was begun.
+    pub wake: Wake,
+    /// When, seconds since 1970.
+    pub started: u64,
+    /// How long it took, milliseconds.
+    pub duration_ms: u64,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The revision that the host was held to.
+    pub revision: String,
+    /// What trust said; empty when the source was not asked or not reached.
+    pub trust: TrustReport,
+    /// Why the source could not be used; empty when it could.
+    pub source_error: String,
+    /// What is wrong with the repository; empty when nothing is.
+    pub findings: Findings,
+    /// What differed.
+    pub changes: Vec<Change>,
+    /// What could not be planned.
+    pub problems: Vec<Problem>,
+    /// What could not be done.
+    pub failures: Vec<Failure>,
+    /// Drift that was overwritten, kept in the blob store: path and digest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<(String, String)>,
+    /// Remarks of the machinery: a state file that was restored from its copy, and the like.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
+}
+
+/// One line of history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassLine {
+    /// [`Pass::number`].
+    pub number: u64,
+    /// [`Pass::started`].
+    pub started: u64,
+    /// [`Pass::duration_ms`].
+    pub duration_ms: u64,
+    /// [`Pass::outcome`].
+    pub outcome: Outcome,
+    /// [`Pass::revision`].
+    pub revision: String,
+    /// How many resources differed because the repository asked for it.
+    pub updates: usize,
+    /// How many resources had drifted.
+    pub drift: usize,
+}
+
+/// The status document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// [`STATUS_FORMAT`].
+    pub format: u32,
+    /// Version of the agent.
+    pub agent_version: String,
+    /// Process id of the running agent; 0 for a single pass by hand.
+    pub agent_pid: u32,
+    /// The host's name in the fleet.
+    pub host: String,
+    /// Whether the host is as the newest accepted revision wants it.
+    pub ready: bool,
+    /// One sentence: what is the matter, or that nothing is.
+    pub reason: String,
+    /// The revision that was last converged to without failures.
+    pub last_applied_revision: String,
+    /// The newest revision that was looked at.
+    pub last_attempted_revision: String,
+    /// [`crate::ledger::Ledger::generation`].
+    pub generation: u64,
+    /// How many files and units are managed.
+    pub managed_files: usize,
+    /// Likewise.
+    pub managed_units: usize,
+    /// The last pass, whole.
+    pub last_pass: Option<Pass>,
+    /// Passes before it that did or found something, newest first, at most [`HISTORY`].
+    pub history: Vec<PassLine>,
+}
+
+impl Pass {
+    /// The line that history keeps.
+    pub fn line(&self) -> PassLine {
+        let drift = self.changes.iter().filter(|c| matches!(c.cause, Cause::Drift | Cause::UpdateAndDrift)).count();
+        let updates = self.changes.iter().filter(|c| c.cause == Cause::Update).count();
+        PassLine {
+            number: self.number,
+            started: self.started,
+            duration_ms: self.duration_ms,
+            outcome: self.outcome,
+            revision: self.revision.clone(),
+            updates,
+            drift,
+        }
+    }
+
+    /// One sentence that says how the pass ended and why.
+    pub fn reason(&self) -> String {
+        match self.outcome {
+            Outcome::Unchanged => "the host is as the repository says".to_owned(),
+            Outcome::Converged => {
+                let line = self.line();
+                format!("converged: {} updated, {} repaired", line.updates, line.drift)
+            }
+            Outcome::Planned => format!("{} to change", self.changes.len()),
+            Outcome::Unreachable => format!("holding the last good state, the source cannot be used: {}", self.source_error),
+            Outcome::Partial => {
+                let first = self.failures.iter().find(|f| !f.skipped).map(|f| format!("{}: {}", f.resource, f.message));
+                let first = first.or_else(|| self.problems.first().map(|p| format!("{}: {}", p.resource, p.message)));
+                format!("not everything could be converged: {}", first.unwrap_or_default())
+            }
+            Outcome::Held if !self.trust.message.is_empty() => format!("holding the last good state: {}", self.trust.message),
+            Outcome::Held if !self.findings.is_empty() => format!("holding the last good state: {}", self.findings),
+            Outcome::Held => {
+                let first = self.failures.first().map(|f| format!("{}: {}", f.resource, f.message));
+                format!("holding the last good state: {}", first.unwrap_or_else(|| self.source_error.clone()))
+            }
+            Outcome::Halted => {
+                format!("halted, a person must look: {}", self.failures.first().map_or("", |failure| failure.message.as_str()))
+            }
+        }
+    }
+}
