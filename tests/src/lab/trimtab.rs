@@ -1,16 +1,10 @@
-//! Puts trimtab into a machine exactly as its package does: the binary, the units, the system user, the folders.
+//! Puts trimtab into a machine exactly as its package does (the binary, the units, the system user, the folders), and
+//! uses it as an operator does.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::{Machine, Person, project};
-
-/// Where each folder of `units/` goes.
-const PLACES: &[(&str, &str)] = &[
-    ("units", "/usr/lib/systemd/system"),
-    ("units/sysusers.d", "/usr/lib/sysusers.d"),
-    ("units/tmpfiles.d", "/usr/lib/tmpfiles.d"),
-];
+use super::{Machine, Person, Ran, project};
 
 /// The binary under test: `TRIMTAB_LAB_BINARY`, else the one that cargo built beside these tests.
 #[must_use]
@@ -26,30 +20,72 @@ pub fn binary() -> PathBuf {
 
 pub(super) fn install(machine: &Machine) {
     replace_binary(machine);
-    for (from, to) in PLACES {
-        for entry in fs::read_dir(project().join(from)).expect("because the project has its units").flatten() {
-            if entry.path().is_file() {
-                let text = fs::read(entry.path()).expect("because it was just listed");
-                machine.write(&format!("{to}/{}", entry.file_name().display()), text);
-            }
-        }
+    for entry in fs::read_dir(project().join("units")).expect("because the project has its units").flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        let to = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("sysusers") => "/usr/lib/sysusers.d/trimtab.conf".to_owned(),
+            Some("tmpfiles") => "/usr/lib/tmpfiles.d/trimtab.conf".to_owned(),
+            Some("service" | "socket") => format!("/usr/lib/systemd/system/{}", name.display()),
+            _ => continue,
+        };
+        machine.write(&to, fs::read(path).expect("because it was just listed"));
     }
     machine.sh("systemd-sysusers trimtab.conf && systemd-tmpfiles --create trimtab.conf && systemctl daemon-reload");
 }
 
 /// Replaces the binary as a package manager does: written beside it, renamed over it, the old one still runs.
 pub fn replace_binary(machine: &Machine) {
-    let to = machine.outside("/usr/bin/trimtab");
-    let beside = machine.outside("/usr/bin/.trimtab.new");
-    let copy = |from: &Path| fs::copy(from, &beside).and_then(|_| fs::rename(&beside, &to));
-    copy(&binary()).unwrap_or_else(|error| panic!("cannot install {}: {error}", to.display()));
+    let (to, beside) = (machine.outside("/usr/bin/trimtab"), machine.outside("/usr/bin/.trimtab.new"));
+    let copied = fs::copy(binary(), &beside).and_then(|_| fs::rename(&beside, &to));
+    copied.unwrap_or_else(|error| panic!("cannot install {}: {error}", to.display()));
 }
 
-/// Pins the person's key and this machine's own Git host with `trimtab init`.
+/// Enrols the machine: it will trust this person's key and follow the machine's own Git host.
 #[track_caller]
-pub fn init(machine: &Machine, trusted: &Person<'_>, more: &str) {
+pub fn enrol(machine: &Machine, trusted: &Person<'_>, more: &str) {
     let (name, key) = (machine.name(), trusted.key_file());
     machine.sh(&format!(
         "trimtab init --url https://localhost/fleet.git --ca-file /etc/ssl/lab-ca.pem --key {key} --host {name} {more}"
     ));
+    machine.sh("systemctl enable --quiet --now trimtab-courier.socket");
+}
+
+/// A pass that must change something and end well.
+#[track_caller]
+pub fn converge(machine: &Machine) -> String {
+    expect(machine, 2, "a pass that changes something and ends well")
+}
+
+/// A pass that must find nothing to do.
+#[track_caller]
+pub fn settled(machine: &Machine) -> String {
+    expect(machine, 0, "a pass that finds nothing to do")
+}
+
+/// A pass that must end badly; what it said on both channels.
+#[track_caller]
+pub fn refused(machine: &Machine) -> String {
+    expect(machine, 1, "a pass that refuses")
+}
+
+#[track_caller]
+fn expect(machine: &Machine, code: i32, what: &str) -> String {
+    let Ran { code: found, out, err } = machine.try_sh("trimtab once");
+    assert!(found == code, "on {}: {what} was expected (exit {code}), it was {found}\n{out}\n{err}", machine.name());
+    format!("{out}\n{err}")
+}
+
+/// One field of the pass that `trimtab once --json` made, by jq.
+#[track_caller]
+pub fn once_field(machine: &Machine, field: &str) -> String {
+    machine.sh(&format!("trimtab once --json | jq -r '{field}'"))
+}
+
+/// Starts the agent as an operator does. It polls each second, so that no scenario waits for a minute.
+#[track_caller]
+pub fn start_agent(machine: &Machine) {
+    machine.sh(
+        "sed -i 's/^interval = .*/interval = \"1s\"\\nretry-interval = \"1s\"\\nretry-max = \"2s\"/' /etc/trimtab/agent.toml && \
+         systemctl enable --quiet --now trimtab.service",
+    );
 }
