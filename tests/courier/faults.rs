@@ -30,9 +30,11 @@ impl Scene {
         let start = Instant::now();
         let poll = self.courier.client.poll("refs/heads/main").unwrap_err();
         assert!(start.elapsed() < most, "{:?} for a poll: {poll}", start.elapsed());
+        // Not one that the cache has already.
+        self.fleet.commit(&[("file", &format!("{start:?} ").repeat(500))]);
         let start = Instant::now();
         let blob = self.fleet.id("HEAD:file");
-        let fetch = self.courier.client.objects(ObjectKind::Blob, &[blob], LIMIT).unwrap_err();
+        let fetch = self.courier.client.objects(ObjectKind::Blob, &[blob], LIMIT).map(drop).unwrap_err();
         assert!(start.elapsed() < most, "{:?} for a fetch: {fetch}", start.elapsed());
         println!("{fault:.40?}: {poll} / {fetch}");
         self.server.set_fault(Fault::None);
@@ -74,9 +76,12 @@ fn an_endless_answer_ends_at_the_byte_limit() {
     println!("endless: {fetched:.60?}, {} bytes", scene.server.bytes_down());
     // Socket buffers on both sides hold some more than was read.
     assert!(scene.server.bytes_down() < 16 << 20, "{}", scene.server.bytes_down());
-    let zeros = Fault::Canned(vec![b'0'; 3 << 20]);
-    scene.server.set_fault(zeros);
-    assert!(scene.courier.client.poll("refs/heads/main").is_err());
+    // Packets without end.
+    let line = format!("0048{} refs/heads/other-{}\n", "1".repeat(40), "x".repeat(9));
+    scene.server.set_fault(Fault::Canned(line.repeat(50_000).into_bytes()));
+    scene.server.reset();
+    let error = scene.courier.client.poll("refs/heads/main").unwrap_err();
+    assert!(error.to_string().contains("65536 bytes"), "{error}");
     scene.server.set_fault(Fault::None);
     scene.courier.client.objects(ObjectKind::Blob, &[blob], LIMIT).unwrap();
 }
@@ -92,7 +97,7 @@ fn a_pack_larger_than_the_limit_is_refused() {
     }
     scene.fleet.commit(&[("noise", &noise)]);
     let blob = scene.fleet.id("HEAD:noise");
-    let error = scene.courier.client.objects(ObjectKind::Blob, &[blob], LIMIT).unwrap_err();
+    let error = scene.courier.client.objects(ObjectKind::Blob, &[blob], LIMIT).map(drop).unwrap_err();
     assert!(matches!(error, ObjectError::TooLarge { id, .. } if id == blob), "{error}");
     assert!(scene.courier.client.poll("refs/heads/main").unwrap().id.is_some());
 }
@@ -102,7 +107,7 @@ fn a_cut_line_and_rubbish_are_told() {
     let mut scene = Scene::new(|_| {});
     let (poll, _) = scene.under(&Fault::Cut(10), Duration::from_secs(3));
     assert_eq!(poll.class(), Class::Retry, "{poll}");
-    for rubbish in [&b""[..], b"0000", b"<html>", b"0009ERR x", b"ffff", b"0008pack0000", &[0; 70_000]] {
+    for rubbish in [&b""[..], b"0001", b"<html>", b"0009ERR x", b"ffff", b"0008pack0000", &[0; 70_000]] {
         let (poll, _) = scene.under(&Fault::Canned(rubbish.to_vec()), Duration::from_secs(3));
         assert_eq!(poll.class(), Class::Retry, "{poll}");
     }

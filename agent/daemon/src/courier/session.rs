@@ -99,11 +99,8 @@ impl Link {
 
     fn server(&self) -> Server {
         let capabilities = &self.handshake.capabilities;
-        let filters = if self.is_v2() {
-            capabilities.capability("fetch").and_then(|fetch| fetch.supports("filter")).unwrap_or(false)
-        } else {
-            capabilities.contains("filter")
-        };
+        // What was filtered out could not be asked for later with the old protocol, so there it is no use.
+        let filters = self.is_v2() && capabilities.capability("fetch").and_then(|fetch| fetch.supports("filter")) == Some(true);
         Server { by_id: self.is_v2(), filters }
     }
 }
