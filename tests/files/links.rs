@@ -139,6 +139,9 @@ fn a_sandbox_of_an_ordinary_user_is_that_users() {
     let mut accounts = trimtab::host::accounts::Accounts::load(&root);
     assert_eq!((accounts.user("root"), accounts.group("root")), (Some(1000), Some(1000)));
     assert_eq!(accounts.user_name(1000).as_deref(), Some("root"));
+    // The machine itself is still root's: a plan made by an ordinary user must be the one that root would make.
+    let host = trimtab::host::root::Root::open(std::path::Path::new("/")).unwrap();
+    assert_eq!(trimtab::host::accounts::Accounts::load(&host).user("root"), Some(0));
     let mut batch = Batch::new(&root);
     // Our own symlink is followed, and what should be root's is ours.
     let staged = batch.stage(&path("/link/new/x"), ours(NewNode::File(b"x"), 0o644)).unwrap();

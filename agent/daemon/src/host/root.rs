@@ -123,6 +123,12 @@ impl Root {
         self.0.euid
     }
 
+    /// The numbers of the user and group that root's things have here: 0, except in a sandbox of an ordinary user, where they are that
+    /// user's own. An ordinary user who looks at the machine itself sees it as root does.
+    pub fn root_ids(&self) -> (u32, u32) {
+        if self.is_host() || self.is_privileged() { (0, 0) } else { (self.0.euid, nix::unistd::getegid().as_raw()) }
+    }
+
     /// Whether owners can be set: false for a sandbox of an ordinary user.
     pub fn is_privileged(&self) -> bool {
         self.0.euid == 0
@@ -158,7 +164,7 @@ impl Root {
     }
 
     /// Opens the directory that holds `path`, and makes it and those above it (0755, root's) where they are missing. Each one made is
-    /// appended to `made`, outermost first, also when a later one fails: the ledger must know them.
+    /// appended to `made`, outermost first, also when a later one fails: the ledger must know them. They are not synced here.
     pub fn make_parent(&self, path: &HostPath, made: &mut Vec<HostPath>) -> Result<OwnedFd, RootError> {
         match self.parent(path) {
             Err(RootError::Missing { .. }) => {}
@@ -198,7 +204,6 @@ impl Root {
             nix::unistd::fchown(&made, Some(0.into()), Some(0.into()))?;
         }
         nix::sys::stat::fchmod(&made, Mode::from_bits_truncate(0o755))?;
-        nix::unistd::fsync(dir)?;
         Ok(made)
     }
 
@@ -276,7 +281,7 @@ impl Root {
 
     // Who could have made this link, or put it there? Only those whom root trusts anyway.
     fn judge_link(&self, dir: &FileStat, link: &FileStat) -> Result<(), String> {
-        let trusted = |uid: u32| uid == 0 || uid == self.0.euid;
+        let trusted = |uid: u32| uid == 0 || uid == self.root_ids().0;
         if !trusted(link.st_uid) {
             return Err(format!("it belongs to user {}", link.st_uid));
         }
