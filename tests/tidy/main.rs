@@ -56,7 +56,8 @@ fn code(path: &Path) -> String {
 
 #[test]
 fn the_model_is_pure() {
-    let banned = ["std::fs", "std::net", "std::process", "SystemTime", "Instant::now", "std::env", "tokio", "async fn", "std::thread"];
+    let banned =
+        ["std::fs", "std::net", "std::process", "SystemTime", "Instant::now", "std::env", "tokio", "async fn", "std::thread"];
     let mut wrong = Vec::new();
     for path in files(&workspace().join("agent/model/src"), &["rs"]) {
         let code = code(&path);
@@ -125,7 +126,11 @@ fn unsafe_code_is_nowhere_or_named() {
         .filter(|path| code(path).contains("unsafe") || code(path).contains("allow(unsafe_code)"))
         .map(|path| path.display().to_string())
         .collect();
-    assert!(wrong.is_empty(), "unsafe code lives in no module so far; the first one is an audited module named here:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "unsafe code lives in no module so far; the first one is an audited module named here:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
