@@ -1,1 +1,333 @@
-//! (to come)
+//! The executor: carries out a plan and makes no choices of its own.
+//!
+//! The order: check, pull images, accounts, stage every file beside its target, write down the intent durably, switch by rename,
+//! then the plan's remaining steps as they stand, then write down what was done.
+//!
+//! Guarantees: a refused check or an intent that cannot be saved leaves the machine untouched; SIGKILL at any instant leaves each file old
+//! or new and a ledger from which the next pass finishes the work; a step that fails takes with it the later steps of its component and
+//! of those that depend on it, and nothing else; nothing is removed while the unit that uses it could not be stopped.
+//! What drift repair overwrites is kept in the store first.
+//! Limits: what a failed step did half (a unit stopped but not started) is the next pass's to mend; there is no undo here.
+
+mod check;
+mod failures;
+mod files;
+mod intent;
+mod network;
+mod services;
+mod verify;
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use trimtab_model::desired::{Desired, Role};
+use trimtab_model::digest::Digest;
+use trimtab_model::ledger::Ledger;
+use trimtab_model::names::HostPath;
+use trimtab_model::plan::{Action, Plan, Step};
+
+pub use self::check::CheckError;
+use self::failures::Failures;
+pub use self::verify::{Complaint, Verdict};
+use crate::host::accounts::Accounts;
+use crate::host::command::Runner;
+use crate::host::images;
+use crate::host::place::Batch;
+use crate::host::root::Root;
+use crate::host::units::Systemd;
+use crate::store::{Store, StoreError};
+
+/// Where the content of a wanted file comes from: what was rendered in this pass, or the store.
+pub type Contents<'a> = dyn Fn(Digest) -> io::Result<Vec<u8>> + 'a;
+
+/// The machine that a plan is carried out on.
+#[derive(Debug)]
+pub struct Machine {
+    /// `/`, or a sandbox.
+    pub root: Root,
+    /// Its users and groups.
+    pub accounts: Accounts,
+    /// Its systemd; `None` in a sandbox, where units and the machine's own appliers are left alone.
+    pub systemd: Option<Arc<Systemd>>,
+    /// Who runs commands.
+    pub runner: Runner,
+    /// A folder of ours for copies that checkers read; on a tmpfs if there is one.
+    pub scratch: PathBuf,
+}
+
+/// How one step ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// As planned.
+    Done,
+    /// It was tried and did not work; the whole chain of causes.
+    Failed {
+        /// For a person.
+        message: String,
+    },
+    /// It was not tried, because something that it needs failed.
+    Skipped {
+        /// What failed.
+        because: String,
+    },
+    /// Somebody changed the path since it was looked at; it was left alone, and the next pass looks again.
+    Raced {
+        /// For a person.
+        message: String,
+    },
+    /// It does not apply here: a step for systemd in a sandbox without one.
+    NotRun {
+        /// Why.
+        because: &'static str,
+    },
+}
+
+/// Something that drift repair overwrote or removed, kept in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Where it stood.
+    pub path: HostPath,
+    /// Under which digest the store has it.
+    pub digest: Digest,
+}
+
+/// Why a plan was not even begun; the machine is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum NotBegun {
+    /// A checker refused what was about to be written: this revision is bad.
+    #[error("{}", refusal(.0))]
+    Refused(Verdict),
+    /// Nothing could be checked.
+    #[error("nothing was changed, for what was about to be written could not be checked")]
+    Unchecked(#[source] CheckError),
+    /// What is about to be done could not be written down first.
+    #[error("nothing was changed, for the ledger could not be saved first")]
+    Unsaved(#[source] StoreError),
+}
+
+fn refusal(verdict: &Verdict) -> String {
+    let first = verdict.errors.first().map_or_else(String::new, |first| format!("{}: {}", first.path, first.message));
+    match verdict.errors.len() {
+        0 | 1 => format!("nothing was changed, for a check refused {first}"),
+        more => format!("nothing was changed, for checks refused {more} things, the first: {first}"),
+    }
+}
+
+/// What became of a plan.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// How each step ended, in the order of [`Plan::steps`] and as many.
+    pub outcomes: Vec<Outcome>,
+    /// Set when nothing at all was done.
+    pub not_begun: Option<NotBegun>,
+    /// What drift repair overwrote.
+    pub kept: Vec<Kept>,
+    /// Worth telling, but no failure.
+    pub remarks: Vec<String>,
+    /// What was done could not be written down. The ledger on disk still says that it was about to be done, so the next pass looks again.
+    pub unsaved: Option<StoreError>,
+}
+
+impl Applied {
+    /// Whether everything was done.
+    pub fn is_complete(&self) -> bool {
+        self.not_begun.is_none()
+            && self.unsaved.is_none()
+            && self.outcomes.iter().all(|outcome| matches!(outcome, Outcome::Done | Outcome::NotRun { .. }))
+    }
+}
+
+/// An error and its causes, in one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Carries out a plan. The ledger is edited and saved along the way; after a plan that was not begun it is as it was.
+pub async fn apply(
+    machine: &mut Machine,
+    plan: &Plan,
+    wanted: &Desired,
+    contents: &Contents<'_>,
+    ledger: &mut Ledger,
+    store: &mut Store,
+) -> Applied {
+    if plan.steps.is_empty() && plan.bookkeeping.is_empty() {
+        return Applied::default();
+    }
+    let untouched = ledger.clone();
+    let mut pass = Pass {
+        machine,
+        plan,
+        wanted,
+        contents,
+        ledger,
+        store,
+        outcomes: vec![None; plan.steps.len()],
+        failures: Failures::new(wanted),
+        applied: Applied::default(),
+        reload_due: false,
+        reload_failed: false,
+        appliers_failed: Vec::new(),
+    };
+    match pass.run().await {
+        Ok(()) => pass.end(),
+        Err(reason) => {
+            *pass.ledger = untouched;
+            tracing::error!(trimtab_outcome = "not-begun", "{}", chain(&reason));
+            let because = "nothing of this plan was begun".to_owned();
+            let outcomes = vec![Outcome::Skipped { because }; plan.steps.len()];
+            Applied { not_begun: Some(reason), outcomes, ..pass.applied }
+        }
+    }
+}
+
+/// One plan being carried out.
+struct Pass<'a> {
+    machine: &'a mut Machine,
+    plan: &'a Plan,
+    wanted: &'a Desired,
+    contents: &'a Contents<'a>,
+    ledger: &'a mut Ledger,
+    store: &'a mut Store,
+    /// By step; `None`: not yet tried.
+    outcomes: Vec<Option<Outcome>>,
+    failures: Failures,
+    applied: Applied,
+    /// Links of units changed on disk; systemd must read them before the next start.
+    reload_due: bool,
+    /// A daemon-reload failed: nobody knows with which definitions systemd runs.
+    reload_failed: bool,
+    /// Roles whose applier failed; their files stay pending, so that it is run again.
+    appliers_failed: Vec<Role>,
+}
+
+impl Pass<'_> {
+    async fn run(&mut self) -> Result<(), NotBegun> {
+        self.check().await?;
+        self.pull().await;
+        let (accounts, others): (Vec<usize>, Vec<usize>) = self.puts().into_iter().partition(|at| self.brings_accounts(*at));
+        self.note();
+        if !accounts.is_empty() {
+            self.round(&accounts)?;
+        }
+        let is_sysusers = |step: &Step| matches!(step.action, Action::Sysusers { .. });
+        if let Some(at) = self.plan.steps.iter().position(is_sysusers) {
+            self.step(at).await;
+            // The owners of the files to come may have come just now.
+            self.machine.accounts.refresh();
+        }
+        let touched = !accounts.is_empty();
+        match self.round(&others) {
+            // The account files are switched already: what was done so far stays, and is told.
+            Err(reason) if touched => self.failures.all(chain(&reason)),
+            other => other?,
+        }
+        let mut batch = Batch::new(&self.machine.root);
+        for at in 0..self.plan.steps.len() {
+            if self.outcomes[at].is_none() {
+                match &self.plan.steps[at].action {
+                    Action::Remove { .. } | Action::Restore { .. } => self.give_back(at, &mut batch),
+                    _ => self.step(at).await,
+                }
+            }
+        }
+        self.prune_dropped(&mut batch);
+        if let Err(error) = batch.finish() {
+            self.applied.remarks.push(format!("removals may come back after a power cut, for they could not be synced: {error}"));
+        }
+        self.reload_if_due().await;
+        Ok(())
+    }
+
+    async fn check(&mut self) -> Result<(), NotBegun> {
+        if self.machine.systemd.is_none() {
+            return Ok(());
+        }
+        let checking = check::check(self.plan, self.wanted, self.contents, &self.machine.runner, &self.machine.scratch);
+        let verdict = checking.await.map_err(NotBegun::Unchecked)?;
+        for warning in &verdict.warnings {
+            self.applied.remarks.push(format!("{}: {}", warning.path, warning.message));
+        }
+        if verdict.errors.is_empty() { Ok(()) } else { Err(NotBegun::Refused(verdict)) }
+    }
+
+    async fn pull(&mut self) {
+        for at in 0..self.plan.steps.len() {
+            let Action::Pull { image } = &self.plan.steps[at].action else { continue };
+            if self.skip(at) {
+                continue;
+            }
+            let pulled = images::pull(image, &self.machine.runner).await;
+            self.ended(at, pulled.map_or_else(|error| Outcome::Failed { message: chain(&error) }, |()| Outcome::Done));
+        }
+    }
+
+    fn puts(&self) -> Vec<usize> {
+        let is_put = |at: &usize| matches!(self.plan.steps[*at].action, Action::Put { .. });
+        (0..self.plan.steps.len()).filter(is_put).collect()
+    }
+
+    fn brings_accounts(&self, at: usize) -> bool {
+        let Action::Put { path, .. } = &self.plan.steps[at].action else { return false };
+        self.wanted.entries.get(path).is_some_and(|entry| entry.role == Role::Sysusers)
+    }
+
+    /// Whether a step must be left out; then that is its outcome.
+    fn skip(&mut self, at: usize) -> bool {
+        let component = self.plan.steps[at].component.as_ref();
+        let Some(because) = self.failures.because(component) else { return false };
+        let skipped = Outcome::Skipped { because };
+        self.ended(at, skipped);
+        true
+    }
+
+    /// Writes down how a step ended, and tells it.
+    fn ended(&mut self, at: usize, outcome: Outcome) {
+        let step = &self.plan.steps[at];
+        let resource = step.action.resource();
+        match &outcome {
+            Outcome::Done => {
+                tracing::info!(
+                    trimtab_resource = resource,
+                    trimtab_outcome = "done",
+                    "{} {resource}",
+                    services::done_word(&step.action)
+                );
+            }
+            Outcome::NotRun { because } => tracing::debug!(trimtab_resource = resource, "{resource}: {because}"),
+            Outcome::Skipped { because } => {
+                tracing::warn!(trimtab_resource = resource, trimtab_outcome = "skipped", "{resource}: left out, because {because}");
+            }
+            Outcome::Failed { message } => {
+                tracing::error!(trimtab_resource = resource, trimtab_outcome = "failed", "{resource}: {message}");
+            }
+            Outcome::Raced { message } => {
+                tracing::warn!(trimtab_resource = resource, trimtab_outcome = "raced", "{resource}: {message}");
+            }
+        }
+        if matches!(outcome, Outcome::Failed { .. } | Outcome::Raced { .. }) {
+            self.failures.add(step, self.wanted);
+        }
+        self.outcomes[at] = Some(outcome);
+    }
+
+    fn end(mut self) -> Applied {
+        self.settle();
+        if let Err(error) = self.store.save_ledger(self.ledger) {
+            tracing::error!("{}", chain(&error));
+            self.applied.unsaved = Some(error);
+        }
+        let never = || Outcome::Skipped { because: "the pass ended before it".to_owned() };
+        self.applied.outcomes = self.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(never)).collect();
+        self.applied
+    }
+}

@@ -28,6 +28,7 @@ pub struct Verdict {
 
 impl Verdict {
     /// Both together.
+    #[must_use]
     pub fn and(mut self, other: Verdict) -> Verdict {
         self.errors.extend(other.errors);
         self.warnings.extend(other.warnings);
@@ -120,7 +121,9 @@ impl Subjects {
             let rest = subject.strip_prefix(name.as_str());
             rest.is_some_and(|rest| rest.starts_with(':') || rest.starts_with(' '))
         });
-        leading.or_else(|| by_length(&self.files).into_iter().find(|(name, _)| line.contains(&format!("\"{name}\"")))).map(|(_, path)| path)
+        leading
+            .or_else(|| by_length(&self.files).into_iter().find(|(name, _)| line.contains(&format!("\"{name}\""))))
+            .map(|(_, path)| path)
     }
 
     /// Whether a line is about some unit that does not change here: a neighbour's trouble is not this commit's.
@@ -128,14 +131,17 @@ impl Subjects {
         const KINDS: [&str; 10] =
             [".service", ".socket", ".timer", ".target", ".mount", ".path", ".slice", ".container", ".network", ".volume"];
         self.all.iter().any(|name| line.contains(name.as_str()))
-            || line.split(|c: char| c.is_whitespace() || "\":,'".contains(c)).any(|word| KINDS.iter().any(|kind| word.ends_with(kind)))
+            || line
+                .split(|c: char| c.is_whitespace() || "\":,'".contains(c))
+                .any(|word| KINDS.iter().any(|kind| word.ends_with(kind)))
     }
 
     /// "Command X is not executable", where X is about to be written.
     fn is_coming(&self, line: &str) -> bool {
         let Some((_, rest)) = line.split_once("Command ") else { return false };
         let Some((program, _)) = rest.split_once(" is not executable") else { return false };
-        let beneath = |coming: &String| program == coming || program.strip_prefix(coming.as_str()).is_some_and(|rest| rest.starts_with('/'));
+        let beneath =
+            |coming: &String| program == coming || program.strip_prefix(coming.as_str()).is_some_and(|rest| rest.starts_with('/'));
         self.coming.iter().any(beneath)
     }
 
@@ -160,7 +166,9 @@ impl Subjects {
 
 /// Lines that only sum up an error told before, or that are true of the copy and not of the file.
 fn is_remark(line: &str) -> bool {
-    line.contains("is marked executable") || line.contains("is marked world-inaccessible") || line.contains("is marked world-writable")
+    line.contains("is marked executable")
+        || line.contains("is marked world-inaccessible")
+        || line.contains("is marked world-writable")
 }
 
 /// `quadlet-generator[123]: ` in front of each line.

@@ -17,9 +17,6 @@ use super::protocol::{Class, MAX_BODY, MAX_IDS, Reply, Request, Traffic};
 use crate::wire::{self, ObjectError, ObjectKind, ObjectSource, WireError};
 
 const COURIER: &str = "courier";
-/// How much longer than the courier's own total time the agent waits: then the courier can still say why.
-const MARGIN: Duration = Duration::from_secs(10);
-
 /// Why the courier brought nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -100,17 +97,17 @@ struct Link {
 
 impl Client {
     /// Starts `program courier --config CONFIG --cache CACHE` as a plain child, for where there is no systemd.
-    /// `total` is the source's `total-timeout`.
-    pub fn spawn(program: &Path, config: &Path, cache: &Path, total: Duration) -> Result<Self, ClientError> {
+    /// No call takes longer than `patience`, see [`SourceConfig::patience`](super::SourceConfig::patience).
+    pub fn spawn(program: &Path, config: &Path, cache: &Path, patience: Duration) -> Result<Self, ClientError> {
         let how = How::Child { program: program.into(), config: config.into(), cache: cache.into() };
-        let mut client = Self { how, patience: total + MARGIN, link: None };
+        let mut client = Self { how, patience, link: None };
         client.link = Some(client.open()?);
         Ok(client)
     }
 
     /// Speaks to the courier that systemd starts for each connection to `socket`.
-    pub fn connect(socket: &Path, total: Duration) -> Result<Self, ClientError> {
-        let mut client = Self { how: How::Socket(socket.into()), patience: total + MARGIN, link: None };
+    pub fn connect(socket: &Path, patience: Duration) -> Result<Self, ClientError> {
+        let mut client = Self { how: How::Socket(socket.into()), patience, link: None };
         client.link = Some(client.open()?);
         Ok(client)
     }
@@ -130,7 +127,7 @@ impl Client {
         let request = Request::Poll { reference: reference.to_owned() };
         match self.ask(&request, 0)? {
             (Reply::Polled { id, peeled, traffic }, _) => {
-                let parse = |hex: Option<String>| hex.map(|hex| self.id(&hex)).transpose();
+                let parse = |hex: Option<String>| hex.map(|hex| Self::id(&hex)).transpose();
                 let (id, peeled) = (parse(id), parse(peeled));
                 match (id, peeled) {
                     (Ok(id), Ok(peeled)) => Ok(Polled { id, peeled, traffic }),
@@ -150,7 +147,7 @@ impl Client {
         }
     }
 
-    fn id(&self, hex: &str) -> Result<ObjectId, ClientError> {
+    fn id(hex: &str) -> Result<ObjectId, ClientError> {
         ObjectId::from_hex(hex.as_bytes()).map_err(|_| ClientError::Unexpected)
     }
 
@@ -163,7 +160,7 @@ impl Client {
     fn not_that(&mut self, reply: Reply) -> ClientError {
         match reply {
             Reply::Failed { class, message } => ClientError::Failed { class, message },
-            Reply::Missing { id } => match self.id(&id) {
+            Reply::Missing { id } => match Self::id(&id) {
                 Ok(id) => ClientError::Missing(id),
                 Err(_) => self.unexpected(),
             },
@@ -225,7 +222,8 @@ impl Client {
         let most = limit.saturating_mul(ids.len() as u64).min(MAX_BODY);
         let hex = ids.iter().map(|id| id.to_hex().to_string()).collect();
         let reply = self.ask(&Request::Objects { kind, ids: hex, limit }, most).map_err(unavailable)?;
-        let asked = |text: &str| ids.iter().find(|id| id.to_hex().to_string() == text).copied();
+        // A name that nobody asked for proves nothing.
+        let asked = |hex: &str| ObjectId::from_hex(hex.as_bytes()).ok().filter(|id| ids.contains(id));
         match reply {
             (Reply::Objects { sizes }, body) => split(&sizes, body, ids.len(), limit).ok_or_else(|| {
                 let error = self.unexpected();

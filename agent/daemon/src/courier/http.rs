@@ -161,10 +161,8 @@ impl Core {
 
     fn send(&self, outgoing: Outgoing) -> Result<reqwest::Response, LinkError> {
         let mut size = outgoing.url.len() + outgoing.body.len();
-        let mut request = match outgoing.post {
-            true => self.client.post(&outgoing.url).body(outgoing.body),
-            false => self.client.get(&outgoing.url),
-        };
+        let mut request =
+            if outgoing.post { self.client.post(&outgoing.url).body(outgoing.body) } else { self.client.get(&outgoing.url) };
         for (name, value) in outgoing.headers.iter().chain(&self.headers) {
             size += name.as_str().len() + value.len() + 4;
             request = request.header(name, value);
@@ -177,11 +175,11 @@ impl Core {
             200 => Ok(response),
             code @ 300..400 => {
                 let location = response.headers().get(LOCATION).map_or(String::new(), |to| printable(to.as_bytes()));
-                match location.is_empty() {
-                    true => Err(self.status(code, String::new())),
-                    // Credentials or tokens in a redirect's query are the server's secret; they help nobody in a journal.
-                    false => Err(LinkError::Redirect { host: self.host.clone(), location: without_secrets(&location) }),
+                if location.is_empty() {
+                    return Err(self.status(code, String::new()));
                 }
+                // Tokens in a redirect's query are somebody's secret; they help nobody in a journal.
+                Err(LinkError::Redirect { host: self.host.clone(), location: without_secrets(&location) })
             }
             code => {
                 let mut page = Vec::new();

@@ -68,8 +68,10 @@ impl LinkError {
     /// What to do about it.
     pub fn class(&self) -> Class {
         match self {
-            Self::Status { code: 401 | 403 | 404 | 407, .. } | Self::Redirect { .. } | Self::NoSsh(_) => Class::Configuration,
-            Self::Broken { certificate: true, .. } => Class::Configuration,
+            Self::Status { code: 401 | 403 | 404 | 407, .. }
+            | Self::Redirect { .. }
+            | Self::NoSsh(_)
+            | Self::Broken { certificate: true, .. } => Class::Configuration,
             Self::TooMuch(_) => Class::Hold,
             _ => Class::Retry,
         }

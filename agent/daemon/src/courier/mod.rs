@@ -24,7 +24,7 @@ mod store;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use gix_hash::ObjectId;
+pub use gix_hash::ObjectId;
 
 pub use self::client::{Client, ClientError, Polled};
 pub use self::meter::LinkError;

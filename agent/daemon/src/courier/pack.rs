@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use gix::progress::Discard;
 use gix_pack::index::traverse::SafetyCheck;
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 
 use super::CourierError;
 use super::store::Store;
@@ -197,9 +198,6 @@ impl Drop for Watch {
 /// The CPU time of this process so far.
 fn cpu_time() -> Duration {
     let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Duration::ZERO };
-    let time = |value: nix::sys::time::TimeVal| {
-        let micros = i64::from(value.tv_sec()).saturating_mul(1_000_000).saturating_add(i64::from(value.tv_usec()));
-        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
-    };
+    let time = |value: TimeVal| Duration::from_micros(u64::try_from(value.num_microseconds()).unwrap_or(0));
     time(usage.user_time()) + time(usage.system_time())
 }

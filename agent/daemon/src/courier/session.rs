@@ -99,9 +99,10 @@ impl Link {
 
     fn server(&self) -> Server {
         let capabilities = &self.handshake.capabilities;
-        let filters = match self.is_v2() {
-            true => capabilities.capability("fetch").and_then(|fetch| fetch.supports("filter")).unwrap_or(false),
-            false => capabilities.contains("filter"),
+        let filters = if self.is_v2() {
+            capabilities.capability("fetch").and_then(|fetch| fetch.supports("filter")).unwrap_or(false)
+        } else {
+            capabilities.contains("filter")
         };
         Server { by_id: self.is_v2(), filters }
     }

@@ -312,6 +312,11 @@ impl SourceConfig {
         Ok(())
     }
 
+    /// How long to wait for the courier: somewhat longer than its own total time, so that it can still say why.
+    pub fn patience(&self) -> Duration {
+        self.total_timeout + Duration::from_secs(10)
+    }
+
     /// The path of a secret: a bare name is a systemd credential.
     pub fn secret_path(named: &Path) -> PathBuf {
         let bare = named.components().count() == 1 && !named.as_os_str().as_encoded_bytes().contains(&b'/');

@@ -11,7 +11,7 @@
 //! Limits: ancestors need no signature: what is deployed is the tip's tree, for which the tip's signer vouches. Telling a roll-back
 //! from a rewritten branch is best effort.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use gix_hash::ObjectId;
 use trimtab_model::digest::Digest;
@@ -58,7 +58,7 @@ pub fn descent(tip: &Commit, payload: &Digest, commit: ObjectId, source: &mut im
             if other.tell(source, &tip.digest) {
                 return Ok(Descent::RolledBack);
             }
-            forked |= back.leave(&other);
+            forked |= back.leave(&other, commit);
         }
     }
     // Where the two sides met, an ancestor of the accepted commit is near or there is none.
@@ -79,6 +79,8 @@ pub fn descent(tip: &Commit, payload: &Digest, commit: ObjectId, source: &mut im
 struct Walk {
     frontier: Vec<ObjectId>,
     seen: HashSet<ObjectId>,
+    /// The parents of each commit that was looked at.
+    links: HashMap<ObjectId, Vec<ObjectId>>,
     count: usize,
     bytes: u64,
     bounded: bool,
@@ -88,7 +90,7 @@ struct Walk {
 impl Walk {
     fn new(frontier: Vec<ObjectId>) -> Self {
         let seen = frontier.iter().copied().collect();
-        Self { frontier, seen, count: 0, bytes: 0, bounded: false, missing: None }
+        Self { frontier, seen, links: HashMap::new(), count: 0, bytes: 0, bounded: false, missing: None }
     }
 
     fn is_over(&self) -> bool {
@@ -125,7 +127,8 @@ impl Walk {
             }
             // An ancestor that is no commit to us leads nowhere.
             let parents = commit::parents(&object).unwrap_or_default();
-            self.frontier.extend(parents.into_iter().filter(|id| self.seen.insert(*id)));
+            self.frontier.extend(parents.iter().copied().filter(|id| self.seen.insert(*id)));
+            self.links.insert(object.id(), parents);
         }
         // The bound ends the walk at once: what lies beyond is not asked for.
         if self.count >= MAX_COMMITS && !self.frontier.is_empty() {
@@ -143,10 +146,16 @@ impl Walk {
         })
     }
 
-    /// Stops following what the other walk has reached; whether there was such a commit.
-    fn leave(&mut self, other: &Walk) -> bool {
-        let before = self.frontier.len();
-        self.frontier.retain(|id| !other.seen.contains(id));
-        self.frontier.len() < before
+    /// Stops following what lies behind the strict ancestors of `commit`, from which the other walk started: history has no
+    /// circles, so `commit` is not among them. Whether the two walks have met.
+    fn leave(&mut self, other: &Walk, commit: ObjectId) -> bool {
+        let mut common: Vec<_> = self.seen.intersection(&other.seen).copied().filter(|id| *id != commit).collect();
+        let mut behind: HashSet<_> = common.iter().copied().collect();
+        while let Some(id) = common.pop() {
+            let parents = self.links.get(&id).into_iter().flatten().copied();
+            common.extend(parents.filter(|id| behind.insert(*id)));
+        }
+        self.frontier.retain(|id| !behind.contains(id));
+        !behind.is_empty()
     }
 }

@@ -60,7 +60,12 @@ impl Commit {
         }
         let mut lines = Lines(bytes);
         let links = links(object.id().kind(), &mut lines)?;
-        // `author` has been looked at by `links`; from here on the order is git's own.
+        if links.parents.len() > MAX_PARENTS {
+            return refuse("it has more than 64 parents");
+        }
+        if links.parents.iter().enumerate().any(|(at, parent)| links.parents[..at].contains(parent)) {
+            return refuse("it names a parent twice");
+        }
         for name in ["author ", "committer "] {
             let line = lines.next_line().and_then(|line| line.strip_prefix(name.as_bytes()));
             if !line.is_some_and(is_identity) {
@@ -116,8 +121,6 @@ fn links(kind: gix_hash::Kind, lines: &mut Lines<'_>) -> Result<Links, Malformed
     while let Some(hex) = lines.peek().and_then(|line| line.strip_prefix(b"parent ")) {
         lines.next_line();
         match id(hex) {
-            Some(_) if parents.len() == MAX_PARENTS => return refuse("it has more than 64 parents"),
-            Some(id) if parents.contains(&id) => return refuse("it names a parent twice"),
             Some(id) => parents.push(id),
             None => return refuse("the id of a parent is damaged"),
         }

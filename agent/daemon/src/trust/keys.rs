@@ -10,6 +10,7 @@
 //! Guarantees: every key in a loaded configuration can verify; nothing unknown is skipped; every refusal names line and column, all at once.
 //! Limits: mode `commit` only. A key has no expiry and no role: it is trusted until its line is removed.
 
+use std::fmt;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -45,6 +46,12 @@ pub struct Signer {
     pub fingerprint: Fingerprint,
     /// Its comment in `trust.toml`; may be empty.
     pub name: String,
+}
+
+impl fmt::Display for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.name.is_empty() { write!(f, "{}", self.fingerprint) } else { write!(f, "{} ({})", self.name, self.fingerprint) }
+    }
 }
 
 /// What this host trusts.

@@ -5,8 +5,6 @@
 //! Key and descent are checked anew each time: a key whose line was removed stops counting, for the commit in force too.
 //! Limits: those of commit mode, see [`super`]. The committer's date is the signer's own word and is used for nothing.
 
-use std::fmt;
-
 use gix_hash::ObjectId;
 use trimtab_model::digest::Digest;
 
@@ -59,12 +57,6 @@ impl Proven {
     /// What to remember, written before the machine is touched. For an unchanged commit this is the state as it was.
     pub fn state(&self) -> &TrustState {
         &self.state
-    }
-}
-
-impl fmt::Display for Signer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.name.is_empty() { write!(f, "{}", self.fingerprint) } else { write!(f, "{} ({})", self.name, self.fingerprint) }
     }
 }
 
@@ -146,7 +138,7 @@ fn of_signature(error: SignatureError) -> Verdict {
 fn of_fetch(error: FetchError) -> Verdict {
     match error {
         FetchError::Oversize { .. } | FetchError::Budget { .. } | FetchError::Source(ObjectError::TooLarge { .. }) => {
-            Verdict::Malformed { what: "it is larger than 256 KiB".to_owned() }
+            Verdict::Malformed { what: "it, or a commit before it, is larger than 256 KiB".to_owned() }
         }
         FetchError::Collision { .. } => Verdict::Collision,
         error @ (FetchError::Mismatch { .. } | FetchError::Count { .. }) => Verdict::WrongObject { source: error },

@@ -40,7 +40,7 @@ pub enum TreeError {
     /// An object could not be had or not be believed.
     #[error("cannot read `{path}` of the commit")]
     Fetch {
-        /// The path of the first object of the call; empty for the root.
+        /// The path of the object, or of the first of the call; `/` is the root.
         path: String,
         /// What went wrong.
         source: FetchError,
@@ -48,7 +48,7 @@ pub enum TreeError {
     /// An entry that has no place in a fleet repository.
     #[error("`{path}` in the commit: {why}")]
     Entry {
-        /// The entry; what cannot be printed is escaped.
+        /// The entry, or the folder whose end is missing; what cannot be printed is escaped.
         path: String,
         /// What is wrong with it.
         why: String,
@@ -280,11 +280,17 @@ fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
+/// The path for people: the root has a name too.
+fn named(path: &str) -> String {
+    if path.is_empty() { "/".to_owned() } else { path.to_owned() }
+}
+
 fn entry(path: String, why: &str) -> TreeError {
     TreeError::Entry { path, why: why.to_owned() }
 }
 
 fn of_fetch(error: FetchError, ids: &[ObjectId], place: impl Fn(ObjectId) -> String) -> TreeError {
+    let place = |id| named(&place(id));
     match error {
         FetchError::Oversize { id, limit, .. } | FetchError::Source(ObjectError::TooLarge { id, limit, .. }) => {
             TreeError::TooLarge { path: place(id), limit }
@@ -304,12 +310,12 @@ fn of_fetch(error: FetchError, ids: &[ObjectId], place: impl Fn(ObjectId) -> Str
 
 /// Takes a tree object apart: `mode SP name NUL id`, again and again, at most `room` of them.
 fn parse(folder: &str, kind: gix_hash::Kind, mut bytes: &[u8], room: usize) -> Result<BTreeMap<String, Entry>, TreeError> {
-    let damaged = || entry(folder.to_owned(), "the folder is damaged: it ends within an entry");
+    let damaged = || entry(named(folder), "the folder is damaged: it ends within an entry");
     let mut entries = BTreeMap::new();
     let mut last: Vec<u8> = Vec::new();
     while !bytes.is_empty() {
         if entries.len() == room {
-            return Err(TreeError::TooMany { path: folder.to_owned(), limit: MAX_ENTRIES });
+            return Err(TreeError::TooMany { path: named(folder), limit: MAX_ENTRIES });
         }
         let nul = bytes.iter().position(|byte| *byte == 0).ok_or_else(damaged)?;
         let (head, rest) = (&bytes[..nul], &bytes[nul + 1..]);

@@ -214,10 +214,17 @@ impl<'s> Component<'s> {
             place: unit.as_ref().map_or(table.place, |unit| unit.place),
         };
         table.finish(findings);
-        if let (Some(masked), Some(other)) = (rule.masked.as_ref().filter(|m| m.value), rule.enabled.as_ref().or(rule.active.as_ref()))
+        if let (Some(masked), Some(other)) =
+            (rule.masked.as_ref().filter(|m| m.value), rule.enabled.as_ref().or(rule.active.as_ref()))
             && other.value
         {
-            findings.at_both(masked.place, "a masked unit cannot be started", other.place, "and this asks for it", "remove one of the two");
+            findings.at_both(
+                masked.place,
+                "a masked unit cannot be started",
+                other.place,
+                "and this asks for it",
+                "remove one of the two",
+            );
         }
         let Some(unit) = unit else { return };
         if let Some(first) = self.units.get(&unit.value) {

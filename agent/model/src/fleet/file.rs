@@ -50,7 +50,11 @@ impl<'s> FleetFile<'s> {
     pub fn read(bundle: &'s Bundle, findings: &mut Findings) -> Option<Self> {
         const NAME: &str = "fleet.toml";
         let Some(blob) = bundle.get(NAME) else {
-            findings.at_with(Place::file(NAME), "there is no such file at the top of the repository", "it starts with `format = 1`");
+            findings.at_with(
+                Place::file(NAME),
+                "there is no such file at the top of the repository",
+                "it starts with `format = 1`",
+            );
             return None;
         };
         let document = Document::parse(NAME, &blob.bytes, findings)?;
@@ -59,7 +63,8 @@ impl<'s> FleetFile<'s> {
         match root.integer("format", findings) {
             Some(format) if format.value == super::FORMAT => {}
             Some(format) => {
-                let message = format!("this repository is of format {}, and this trimtab reads format {}", format.value, super::FORMAT);
+                let message =
+                    format!("this repository is of format {}, and this trimtab reads format {}", format.value, super::FORMAT);
                 findings.at_with(format.place, message, "upgrade trimtab, or write the repository in the older format");
                 return None;
             }
@@ -123,7 +128,11 @@ fn read_selector<'s>(text: &Located<'s, String>, findings: &mut Findings) -> Opt
         Ok(value) => Some(Located { value, place: text.place }),
         Err(error) => {
             let place = text.place.within(&text.value, error.span.start, error.span.end);
-            findings.at_with(place, error.message, "e.g. `role=kiosk,site!=lab`, `site in (a, b)`, `!canary`, `host=kiosk-*` or `*`");
+            findings.at_with(
+                place,
+                error.message,
+                "e.g. `role=kiosk,site!=lab`, `site in (a, b)`, `!canary`, `host=kiosk-*` or `*`",
+            );
             None
         }
     }
@@ -155,12 +164,7 @@ pub(super) fn read_components<'s>(
 
 impl<'s> Settings<'s> {
     /// Reads a `set` table. A key that is a component's name is that component's table; any other is a fleet variable.
-    pub(super) fn read(
-        table: Option<Table<'_, 's>>,
-        bundle: &Bundle,
-        variables: &Variables<'s>,
-        findings: &mut Findings,
-    ) -> Self {
+    pub(super) fn read(table: Option<Table<'_, 's>>, bundle: &Bundle, variables: &Variables<'s>, findings: &mut Findings) -> Self {
         let mut settings = Self::default();
         let Some(table) = table else { return settings };
         for (key, item) in table.entries() {

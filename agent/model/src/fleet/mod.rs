@@ -11,8 +11,8 @@ pub mod selector;
 pub mod value;
 mod variable;
 
-pub(crate) use component::{folder as component_folder, judge_target};
 pub use component::{Component, FileRule, MadeDirectory, MadeSymlink, UnitRule};
+pub(crate) use component::{folder as component_folder, judge_target};
 pub use file::{FleetFile, Group, Settings};
 pub use host::HostFile;
 pub use variable::{Variable, Variables, read_variables};

@@ -325,8 +325,11 @@ mod tests {
         let value = "[A-Za-z0-9@:+._/-]{1,6}";
         prop_oneof![
             (key.clone(), value, any::<bool>()).prop_map(|(key, value, not)| Requirement::Equals { key, value, not }),
-            (key.clone(), proptest::collection::vec(value, 1..4), any::<bool>())
-                .prop_map(|(key, values, not)| Requirement::In { key, values, not }),
+            (key.clone(), proptest::collection::vec(value, 1..4), any::<bool>()).prop_map(|(key, values, not)| Requirement::In {
+                key,
+                values,
+                not
+            }),
             (key, any::<bool>()).prop_map(|(key, not)| Requirement::Exists { key, not }),
             "[a-z*?-]{1,8}".prop_map(|value| Requirement::Equals { key: HOST.to_owned(), value, not: false }),
         ]

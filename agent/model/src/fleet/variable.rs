@@ -9,8 +9,33 @@ use crate::finding::Findings;
 
 /// Names that mean something else in a template.
 const RESERVED: [&str; 27] = [
-    "fleet", "facts", "labels", "host", "loop", "self", "super", "caller", "varargs", "kwargs", "range", "dict", "namespace", "debug",
-    "true", "false", "none", "True", "False", "None", "and", "or", "not", "in", "is", "if", "else",
+    "fleet",
+    "facts",
+    "labels",
+    "host",
+    "loop",
+    "self",
+    "super",
+    "caller",
+    "varargs",
+    "kwargs",
+    "range",
+    "dict",
+    "namespace",
+    "debug",
+    "true",
+    "false",
+    "none",
+    "True",
+    "False",
+    "None",
+    "and",
+    "or",
+    "not",
+    "in",
+    "is",
+    "if",
+    "else",
 ];
 
 /// One declared variable.
@@ -131,7 +156,11 @@ impl Variable<'_> {
         let name = brief(name);
         if !self.choices.is_empty() && !self.choices.contains(&value) {
             let choices: Vec<_> = self.choices.iter().take(20).map(ToString::to_string).collect();
-            findings.at_with(place, format!("{value} is not one of the choices for `{name}`"), format!("one of {}", choices.join(", ")));
+            findings.at_with(
+                place,
+                format!("{value} is not one of the choices for `{name}`"),
+                format!("one of {}", choices.join(", ")),
+            );
             return None;
         }
         let beyond = |bound: &Option<Value>, less: bool| {

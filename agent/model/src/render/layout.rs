@@ -65,7 +65,12 @@ pub(super) fn is_loaded(bundle: &Bundle, name: &ComponentName) -> bool {
 }
 
 /// Lays out one component.
-pub(super) fn lay_out<'b>(bundle: &'b Bundle, component: &Component<'b>, policy: &PathPolicy, findings: &mut Findings) -> Vec<Draft<'b>> {
+pub(super) fn lay_out<'b>(
+    bundle: &'b Bundle,
+    component: &Component<'b>,
+    policy: &PathPolicy,
+    findings: &mut Findings,
+) -> Vec<Draft<'b>> {
     let root = || "root".parse::<AccountName>().expect("because root is an account name");
     let mut drafts = Vec::new();
     for (file, rest, blob) in crate::fleet::component_folder(bundle, &component.name) {
@@ -160,7 +165,10 @@ fn locate(rest: &str, kind: BlobKind) -> Result<Option<(HostPath, Part)>, Wrong>
         }
     };
     if kind == BlobKind::Symlink && part != Part::Plain {
-        return wrong(format!("symlinks have no meaning in {folder}/"), "to mask or enable a unit, write a [[unit]] in component.toml");
+        return wrong(
+            format!("symlinks have no meaning in {folder}/"),
+            "to mask or enable a unit, write a [[unit]] in component.toml",
+        );
     }
     match format!("{directory}/{below}").parse::<HostPath>() {
         Ok(path) if folder == "files" => Ok(Some((path.clone(), plain_part(&path)?))),
@@ -174,7 +182,10 @@ fn locate(rest: &str, kind: BlobKind) -> Result<Option<(HostPath, Part)>, Wrong>
 fn plain_part(path: &HostPath) -> Result<Part, Wrong> {
     for (directory, folder) in [(UNIT_DIR, "systemd"), (QUADLET_DIR, "quadlet")] {
         if path.is_within(directory) {
-            return wrong(format!("what belongs into {directory} goes into the component's folder {folder}/"), format!("move it to {folder}/"));
+            return wrong(
+                format!("what belongs into {directory} goes into the component's folder {folder}/"),
+                format!("move it to {folder}/"),
+            );
         }
     }
     let is_conf = |directory: &str| path.parent().is_some_and(|p| p.as_str() == directory) && path.as_str().ends_with(".conf");
@@ -188,7 +199,10 @@ fn plain_part(path: &HostPath) -> Result<Part, Wrong> {
 
 fn conf_part(below: &str, part: Part) -> Result<Part, Wrong> {
     if below.contains('/') || !below.ends_with(".conf") || below == ".conf" {
-        return wrong("only files ending in .conf belong here, without sub-folders", "the programs that read them ignore all others");
+        return wrong(
+            "only files ending in .conf belong here, without sub-folders",
+            "the programs that read them ignore all others",
+        );
     }
     Ok(part)
 }
@@ -204,11 +218,17 @@ fn unit_part(below: &str) -> Result<Part, Wrong> {
         Some((folder, name)) => match folder.strip_suffix(".d") {
             Some(stem) if name.ends_with(".conf") && !name.contains('/') => {
                 if crate::names::UNIT_TYPES.contains(&stem) {
-                    return wrong(format!("drop-ins for every {stem} of the host are not supported"), "name the unit: <unit>.d/*.conf");
+                    return wrong(
+                        format!("drop-ins for every {stem} of the host are not supported"),
+                        "name the unit: <unit>.d/*.conf",
+                    );
                 }
                 Ok(Part::UnitDropIn(unit(stem)?))
             }
-            _ => wrong("in systemd/ there are only units and <unit>.d/*.conf", "what a target wants is said by the [Install] sections of units"),
+            _ => wrong(
+                "in systemd/ there are only units and <unit>.d/*.conf",
+                "what a target wants is said by the [Install] sections of units",
+            ),
         },
     }
 }
@@ -221,14 +241,22 @@ fn quadlet_part(below: &str) -> Result<Part, Wrong> {
         Some((folder, name)) => match folder.strip_suffix(".d") {
             Some(stem) if name.ends_with(".conf") && !name.contains('/') => {
                 if QUADLETS.contains(&stem) || stem.rsplit_once('.').is_some_and(|(stem, _)| stem.ends_with('-')) {
-                    return wrong("drop-ins for several Quadlet files at once are not supported", "name the file: <name>.container.d/*.conf");
+                    return wrong(
+                        "drop-ins for several Quadlet files at once are not supported",
+                        "name the file: <name>.container.d/*.conf",
+                    );
                 }
                 if !kind(stem) {
-                    return wrong(format!("`{}` is not a Quadlet file", brief(stem)), format!("it ends in one of {}", QUADLETS.join(", ")));
+                    return wrong(
+                        format!("`{}` is not a Quadlet file", brief(stem)),
+                        format!("it ends in one of {}", QUADLETS.join(", ")),
+                    );
                 }
                 Ok(Part::QuadletDropIn(stem.to_owned()))
             }
-            _ if kind(name) => wrong("Quadlet files lie directly in quadlet/", "Podman would read it under a name that trimtab does not expect"),
+            _ if kind(name) => {
+                wrong("Quadlet files lie directly in quadlet/", "Podman would read it under a name that trimtab does not expect")
+            }
             _ => Ok(Part::Plain),
         },
     }
@@ -278,10 +306,11 @@ fn except(component: &Component<'_>, drafts: &mut [Draft<'_>], findings: &mut Fi
 /// Whether a name is one of trimtab's own units (or their drop-in folders).
 pub(super) fn is_own_unit(name: &str) -> bool {
     let name = name.strip_suffix(".d").unwrap_or(name);
-    name.parse::<UnitName>().is_ok() && name.rsplit_once('.').is_some_and(|(stem, _)| {
-        let stem = stem.split('@').next().unwrap_or(stem);
-        stem == "trimtab" || stem.starts_with("trimtab-")
-    })
+    name.parse::<UnitName>().is_ok()
+        && name.rsplit_once('.').is_some_and(|(stem, _)| {
+            let stem = stem.split('@').next().unwrap_or(stem);
+            stem == "trimtab" || stem.starts_with("trimtab-")
+        })
 }
 
 fn is_allowed(draft: &Draft<'_>, policy: &PathPolicy, findings: &mut Findings) -> bool {
@@ -295,8 +324,15 @@ fn is_allowed(draft: &Draft<'_>, policy: &PathPolicy, findings: &mut Findings) -
         findings.at(draft.place, format!("{path} may not be managed: trimtab's own units are local"));
         return false;
     }
-    if draft.part == Part::Plain && (draft.path.is_within(UNIT_DIR) || matches!(draft.what, What::Symlink(_) | What::Directory) && draft.path.is_within(QUADLET_DIR)) {
-        findings.at_with(draft.place, format!("{path} lies among the units"), "units go into systemd/ and quadlet/, and their state into [[unit]]");
+    if draft.part == Part::Plain
+        && (draft.path.is_within(UNIT_DIR)
+            || matches!(draft.what, What::Symlink(_) | What::Directory) && draft.path.is_within(QUADLET_DIR))
+    {
+        findings.at_with(
+            draft.place,
+            format!("{path} lies among the units"),
+            "units go into systemd/ and quadlet/, and their state into [[unit]]",
+        );
         return false;
     }
     true

@@ -99,7 +99,11 @@ impl<'b> Pass<'b> {
                 entries: BTreeMap::new(),
                 units: units.units,
                 images: units.images,
-                components: choice.components.iter().map(|(name, c)| (name.clone(), c.depends.iter().map(|d| d.value.clone()).collect())).collect(),
+                components: choice
+                    .components
+                    .iter()
+                    .map(|(name, c)| (name.clone(), c.depends.iter().map(|d| d.value.clone()).collect()))
+                    .collect(),
             },
             contents: BTreeMap::new(),
         };
@@ -147,7 +151,8 @@ impl<'b> Pass<'b> {
             };
             total += content.as_ref().map_or(0, Vec::len);
             if total > MAX_TOTAL {
-                let message = format!("the files of this host come to more than {} MiB, at the latest with this one", MAX_TOTAL >> 20);
+                let message =
+                    format!("the files of this host come to more than {} MiB, at the latest with this one", MAX_TOTAL >> 20);
                 self.findings.at_with(draft.place, message, "large files are artifacts, not configuration");
                 break;
             }

@@ -41,10 +41,12 @@ pub(super) fn choose<'b>(bundle: &'b Bundle, host: &Host, findings: &mut Finding
     let mut labels = file.as_ref().map(|file| file.labels.clone()).unwrap_or_default();
     labels.extend(host.labels.clone());
     labels.insert(HOST.to_owned(), host.name.to_string());
-    let meant = |select: &Option<Located<'_, crate::fleet::selector::Selector>>| select.as_ref().is_some_and(|s| s.value.matches(&labels));
+    let meant =
+        |select: &Option<Located<'_, crate::fleet::selector::Selector>>| select.as_ref().is_some_and(|s| s.value.matches(&labels));
     let groups: Vec<usize> = (0..fleet.groups.len()).filter(|at| meant(&fleet.groups[*at].select)).collect();
 
-    let mut roots: BTreeSet<&ComponentName> = groups.iter().flat_map(|at| &fleet.groups[*at].components).map(|c| &c.value).collect();
+    let mut roots: BTreeSet<&ComponentName> =
+        groups.iter().flat_map(|at| &fleet.groups[*at].components).map(|c| &c.value).collect();
     let assigned = roots.clone();
     if let Some(file) = &file {
         roots.extend(file.components.iter().map(|c| &c.value));
@@ -125,8 +127,9 @@ fn judge_rings(components: &BTreeMap<ComponentName, Component<'_>>, findings: &m
         }
         let ring = &trail[trail.iter().position(|(name, _)| *name == at).unwrap_or(0)..];
         let names: Vec<_> = ring.iter().map(|(name, _)| name.as_str()).chain([at.as_str()]).take(12).collect();
-        let mut finding = Finding::new(format!("components need each other in a ring: {}", names.join(" → ")), ring[0].1.place.spot(""))
-            .help("take one `depends` out of the ring");
+        let mut finding =
+            Finding::new(format!("components need each other in a ring: {}", names.join(" → ")), ring[0].1.place.spot(""))
+                .help("take one `depends` out of the ring");
         for (_, need) in ring.iter().skip(1).take(10) {
             finding = finding.also(need.place.spot("and here"));
         }
@@ -205,7 +208,12 @@ fn resolve(
 /// A value was refused, and the finding is made.
 struct Judged;
 
-fn resolve_one(name: &str, variable: &Variable<'_>, layers: &[Layer<'_, '_>], findings: &mut Findings) -> Result<Option<Value>, Judged> {
+fn resolve_one(
+    name: &str,
+    variable: &Variable<'_>,
+    layers: &[Layer<'_, '_>],
+    findings: &mut Findings,
+) -> Result<Option<Value>, Judged> {
     let mut value = variable.default.clone();
     let mut sound = true;
     for (counts, layer) in layers {
@@ -227,8 +235,14 @@ fn resolve_one(name: &str, variable: &Variable<'_>, layers: &[Layer<'_, '_>], fi
 fn missing(name: &str, place: Place<'_>, owner: &Owner<'_>, findings: &mut Findings) {
     let host = &owner.host.name;
     let (message, table) = match owner.component {
-        Some(component) => (format!("`{component}` needs a value for `{name}` on the host {host}, and there is none"), format!("set.{component}")),
+        Some(component) => {
+            (format!("`{component}` needs a value for `{name}` on the host {host}, and there is none"), format!("set.{component}"))
+        }
         None => (format!("the fleet variable `{name}` has no value on the host {host}"), "set".to_owned()),
     };
-    findings.at_with(place, message, format!("give it a `default`, or a value under [{table}] in hosts/{host}.toml or [group.{table}] in fleet.toml"));
+    findings.at_with(
+        place,
+        message,
+        format!("give it a `default`, or a value under [{table}] in hosts/{host}.toml or [group.{table}] in fleet.toml"),
+    );
 }

@@ -135,7 +135,11 @@ impl Engine {
         match rendered {
             Ok(()) => Some(out.bytes),
             Err(_) if out.full => {
-                findings.at_with(Place::file(file), format!("it renders to more than {} MiB", MAX_OUTPUT >> 20), "look for a loop that repeats too much");
+                findings.at_with(
+                    Place::file(file),
+                    format!("it renders to more than {} MiB", MAX_OUTPUT >> 20),
+                    "look for a loop that repeats too much",
+                );
                 None
             }
             Err(error) => {
@@ -149,7 +153,11 @@ impl Engine {
 fn template_text<'t>(file: &str, bytes: &'t [u8], findings: &mut Findings) -> Option<&'t str> {
     let text = std::str::from_utf8(bytes).ok();
     if text.is_none() {
-        findings.at_with(Place::file(file), "a template must be UTF-8 text, and this is not", "take the ending .j2 off its name if it is not a template");
+        findings.at_with(
+            Place::file(file),
+            "a template must be UTF-8 text, and this is not",
+            "take the ending .j2 off its name if it is not a template",
+        );
     }
     text
 }
@@ -167,7 +175,9 @@ fn tell(error: &Error, file: &str, text: &str, names: &[String], findings: &mut 
     let detail = error.detail().map(brief).unwrap_or_default();
     let (message, help) = match error.kind() {
         ErrorKind::UndefinedError => undefined(source, names),
-        ErrorKind::OutOfFuel => (format!("this template was ended after {FUEL} steps"), "look for a loop that repeats too much".to_owned()),
+        ErrorKind::OutOfFuel => {
+            (format!("this template was ended after {FUEL} steps"), "look for a loop that repeats too much".to_owned())
+        }
         ErrorKind::TemplateNotFound | ErrorKind::BadInclude => {
             ("a template cannot include or import another".to_owned(), "use a variable for what several files share".to_owned())
         }

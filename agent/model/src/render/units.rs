@@ -190,10 +190,20 @@ impl<'r> Builder<'r, '_> {
         }
         if let Some(first) = self.defines.get(&unit) {
             let first = Place::file(self.files[*first].draft.place.file);
-            self.findings.at_both(place, format!("{unit} is defined twice"), first, "", "a unit has one file; additions go into <unit>.d/");
+            self.findings.at_both(
+                place,
+                format!("{unit} is defined twice"),
+                first,
+                "",
+                "a unit has one file; additions go into <unit>.d/",
+            );
             return;
         }
-        let role = if matches!(self.files[path].draft.part, Part::Quadlet(_)) { Role::Quadlet(unit.clone()) } else { Role::Unit(unit.clone()) };
+        let role = if matches!(self.files[path].draft.part, Part::Quadlet(_)) {
+            Role::Quadlet(unit.clone())
+        } else {
+            Role::Unit(unit.clone())
+        };
         self.made.roles.insert(path.clone(), role);
         self.defines.insert(unit, path);
     }
@@ -204,7 +214,11 @@ impl<'r> Builder<'r, '_> {
                 if is_own_unit(unit.as_str()) {
                     self.findings.at(rule.place, format!("{unit} may not be managed: trimtab's own units are local"));
                 } else if unit.is_template() {
-                    self.findings.at_with(rule.place, format!("{unit} is a template, which never runs"), "name an instance, e.g. x@one.service");
+                    self.findings.at_with(
+                        rule.place,
+                        format!("{unit} is a template, which never runs"),
+                        "name an instance, e.g. x@one.service",
+                    );
                 } else if let Some((other, first)) = self.rules.get(unit) {
                     let message = format!("{unit} is claimed by `{other}` and by `{name}`");
                     self.findings.at_both(rule.place, message, first.place, "the first claim", "a unit belongs to one component");
@@ -247,7 +261,9 @@ impl<'r> Builder<'r, '_> {
         };
         let origin = match (own.or(order.first().copied()), rule) {
             (Some(path), _) => super::origin(&self.files[path].draft),
-            (None, Some((component, rule))) => Origin { component: component.clone(), file: rule.place.file.to_owned(), line: rule.place.line() },
+            (None, Some((component, rule))) => {
+                Origin { component: component.clone(), file: rule.place.file.to_owned(), line: rule.place.line() }
+            }
             (None, None) => return,
         };
         let definition: BTreeSet<HostPath> = definition.into_iter().cloned().collect();
@@ -353,7 +369,11 @@ impl<'r> Builder<'r, '_> {
         for (image, line) in &inputs.images {
             if !image.contains("@sha256:") {
                 let message = format!("the image `{}` is not pinned by a digest", crate::fleet::read::brief(image));
-                self.warnings.at_with(Place::file(&origin.file), message, "write name@sha256:…, so that every host runs the same bytes");
+                self.warnings.at_with(
+                    Place::file(&origin.file),
+                    message,
+                    "write name@sha256:…, so that every host runs the same bytes",
+                );
             }
             let origin = Origin { line: *line, ..origin.clone() };
             self.made.images.entry(image.clone()).or_insert(origin);
@@ -362,7 +382,9 @@ impl<'r> Builder<'r, '_> {
 
     /// An image that a `.build` makes here is not pulled from anywhere.
     fn drop_built_images(&mut self) {
-        for part in self.texts.values().filter(|part| matches!(&part.ready.draft.part, Part::Quadlet(file) if file.ends_with(".build"))) {
+        for part in
+            self.texts.values().filter(|part| matches!(&part.ready.draft.part, Part::Quadlet(file) if file.ends_with(".build")))
+        {
             for tag in part.text.values("Build", "ImageTag") {
                 self.made.images.remove(&tag.value);
             }

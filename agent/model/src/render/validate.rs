@@ -11,7 +11,7 @@ use super::{Pass, resolve};
 use crate::bundle::Bundle;
 use crate::facts::{Facts, Host, OsRelease, PathPolicy};
 use crate::finding::Findings;
-use crate::fleet::read::{Place, did_you_mean};
+use crate::fleet::read::Place;
 use crate::fleet::selector::{HOST, Requirement, Selector};
 use crate::fleet::{Component, FleetFile, HostFile};
 use crate::names::{ComponentName, HostName};
@@ -107,20 +107,17 @@ fn host_names(bundle: &Bundle, errors: &mut Findings) -> Vec<HostName> {
         match file.strip_suffix(".toml").map(str::parse::<HostName>) {
             Some(Ok(name)) => names.push(name),
             Some(Err(error)) => errors.at(Place::file(path.as_str()), format!("this cannot be the name of a host: {}", error.why)),
-            None => errors.at_with(Place::file(path.as_str()), "this file means nothing in hosts/", "a host's file is hosts/<name>.toml"),
+            None => errors.at_with(
+                Place::file(path.as_str()),
+                "this file means nothing in hosts/",
+                "a host's file is hosts/<name>.toml",
+            ),
         }
     }
     names
 }
 
 fn top_level(bundle: &Bundle, report: &mut Report) {
-    let folders: BTreeSet<&str> = bundle.files.keys().filter_map(|path| path.as_str().split_once('/')).map(|(top, _)| top).collect();
-    for folder in folders {
-        let near = did_you_mean(folder, ["components", "hosts"]);
-        if !near.is_empty() {
-            report.warnings.at_with(Place::file(folder), format!("the folder `{folder}` is not read"), near);
-        }
-    }
     for path in bundle.files.keys() {
         // Folders directly under components/ are components; a file there would be ignored.
         if let Some(rest) = path.as_str().strip_prefix("components/")

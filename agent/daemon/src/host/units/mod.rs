@@ -114,7 +114,7 @@ impl UnitError {
     }
 
     /// systemd knows no such unit (file).
-    fn is_absent(&self) -> bool {
+    pub fn is_absent(&self) -> bool {
         let names = ["org.freedesktop.systemd1.NoSuchUnit", "org.freedesktop.DBus.Error.FileNotFound"];
         matches!(self, Self::Refused { name, .. } if names.contains(&name.as_str()))
     }

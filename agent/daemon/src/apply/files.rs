@@ -1,0 +1,241 @@
+//! Files: staged all together, written down, switched all together; and what leaves, given back.
+
+use std::io::{self, Read};
+
+use trimtab_model::desired::{FileState, Node};
+use trimtab_model::digest::Digest;
+use trimtab_model::ledger::Before;
+use trimtab_model::names::HostPath;
+use trimtab_model::plan::{Action, Cause};
+
+use super::{Kept, NotBegun, Outcome, Pass, chain};
+use crate::host::observe;
+use crate::host::place::{Batch, New, NewNode, PlaceError, Staged};
+
+/// What somebody wrote over a managed file is kept up to this size.
+const KEEP_LIMIT: u64 = 4 << 20;
+
+impl Pass<'_> {
+    /// Stages, backs up, writes down the intent, switches. An error: nothing of this round was switched.
+    pub(super) fn round(&mut self, puts: &[usize]) -> Result<(), NotBegun> {
+        self.require_room(puts)?;
+        let mut batch = Batch::new(&self.machine.root);
+        let mut staged: Vec<(usize, Staged)> = Vec::new();
+        for &at in puts {
+            if self.skip(at) {
+                continue;
+            }
+            match self.stage(at, &mut batch).and_then(|one| self.keep_before(at).map(|()| one)) {
+                Ok(one) => staged.push((at, one)),
+                Err(outcome) => self.ended(at, outcome),
+            }
+        }
+        if let Err(error) = batch.sync_staged() {
+            let message = chain(&error);
+            for (at, _) in staged.drain(..) {
+                self.ended(at, Outcome::Failed { message: message.clone() });
+            }
+        }
+        self.ledger.made.extend(batch.made().cloned());
+        self.intend(&staged);
+        if let Err(error) = self.store.save_ledger(self.ledger) {
+            drop(staged);
+            let mut made: Vec<HostPath> = batch.made().cloned().collect();
+            made.reverse();
+            for path in made {
+                // Best effort: an empty directory left behind is not worth a second error.
+                let _ = batch.prune(&path);
+            }
+            return Err(NotBegun::Unsaved(error));
+        }
+        for (at, one) in staged {
+            if !self.skip(at) {
+                self.switch(at, one, &mut batch);
+            }
+        }
+        if let Err(error) = batch.finish() {
+            // The renames happened but may not outlive a power cut; the ledger on disk still calls them pending, and so it is left.
+            self.applied.remarks.push(format!("what was written may be lost in a power cut: {}", chain(&error)));
+            for &at in puts {
+                if self.outcomes[at] == Some(Outcome::Done) {
+                    self.outcomes[at] = Some(Outcome::Failed { message: chain(&error) });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn require_room(&self, puts: &[usize]) -> Result<(), NotBegun> {
+        let backup = |at: &usize| match &self.plan.steps[*at].action {
+            Action::Put { before: Some(Before::Original { node: Node::File { size, .. }, .. }), .. } => *size,
+            _ => 0,
+        };
+        self.store.require(puts.iter().map(backup).sum()).map_err(NotBegun::Unsaved)
+    }
+
+    fn stage(&mut self, at: usize, batch: &mut Batch) -> Result<Staged, Outcome> {
+        let Action::Put { path, .. } = &self.plan.steps[at].action else { return Err(unplanned()) };
+        let Some(entry) = self.wanted.entries.get(path) else { return Err(unplanned()) };
+        let (uid, gid) = self.owner(&entry.state)?;
+        let bytes;
+        let node = match &entry.state.node {
+            Node::File { digest, .. } => {
+                bytes = (self.contents)(*digest).map_err(|error| failed(&error))?;
+                // Whoever handed over the content is not believed either: what is written down is this digest.
+                if Digest::of(&bytes) != *digest {
+                    let message =
+                        "the content at hand is not the wanted one (its digest differs); it is rendered anew in the next pass";
+                    return Err(Outcome::Failed { message: message.to_owned() });
+                }
+                NewNode::File(&bytes)
+            }
+            Node::Symlink { target } => NewNode::Symlink(target),
+            Node::Directory => NewNode::Directory,
+        };
+        batch.stage(path, New { node, mode: entry.state.mode, uid, gid }).map_err(|error| placed(&error))
+    }
+
+    fn owner(&mut self, state: &FileState) -> Result<(u32, u32), Outcome> {
+        let missing = |what: &str, name: &str| Outcome::Failed {
+            message: format!("{what} {name} does not exist on this host; declare it in the component's sysusers/ folder"),
+        };
+        let accounts = &mut self.machine.accounts;
+        let uid = accounts.user(state.owner.as_str()).ok_or_else(|| missing("user", state.owner.as_str()))?;
+        let gid = accounts.group(state.group.as_str()).ok_or_else(|| missing("group", state.group.as_str()))?;
+        Ok((uid, gid))
+    }
+
+    /// What is about to be replaced goes to the store: the operator's original, to be given back one day; drift, to be looked at.
+    fn keep_before(&mut self, at: usize) -> Result<(), Outcome> {
+        let step = &self.plan.steps[at];
+        let Action::Put { path, before, .. } = &step.action else { return Ok(()) };
+        match before {
+            Some(Before::Original { node: Node::File { digest, .. }, .. }) => {
+                let mut from = observe::open(&self.machine.root, path).map_err(|error| failed(&error))?;
+                let kept = self.store.put_file(&mut from).map_err(|error| failed(&error))?;
+                if kept == *digest {
+                    return Ok(());
+                }
+                Err(Outcome::Raced { message: format!("{path} was changed while it was backed up; the next pass looks again") })
+            }
+            Some(_) => Ok(()),
+            None => {
+                self.keep_drift(path, step.cause);
+                Ok(())
+            }
+        }
+    }
+
+    /// Never a reason to leave drift in place: what cannot be kept is told and overwritten.
+    fn keep_drift(&mut self, path: &HostPath, cause: Cause) {
+        if !matches!(cause, Cause::Drift | Cause::UpdateAndDrift) {
+            return;
+        }
+        let Ok(file) = observe::open(&self.machine.root, path) else { return };
+        if file.metadata().is_ok_and(|meta| meta.len() > KEEP_LIMIT) {
+            self.applied.remarks.push(format!("what stood at {path} is larger than {KEEP_LIMIT} bytes and was not kept"));
+            return;
+        }
+        match self.store.put_file(&mut file.take(KEEP_LIMIT)) {
+            Ok(digest) if !self.is_ours(path, digest) => self.applied.kept.push(Kept { path: path.clone(), digest }),
+            Ok(_) => {}
+            Err(error) => self.applied.remarks.push(format!("what stood at {path} could not be kept: {}", chain(&error))),
+        }
+    }
+
+    /// Only its mode or owner drifted: its content is what we wrote, and nothing of anybody's is lost.
+    fn is_ours(&self, path: &HostPath, digest: Digest) -> bool {
+        let owned = self.ledger.entries.get(path);
+        owned.is_some_and(|owned| matches!(owned.state.node, Node::File { digest: ours, .. } if ours == digest))
+    }
+
+    fn intend(&mut self, staged: &[(usize, Staged)]) {
+        for (at, _) in staged {
+            let step = &self.plan.steps[*at];
+            if let Action::Put { path, before, .. } = &step.action
+                && self.failures.because(step.component.as_ref()).is_none()
+            {
+                self.own(path, before.clone(), true);
+            }
+        }
+        self.intend_units();
+    }
+
+    fn switch(&mut self, at: usize, staged: Staged, batch: &mut Batch) {
+        let Action::Put { expected, .. } = &self.plan.steps[at].action else { return };
+        let outcome = match batch.switch(staged, *expected) {
+            Ok(_) => Outcome::Done,
+            Err(error) => placed(&error),
+        };
+        self.ended(at, outcome);
+    }
+
+    /// A path that leaves: removed, or what stood there before is put back.
+    pub(super) fn give_back(&mut self, at: usize, batch: &mut Batch) {
+        if self.skip(at) {
+            return;
+        }
+        let step = &self.plan.steps[at];
+        let (Action::Remove { path, .. } | Action::Restore { path, .. }) = &step.action else { return };
+        self.keep_drift(path, step.cause);
+        let outcome = match &step.action {
+            Action::Remove { expected, .. } => batch.remove(path, *expected).map(drop).map_err(|error| placed(&error)),
+            Action::Restore { expected, before, .. } => self.content_of(before).and_then(|mut content| {
+                batch.restore(path, before, &mut *content, *expected).map(drop).map_err(|error| placed(&error))
+            }),
+            _ => Ok(()),
+        };
+        match outcome {
+            Ok(()) => {
+                self.ledger.entries.remove(path);
+                self.prune(path, batch);
+                self.ended(at, Outcome::Done);
+            }
+            Err(outcome) => self.ended(at, outcome),
+        }
+    }
+
+    fn content_of(&self, before: &Before) -> Result<Box<dyn Read>, Outcome> {
+        match before {
+            Before::Original { node: Node::File { digest, .. }, .. } => {
+                Ok(Box::new(self.store.open_blob(digest).map_err(|error| failed(&error))?))
+            }
+            _ => Ok(Box::new(io::empty())),
+        }
+    }
+
+    /// Directories that were made on the way to a path go with the last thing in them.
+    fn prune(&mut self, path: &HostPath, batch: &mut Batch) {
+        let mut above = path.parent();
+        while let Some(folder) = above {
+            if !self.ledger.made.contains(&folder) || !matches!(batch.prune(&folder), Ok(true)) {
+                return;
+            }
+            self.ledger.made.remove(&folder);
+            above = folder.parent();
+        }
+    }
+
+    /// Paths that were gone already leave their directories behind as well.
+    pub(super) fn prune_dropped(&mut self, batch: &mut Batch) {
+        for note in &self.plan.bookkeeping {
+            if let trimtab_model::plan::Note::Drop { path } = note {
+                self.prune(path, batch);
+            }
+        }
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> Outcome {
+    Outcome::Failed { message: chain(error) }
+}
+
+fn placed(error: &PlaceError) -> Outcome {
+    let message = chain(error);
+    if matches!(error, PlaceError::Raced { .. }) { Outcome::Raced { message } } else { Outcome::Failed { message } }
+}
+
+/// A plan that was made from another desired state than the one at hand.
+fn unplanned() -> Outcome {
+    Outcome::Failed { message: "the plan and the desired state do not belong together; this is a fault in trimtab".to_owned() }
+}

@@ -1,0 +1,136 @@
+//! The ledger's part of carrying out a plan: what is about to be done before it is done, and what was done after it.
+//!
+//! The model of this is `trimtab_model::plan`'s own test host, whose crash tests hold for what is written here.
+
+use trimtab_model::desired::{Node, Role};
+use trimtab_model::ledger::{Before, Owned, OwnedUnit};
+use trimtab_model::names::{HostPath, UnitName};
+use trimtab_model::plan::{Action, Note, Was};
+
+use super::{Outcome, Pass, chain};
+
+impl Pass<'_> {
+    /// The edits that go with no step, and each unit's entry. Paths that turn out to be as wanted stay pending until the end if they were.
+    pub(super) fn note(&mut self) {
+        for note in &self.plan.bookkeeping {
+            match note {
+                Note::Adopt { path, before } => self.adopt(path, before),
+                Note::Confirm { path } => {
+                    let pending = self.ledger.entries.get(path).is_some_and(|owned| owned.pending);
+                    self.own(path, None, pending);
+                }
+                Note::Drop { path } => drop(self.ledger.entries.remove(path)),
+                Note::Unit { unit, was, .. } => self.manage(unit, *was),
+            }
+        }
+    }
+
+    /// What stood there is the same as what is wanted, but the wanted may change and the original must still be given back one day.
+    fn adopt(&mut self, path: &HostPath, before: &Before) {
+        if let Before::Original { node: Node::File { digest, .. }, .. } = before {
+            let bytes = (self.contents)(*digest);
+            let kept =
+                bytes.map_err(|error| error.to_string()).and_then(|bytes| self.store.put(&bytes).map_err(|error| chain(&error)));
+            if let Err(why) = kept {
+                // Without its content it could not be given back; not owned, it is looked at again in the next pass.
+                self.applied.remarks.push(format!("file {path} is as wanted but cannot be kept in mind yet: {why}"));
+                return;
+            }
+        }
+        self.own(path, Some(before.clone()), false);
+    }
+
+    /// Makes or renews the entry of a path from what is wanted.
+    pub(super) fn own(&mut self, path: &HostPath, before: Option<Before>, pending: bool) {
+        let Some(want) = self.wanted.entries.get(path) else { return };
+        let before = before.or_else(|| self.ledger.entries.get(path).map(|owned| owned.before.clone())).unwrap_or(Before::Absent);
+        let owned = Owned { state: want.state.clone(), role: want.role.clone(), before, pending, origin: want.origin.clone() };
+        self.ledger.entries.insert(path.clone(), owned);
+    }
+
+    fn manage(&mut self, unit: &UnitName, was: Option<Was>) {
+        let Some(want) = self.wanted.units.get(unit) else { return };
+        let owned = self.ledger.units.entry(unit.clone()).or_insert_with(|| OwnedUnit {
+            was_enabled: was.map(|was| was.enabled),
+            was_active: was.map(|was| was.active),
+            was_masked: was.is_some_and(|was| was.masked),
+            enabled: None,
+            active: None,
+            inputs: None,
+            generated: want.generated,
+            origin: want.origin.clone(),
+        });
+        owned.generated = want.generated;
+    }
+
+    /// Units that are about to get new input run with old input until they got it, also when the agent dies in between.
+    pub(super) fn intend_units(&mut self) {
+        for step in &self.plan.steps {
+            if let Action::Start { unit } | Action::Restart { unit } | Action::Reload { unit } = &step.action
+                && self.failures.because(step.component.as_ref()).is_none()
+                && let Some(owned) = self.ledger.units.get_mut(unit)
+            {
+                owned.inputs = None;
+            }
+        }
+    }
+
+    /// The unit was just started, restarted or reloaded: it has read what is there now.
+    pub(super) fn has_read(&mut self, unit: &UnitName) {
+        if let (Some(want), Some(owned)) = (self.wanted.units.get(unit), self.ledger.units.get_mut(unit)) {
+            owned.inputs = Some(self.wanted.inputs(want));
+        }
+    }
+
+    /// What was done is no longer pending, and what was told is what the next pass judges drift by.
+    pub(super) fn settle(&mut self) {
+        let mut done: Vec<&HostPath> = Vec::new();
+        for (at, step) in self.plan.steps.iter().enumerate() {
+            if let (Action::Put { path, .. }, Some(Outcome::Done)) = (&step.action, &self.outcomes[at]) {
+                done.push(path);
+            }
+        }
+        for note in &self.plan.bookkeeping {
+            match note {
+                Note::Confirm { path } => done.push(path),
+                Note::Unit { unit, settled, .. } => self.settle_unit(unit, *settled),
+                Note::Adopt { .. } | Note::Drop { .. } => {}
+            }
+        }
+        for path in done {
+            let Some(owned) = self.ledger.entries.get_mut(path) else { continue };
+            let unread = self.reload_failed && matches!(owned.role, Role::Unit(_) | Role::Quadlet(_));
+            owned.pending = owned.pending && (unread || self.appliers_failed.contains(&owned.role));
+        }
+        let owned = &self.ledger.entries;
+        self.ledger.made.retain(|path| !owned.contains_key(path));
+    }
+
+    fn settle_unit(&mut self, unit: &UnitName, settled: bool) {
+        let Some(want) = self.wanted.units.get(unit) else { return };
+        let about = |action: &Action| match action {
+            Action::Enable { unit: other }
+            | Action::Disable { unit: other }
+            | Action::Mask { unit: other }
+            | Action::Unmask { unit: other }
+            | Action::Stop { unit: other, .. }
+            | Action::Start { unit: other }
+            | Action::Restart { unit: other }
+            | Action::Reload { unit: other } => other == unit,
+            _ => false,
+        };
+        let mut own = self.plan.steps.iter().zip(&self.outcomes).filter(|(step, _)| about(&step.action));
+        if !own.all(|(_, outcome)| matches!(outcome, Some(Outcome::Done))) {
+            return;
+        }
+        // A unit without steps whose files could not be written has not settled either.
+        let held = settled && self.failures.because(Some(&want.origin.component)).is_some();
+        let inputs = self.wanted.inputs(want);
+        if let Some(owned) = self.ledger.units.get_mut(unit) {
+            (owned.enabled, owned.active, owned.origin) = (want.enabled, want.active, want.origin.clone());
+            if settled && !held {
+                owned.inputs = Some(inputs);
+            }
+        }
+    }
+}
