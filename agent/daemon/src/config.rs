@@ -198,7 +198,8 @@ mod tests {
 
     #[test]
     fn durations_need_a_unit() {
-        let with = |interval: &str| Settings::parse(&format!("[source]\nurl = \"https://x/y.git\"\n[agent]\ninterval = {interval}\n"));
+        let with =
+            |interval: &str| Settings::parse(&format!("[source]\nurl = \"https://x/y.git\"\n[agent]\ninterval = {interval}\n"));
         assert_eq!(with("\"5min\"").unwrap().agent.interval, Duration::from_secs(300));
         for bad in ["\"5\"", "5", "\"0s\"", "\"10ms\"", "\"30days\"", "\"soon\""] {
             assert!(with(bad).is_err(), "{bad}");

@@ -99,7 +99,9 @@ fn explain(places: &Places, args: &Args, trust: &TrustConfig) -> String {
 
 /// The public key itself, from a file or as it stands.
 fn read_key(given: &str) -> Result<String, String> {
-    let is_key = |text: &str| text.split(' ').next().is_some_and(|kind| kind.starts_with("ssh-") || kind.starts_with("ecdsa-") || kind.starts_with("sk-"));
+    let is_key = |text: &str| {
+        text.split(' ').next().is_some_and(|kind| kind.starts_with("ssh-") || kind.starts_with("ecdsa-") || kind.starts_with("sk-"))
+    };
     if is_key(given) && given.contains(' ') {
         return Ok(given.trim().to_owned());
     }

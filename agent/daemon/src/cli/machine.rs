@@ -177,6 +177,9 @@ pub(super) fn sync(places: &Places, args: &SyncArgs) -> ExitCode {
             }
         }
     }
-    complain(&format!("no pass ended within {}; `journalctl -u trimtab` tells what it is doing", humantime::format_duration(args.timeout)));
+    complain(&format!(
+        "no pass ended within {}; `journalctl -u trimtab` tells what it is doing",
+        humantime::format_duration(args.timeout)
+    ));
     ExitCode::from(75)
 }

@@ -37,7 +37,9 @@ enum Command {
     #[command(after_help = "Example:\n  trimtab demo --keep")]
     Demo(demo::Args),
     /// Enrol this host: write /etc/trimtab/agent.toml and trust.toml from a URL and a public key.
-    #[command(after_help = "Example:\n  trimtab init --url https://git.example.org/fleet.git --key ~/.ssh/id_ed25519.pub --label role=kiosk")]
+    #[command(
+        after_help = "Example:\n  trimtab init --url https://git.example.org/fleet.git --key ~/.ssh/id_ed25519.pub --label role=kiosk"
+    )]
     Init(init::Args),
     /// Run the agent: poll, prove, converge, repair, until it is told to stop.
     #[command(after_help = "Example:\n  systemctl enable --now trimtab    (it runs `trimtab agent`)")]
@@ -100,7 +102,10 @@ pub fn main() -> ExitCode {
         Command::Render(args) => repository::render(&args),
         Command::Version(json) => version(json),
         Command::Courier { config, cache } => crate::courier::run_as_process(&config, &cache.unwrap_or_else(|| places.cache())),
-        Command::RenderWorker => crate::render::run_as_process(),
+        Command::RenderWorker => match crate::render::worker(std::io::stdin().lock(), std::io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, 1),
+        },
     }
 }
 

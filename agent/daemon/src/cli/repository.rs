@@ -158,7 +158,9 @@ pub(super) fn validate(args: &ValidateArgs) -> ExitCode {
         return refuse(&report.errors, args.json);
     }
     if args.json {
-        return print_json(&serde_json::json!({ "ok": true, "components": bundle.components, "hosts": report.hosts, "warnings": report.warnings }));
+        return print_json(
+            &serde_json::json!({ "ok": true, "components": bundle.components, "hosts": report.hosts, "warnings": report.warnings }),
+        );
     }
     let mut text = String::new();
     for warning in &report.warnings.list {

@@ -92,7 +92,15 @@ mod tests {
     #[test]
     fn history_keeps_what_happened_and_not_the_quiet() {
         let mut history = History::default();
-        let outcomes = [Outcome::Converged, Outcome::Unchanged, Outcome::Held, Outcome::Held, Outcome::Held, Outcome::Unchanged, Outcome::Converged];
+        let outcomes = [
+            Outcome::Converged,
+            Outcome::Unchanged,
+            Outcome::Held,
+            Outcome::Held,
+            Outcome::Held,
+            Outcome::Unchanged,
+            Outcome::Converged,
+        ];
         for (number, outcome) in outcomes.into_iter().enumerate() {
             history.record(&pass(number as u64, outcome));
         }

@@ -8,23 +8,22 @@ use trimtab_model::plan::{Plan, plan};
 use trimtab_model::report::{Failure, Outcome, Pass, Wake};
 
 use super::{Cycle, Wanted, worsen};
-use crate::host::command::Runner;
 use crate::host::{images, observe};
 use crate::log::chain;
 
 impl Cycle {
     /// Looks at everything that is wanted or owned, and plans.
     pub(super) async fn plan(&mut self, wanted: &Wanted, wake: Wake, pass: &mut Pass) -> Plan {
-        let mut observed = Observed { has_units: self.systemd.is_some(), ..Observed::default() };
-        self.accounts.refresh();
+        let mut observed = Observed { has_units: self.machine.systemd.is_some(), ..Observed::default() };
+        self.machine.accounts.refresh();
         for entry in wanted.desired.entries.values() {
             let state = &entry.state;
             if !observed.users.contains_key(state.owner.as_str()) {
-                let id = self.accounts.user(state.owner.as_str());
+                let id = self.machine.accounts.user(state.owner.as_str());
                 observed.users.insert(state.owner.to_string(), id);
             }
             if !observed.groups.contains_key(state.group.as_str()) {
-                let id = self.accounts.group(state.group.as_str());
+                let id = self.machine.accounts.group(state.group.as_str());
                 observed.groups.insert(state.group.to_string(), id);
             }
         }
@@ -32,21 +31,21 @@ impl Cycle {
         for owned in self.ledger.entries.values() {
             let state = &owned.state;
             if !observed.users.contains_key(state.owner.as_str()) {
-                observed.users.insert(state.owner.to_string(), self.accounts.user(state.owner.as_str()));
+                observed.users.insert(state.owner.to_string(), self.machine.accounts.user(state.owner.as_str()));
             }
             if !observed.groups.contains_key(state.group.as_str()) {
-                observed.groups.insert(state.group.to_string(), self.accounts.group(state.group.as_str()));
+                observed.groups.insert(state.group.to_string(), self.machine.accounts.group(state.group.as_str()));
             }
         }
         let paths: BTreeSet<&HostPath> = wanted.desired.entries.keys().chain(self.ledger.entries.keys()).collect();
-        observed.entries = observe::observe(&self.root, paths);
+        observed.entries = observe::observe(&self.machine.root, paths);
         self.units(wanted, &mut observed, pass).await;
         self.images(wanted, wake, &mut observed, pass).await;
         plan(&wanted.desired, &observed, &self.ledger)
     }
 
     async fn units(&mut self, wanted: &Wanted, observed: &mut Observed, pass: &mut Pass) {
-        let Some(systemd) = &self.systemd else { return };
+        let Some(systemd) = &self.machine.systemd else { return };
         let names: BTreeSet<&UnitName> = wanted.desired.units.keys().chain(self.ledger.units.keys()).collect();
         if names.is_empty() {
             return;
@@ -74,7 +73,7 @@ impl Cycle {
             observed.images = all();
             return;
         }
-        match images::present(wanted.desired.images.keys().map(String::as_str), &self.runner()).await {
+        match images::present(wanted.desired.images.keys().map(String::as_str), &self.machine.runner).await {
             Ok(present) => {
                 self.images_known = (present.len() == wanted.desired.images.len()).then_some(digest);
                 observed.images = present;
@@ -84,13 +83,6 @@ impl Cycle {
                 pass.failures.push(Failure { resource: "images".to_owned(), message: chain(&error), skipped: false });
                 worsen(pass, Outcome::Partial);
             }
-        }
-    }
-
-    pub(super) fn runner(&self) -> Runner {
-        match &self.systemd {
-            Some(systemd) => Runner::Systemd(systemd.clone()),
-            None => Runner::Child,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! What is kept in memory between passes is small: the desired state (contents lie in the store as blobs), the ledger, and one connection
 //! to systemd.
 
+mod carry;
 mod history;
 mod look;
 mod open;
@@ -23,10 +24,8 @@ use trimtab_model::ledger::Ledger;
 use trimtab_model::plan::Plan;
 use trimtab_model::report::{Failure, Outcome, Pass, Wake};
 
+use crate::apply::Machine;
 use crate::config::{Places, Settings};
-use crate::host::accounts::Accounts;
-use crate::host::root::Root;
-use crate::host::units::Systemd;
 use crate::log::chain;
 use crate::store::Store;
 use crate::trust::Class;
@@ -55,8 +54,7 @@ pub struct Cycle {
     places: Places,
     program: PathBuf,
     hold: Hold,
-    root: Root,
-    accounts: Accounts,
+    machine: Machine,
     host: Host,
     inputs: Digest,
     store: Store,
@@ -65,7 +63,6 @@ pub struct Cycle {
     trust_state: Option<TrustState>,
     current: Option<Current>,
     refused: Option<Refused>,
-    systemd: Option<std::sync::Arc<Systemd>>,
     /// The desired state whose images are known to be in local storage: asking Podman costs a process.
     images_known: Option<Digest>,
     history: History,
@@ -106,7 +103,7 @@ impl Cycle {
         let mut pass = looked.pass;
         pass.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.conclude(&mut pass);
-        if let Some(systemd) = &self.systemd {
+        if let Some(systemd) = &self.machine.systemd {
             systemd.rest();
         }
         pass
@@ -222,7 +219,8 @@ impl Cycle {
             }
             Answer::Refused { verdict, commit } => {
                 pass.trust.verdict = verdict.code().to_owned();
-                pass.trust.message = verdict.cause().map_or_else(|| verdict.to_string(), |cause| format!("{verdict}: {}", chain(cause)));
+                pass.trust.message =
+                    verdict.cause().map_or_else(|| verdict.to_string(), |cause| format!("{verdict}: {}", chain(cause)));
                 self.history.attempted(&commit);
                 worsen(pass, outcome_of(verdict.class().unwrap_or(Class::Hold)));
                 if pass.outcome == Outcome::Unreachable {
@@ -256,7 +254,13 @@ impl Cycle {
                 return None;
             }
             let revision = proven.commit().to_string();
-            tracing::info!(trimtab_pass = pass.number, trimtab_revision = revision, trimtab_outcome = "accepted", "revision {revision} accepted, signed by {}", proven.signer());
+            tracing::info!(
+                trimtab_pass = pass.number,
+                trimtab_revision = revision,
+                trimtab_outcome = "accepted",
+                "revision {revision} accepted, signed by {}",
+                proven.signer()
+            );
             self.trust_state = Some(proven.state().clone());
         }
         Some(())
@@ -264,7 +268,11 @@ impl Cycle {
 
     fn signer(&self) -> String {
         self.trust_state.as_ref().map_or_else(String::new, |state| {
-            if state.signer_name.is_empty() { state.signer.to_string() } else { format!("{} ({})", state.signer_name, state.signer) }
+            if state.signer_name.is_empty() {
+                state.signer.to_string()
+            } else {
+                format!("{} ({})", state.signer_name, state.signer)
+            }
         })
     }
 

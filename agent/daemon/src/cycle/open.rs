@@ -10,8 +10,10 @@ use trimtab_model::names::{HostName, NameError};
 use super::history::History;
 use super::source::Key;
 use super::{Current, Cycle};
+use crate::apply::Machine;
 use crate::config::{ConfigError, Places, Settings};
 use crate::host::accounts::Accounts;
+use crate::host::command::Runner;
 use crate::host::root::{Root, RootError};
 use crate::host::units::Systemd;
 use crate::log::chain;
@@ -99,6 +101,7 @@ impl Cycle {
         let accounts = Accounts::load(&root);
         let earlier = store.load_status().ok().flatten().and_then(|text| serde_json::from_slice(&text).ok());
         let systemd = if places.is_sandbox() { None } else { connect().await };
+        let runner = systemd.clone().map_or(Runner::Child, Runner::Systemd);
         Ok(Self {
             inputs: Digest::of(inputs.as_bytes()),
             history: History::resume(earlier),
@@ -106,8 +109,7 @@ impl Cycle {
             settings,
             program,
             hold,
-            root,
-            accounts,
+            machine: Machine { root, accounts, systemd, runner, scratch: places.runtime().join("scratch") },
             host,
             store,
             ledger,
@@ -115,7 +117,6 @@ impl Cycle {
             trust_state,
             current,
             refused: None,
-            systemd,
             images_known: None,
             remarks,
         })

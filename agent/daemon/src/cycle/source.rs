@@ -9,13 +9,13 @@ use trimtab_model::bundle::Bundle;
 use trimtab_model::desired::Rendered;
 use trimtab_model::digest::Digest;
 use trimtab_model::facts::Host;
-use trimtab_model::finding::Findings;
+use trimtab_model::finding::{Finding, Findings, Spot};
 use trimtab_model::names::RepoPath;
 
 use crate::config::Places;
 use crate::courier::{self, Client, ClientError};
 use crate::log::chain;
-use crate::render::RenderError;
+use crate::render::{Limits, RenderError, render_in_child};
 use crate::trust::Class;
 use crate::trust::keys::TrustConfig;
 use crate::trust::prove::{Proven, prove};
@@ -94,13 +94,17 @@ impl Ask {
         let bundle = self.read(&proven, tip, &mut courier)?;
         // The courier is not needed while rendering: its memory goes back now.
         drop(courier);
-        match crate::render::render_in_child(&self.program, &bundle, &self.host) {
+        match render_in_child(&self.program, &bundle, &self.host, Limits::default()) {
             Ok(rendered) => Ok(Answer::Rendered { proven, new, key, rendered: Box::new(rendered) }),
-            Err(RenderError::Findings(findings)) => Ok(Answer::Wrong { proven, new, key, findings }),
-            Err(error) => {
-                let class = error.class();
-                Err(Answer::Trouble { message: chain(&error), class, commit })
+            Err(RenderError::Refused { findings }) => Ok(Answer::Wrong { proven, new, key, findings }),
+            // It would die the same way each time: it is the revision's fault, and not tried again until there is another.
+            Err(RenderError::Died { death, at }) => {
+                let mut findings = Findings::default();
+                let spot = Spot::file(at.as_deref().unwrap_or("fleet.toml"));
+                findings.push(Finding::new(format!("the rendering {death}"), spot));
+                Ok(Answer::Wrong { proven, new, key, findings })
             }
+            Err(error) => Err(Answer::Trouble { message: chain(&error), class: Class::Retry, commit }),
         }
     }
 

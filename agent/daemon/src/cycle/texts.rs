@@ -28,7 +28,7 @@ impl Texts for Both<'_> {
             return None;
         }
         let wanted = self.cycle.content(&self.wanted.contents, *digest).ok()?;
-        let found = match observe::read(&self.cycle.root, &path, MAX_TEXT) {
+        let found = match observe::read(&self.cycle.machine.root, &path, MAX_TEXT) {
             Ok(bytes) => bytes,
             Err(_) if !looked_at(self.cycle, &path) => Vec::new(),
             Err(_) => return None,
@@ -40,7 +40,7 @@ impl Texts for Both<'_> {
 
 /// Whether anything stands at the path at all.
 fn looked_at(cycle: &Cycle, path: &HostPath) -> bool {
-    !matches!(observe::observe(&cycle.root, [path]).get(path), None | Some(Found::Missing))
+    !matches!(observe::observe(&cycle.machine.root, [path]).get(path), None | Some(Found::Missing))
 }
 
 struct Nothing;
