@@ -1,8 +1,8 @@
 //! Puts trimtab into a machine exactly as its package does (the binary, the units, the system user, the folders), and
 //! uses it as an operator does.
 
-use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use super::{Machine, Person, Ran, project};
 
@@ -20,24 +20,16 @@ pub fn binary() -> PathBuf {
 
 pub(super) fn install(machine: &Machine) {
     replace_binary(machine);
-    for entry in fs::read_dir(project().join("units")).expect("because the project has its units").flatten() {
-        let (name, path) = (entry.file_name(), entry.path());
-        let to = match path.extension().and_then(|extension| extension.to_str()) {
-            Some("sysusers") => "/usr/lib/sysusers.d/trimtab.conf".to_owned(),
-            Some("tmpfiles") => "/usr/lib/tmpfiles.d/trimtab.conf".to_owned(),
-            Some("service" | "socket") => format!("/usr/lib/systemd/system/{}", name.display()),
-            _ => continue,
-        };
-        machine.write(&to, fs::read(path).expect("because it was just listed"));
-    }
+    // What the packages' scripts do, and packaging/install where it is not given a folder.
     machine.sh("systemd-sysusers trimtab.conf && systemd-tmpfiles --create trimtab.conf && systemctl daemon-reload");
 }
 
-/// Replaces the binary as a package manager does: written beside it, renamed over it, the old one still runs.
+/// Installs over what is there, as an upgrade does: the new binary is renamed over the old one, which still runs.
 pub fn replace_binary(machine: &Machine) {
-    let (to, beside) = (machine.outside("/usr/bin/trimtab"), machine.outside("/usr/bin/.trimtab.new"));
-    let copied = fs::copy(binary(), &beside).and_then(|_| fs::rename(&beside, &to));
-    copied.unwrap_or_else(|error| panic!("cannot install {}: {error}", to.display()));
+    let mut install = Command::new(project().join("packaging/install"));
+    install.arg("--binary").arg(binary()).arg("--destdir").arg(machine.outside(""));
+    let output = install.output().expect("because the project has it");
+    assert!(output.status.success(), "packaging/install: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Enrols the machine: it will trust this person's key and follow the machine's own Git host.
