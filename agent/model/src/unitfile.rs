@@ -117,7 +117,7 @@ impl UnitFile {
         self.live(|a| a.key == key)
     }
 
-    fn live<'f>(&'f self, wanted: impl Fn(&Assignment) -> bool) -> Vec<&'f Assignment> {
+    fn live(&self, wanted: impl Fn(&Assignment) -> bool) -> Vec<&Assignment> {
         let mut live = Vec::new();
         for assignment in self.assignments.iter().filter(|a| wanted(a)) {
             if assignment.value.is_empty() {

@@ -109,12 +109,11 @@ impl<'s> Group<'s> {
         {
             findings.at(name.place, format!("`{}` cannot be the name of a group: {}", brief(&name.value), error.why));
         }
-        let select = match table.item("select") {
-            Some(_) => table.string("select", findings).and_then(|text| read_selector(&text, findings)),
-            None => {
-                findings.at_with(table.place, "`select` is missing here", "`select = \"*\"` is every host");
-                None
-            }
+        let select = if table.item("select").is_some() {
+            table.string("select", findings).and_then(|text| read_selector(&text, findings))
+        } else {
+            findings.at_with(table.place, "`select` is missing here", "`select = \"*\"` is every host");
+            None
         };
         let components = read_components(&mut table, "components", bundle, findings);
         let set = Settings::read(table.table("set", findings), bundle, variables, findings);

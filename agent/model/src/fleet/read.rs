@@ -58,9 +58,10 @@ impl<'s> Place<'s> {
     pub fn within(&self, value: &str, start: usize, end: usize) -> Self {
         let raw = self.text.get(self.start..self.end).unwrap_or_default();
         let quotes = if raw.starts_with("\"\"\"") || raw.starts_with("'''") { 3 } else { 1 };
-        match raw.get(quotes..).is_some_and(|inner| inner.starts_with(value)) {
-            true => Self { start: self.start + quotes + start, end: self.start + quotes + end.max(start + 1), ..*self },
-            false => *self,
+        if raw.get(quotes..).is_some_and(|inner| inner.starts_with(value)) {
+            Self { start: self.start + quotes + start, end: self.start + quotes + end.max(start + 1), ..*self }
+        } else {
+            *self
         }
     }
 }

@@ -137,7 +137,7 @@ impl Reader<'_> {
 
     fn images(&mut self, kind: &str) {
         let pulls = self.text.last(&section(kind), "Pull") != Some("never");
-        for assignment in self.text.values(&section(kind), "Image").last().copied().into_iter() {
+        for assignment in self.text.values(&section(kind), "Image").last().copied() {
             let Some(image) = expand(&assignment.value, self.unit) else { continue };
             if image.ends_with(".image") || image.ends_with(".build") {
                 self.inputs.quadlets.push(image);
