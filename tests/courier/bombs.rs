@@ -216,6 +216,7 @@ fn deltas_that_burn_time_end_at_the_total_timeout() {
     let start = Instant::now();
     let error = scene.client.advance(&id(&"3".repeat(40)), Some(&id(&"4".repeat(40)))).unwrap_err();
     println!("{error} after {:?}", start.elapsed());
+    assert!(error.to_string().contains("total-timeout") && error.class() == Class::Retry, "{error}");
     assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
     scene.survived();
 }

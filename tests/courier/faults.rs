@@ -6,7 +6,7 @@ use trimtab::courier::{Class, ClientError, SourceConfig};
 use trimtab::wire::{ObjectError, ObjectKind, ObjectSource};
 use trimtab_tests::server::{Fault, GitServer, Tls};
 
-use crate::{Courier, Fleet, LIMIT, source};
+use crate::{Courier, Fleet, LIMIT, noise, source};
 
 struct Scene {
     fleet: Fleet,
@@ -89,13 +89,7 @@ fn an_endless_answer_ends_at_the_byte_limit() {
 #[test]
 fn a_pack_larger_than_the_limit_is_refused() {
     let mut scene = Scene::new(|config| config.max_bytes = 64 << 10);
-    let mut noise = String::new();
-    let mut state = 7u64;
-    while noise.len() < 400_000 {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        noise.push_str(&format!("{state:x}"));
-    }
-    scene.fleet.commit(&[("noise", &noise)]);
+    scene.fleet.commit(&[("noise", &noise(7, 400_000))]);
     let blob = scene.fleet.id("HEAD:noise");
     let error = scene.courier.client.objects(ObjectKind::Blob, &[blob], LIMIT).map(drop).unwrap_err();
     assert!(matches!(error, ObjectError::TooLarge { id, .. } if id == blob), "{error}");
@@ -107,7 +101,7 @@ fn a_cut_line_and_rubbish_are_told() {
     let mut scene = Scene::new(|_| {});
     let (poll, _) = scene.under(&Fault::Cut(10), Duration::from_secs(3));
     assert_eq!(poll.class(), Class::Retry, "{poll}");
-    for rubbish in [&b""[..], b"0001", b"<html>", b"0009ERR x", b"ffff", b"0008pack0000", &[0; 70_000]] {
+    for rubbish in [&b""[..], b"zzzz", b"<html>", b"0009ERR x", b"ffff", b"0008pack0000", &vec![0; 70_000]] {
         let (poll, _) = scene.under(&Fault::Canned(rubbish.to_vec()), Duration::from_secs(3));
         assert_eq!(poll.class(), Class::Retry, "{poll}");
     }

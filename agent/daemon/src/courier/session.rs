@@ -169,7 +169,9 @@ impl Session {
             };
             let error = self.reason(fault, command, link.ssh.as_mut());
             let refused = link.assumed && is_refusal(&error);
-            let stale = link.used && link.ssh.is_some() && matches!(error, CourierError::Link(_) | CourierError::Refused { .. });
+            // A connection that lay idle may have gone; what was too slow or too much would only be so again.
+            let gone = matches!(error, CourierError::Link(LinkError::Broken { .. } | LinkError::Ssh { .. }));
+            let stale = link.used && (gone || matches!(error, CourierError::Refused { .. }));
             if properly || !(refused || stale) {
                 return Err(error);
             }
