@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use trimtab::render::{read_dir, render, validate};
 use trimtab_model::bundle::{BlobKind, Bundle};
+use trimtab_model::desired::Node;
 use trimtab_model::facts::PathPolicy;
 
 use super::{add, host, repository_root, same_as_golden};
@@ -90,4 +91,39 @@ fn the_manual_is_true() {
     let texts: Vec<_> = rendered.contents.values().map(|bytes| String::from_utf8_lossy(bytes)).collect();
     assert!(texts.contains(&"kiosk-7 443 20 5\n".into()) && texts.contains(&"lyon.example.org\n".into()), "{texts:?}");
     assert!(!rendered.desired.entries.contains_key("/etc/notes"));
+}
+
+#[test]
+fn local_labels_win_over_those_of_the_repository() {
+    let bundle = example("multi-site");
+    let mut local = host("kiosk-1");
+    local.labels.insert("site".to_owned(), "lab".to_owned());
+    local.labels.insert("host".to_owned(), "gateway-1".to_owned());
+    let rendered = render(&bundle, &local).unwrap();
+    assert!(!rendered.desired.components.contains_key("kiosk"), "in the lab there is no kiosk");
+    let ntp = &rendered.desired.entries["/etc/ntp-fleet.conf"].state.node;
+    let Node::File { digest, .. } = ntp else { panic!("{ntp:?}") };
+    // The name cannot be changed by a label, and the servers are not those of the European sites.
+    assert_eq!(
+        String::from_utf8_lossy(&rendered.contents[digest]),
+        "# kiosk-1\nserver 0.pool.ntp.org minpoll 64\nserver 1.pool.ntp.org minpoll 64\n"
+    );
+}
+
+#[test]
+fn a_later_group_wins_and_the_host_has_the_last_word() {
+    let variables = "[variables.v]\ntype = \"map\"\ndefault = { a = 0, b = 0, c = 0, d = [1, 2], n = { x = 0, y = 0 } }\n";
+    let fleet = "format = 1\n\
+        [[group]]\nname = \"one\"\nselect = \"*\"\ncomponents = [\"c\"]\nset.c.v = { a = 1, b = 1, c = 1, d = [3], n = { x = 1 } }\n\
+        [[group]]\nname = \"other\"\nselect = \"host=other\"\nset.c.v = { a = 9 }\n\
+        [[group]]\nname = \"two\"\nselect = \"host=h*\"\nset.c.v = { b = 2, c = 2 }\n";
+    let files = [
+        ("fleet.toml", fleet),
+        ("hosts/h.toml", "set.c.v = { c = 3 }\n"),
+        ("components/c/component.toml", variables),
+        ("components/c/files/etc/v.j2", "{{ v | json }}"),
+    ];
+    let rendered = render(&super::bundle(files), &host("h")).unwrap();
+    let text = String::from_utf8_lossy(rendered.contents.values().next().unwrap()).into_owned();
+    assert_eq!(text, r#"{"a":1,"b":2,"c":3,"d":[3],"n":{"x":1,"y":0}}"#);
 }

@@ -51,14 +51,14 @@ fn deep_nesting_ends_at_the_parser_s_bound() {
 }
 
 #[test]
-fn hundreds_of_thousands_of_mistakes_are_counted_and_not_told() {
-    let keys: Vec<_> = (0..60_000).map(|n| format!("k{n}={n}\n")).collect();
+fn tens_of_thousands_of_mistakes_are_counted_and_not_told() {
+    let keys: Vec<_> = (0..20_000).map(|n| format!("k{n}={n}\n")).collect();
     let keys = format!("{FLEET}{}", keys.concat());
     let findings = refused(&bundle([("fleet.toml", keys.as_str()), ("components/c/files/etc/a", "")]));
-    assert_eq!(findings.list.len() + findings.more, 60_000);
-    let broken = "=\n".repeat(300_000);
+    assert_eq!(findings.list.len() + findings.more, 20_000);
+    let broken = "=\n".repeat(100_000);
     let findings = refused(&bundle([("fleet.toml", broken.as_str())]));
-    assert!(findings.more > 100_000, "{}", findings.more);
+    assert!(findings.more > 50_000, "{}", findings.more);
     let files = format!("[[file]]\npath = \"/etc/a\"\n{}", "[[file]]\npath=\"/x\"\n".repeat(30_000));
     let findings =
         refused(&bundle([("fleet.toml", FLEET), ("components/c/component.toml", &files), ("components/c/files/etc/a", "")]));

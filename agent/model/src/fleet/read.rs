@@ -344,6 +344,10 @@ impl<'d, 's> Table<'d, 's> {
             if self.asked.contains(key.value) {
                 continue;
             }
+            if findings.is_full() {
+                findings.more += 1;
+                continue;
+            }
             let mut help = did_you_mean(key.value, self.asked.iter().copied());
             if help.is_empty() {
                 let known: Vec<_> = self.asked.iter().map(|known| format!("`{known}`")).collect();
