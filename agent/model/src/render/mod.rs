@@ -97,7 +97,7 @@ impl<'b> Pass<'b> {
         let mut rendered = Rendered {
             desired: Desired {
                 entries: BTreeMap::new(),
-                units: units.units,
+                units: units.managed,
                 images: units.images,
                 components: choice
                     .components
