@@ -9,13 +9,7 @@ use super::{Machine, Person, Ran, project};
 /// The binary under test: `TRIMTAB_LAB_BINARY`, else the one that cargo built beside these tests.
 #[must_use]
 pub fn binary() -> PathBuf {
-    let built = || {
-        let tests = std::env::current_exe().expect("because Linux knows it");
-        tests.ancestors().nth(2).expect("because cargo puts tests into target/PROFILE/deps").join("trimtab")
-    };
-    let binary = std::env::var_os("TRIMTAB_LAB_BINARY").map_or_else(built, PathBuf::from);
-    assert!(binary.is_file(), "there is no {}: run `cargo build -p trimtab` first (tests/run does)", binary.display());
-    binary
+    std::env::var_os("TRIMTAB_LAB_BINARY").map_or_else(crate::trimtab_binary, PathBuf::from)
 }
 
 pub(super) fn install(machine: &Machine) {
