@@ -98,6 +98,14 @@ fn the_environment_gives_credentials_but_a_proxy_only_when_told() {
     assert!(error.contains("refused"), "{error}");
 }
 
+#[test]
+fn started_by_hand_it_says_who_starts_it() {
+    let mut command = std::process::Command::new(trimtab_binary());
+    let output = command.args(["courier", "--config", "/x", "--cache", "/y"]).stdin(std::process::Stdio::null()).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && told.contains("systemd or the agent starts it"), "{told}");
+}
+
 /// A courier that answers every request with what this makes of it.
 fn liar(answer: impl Fn(&mut UnixStream, Request) + Send + 'static) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
