@@ -5,6 +5,7 @@
 //! and a key that the older ones do not know must not hold them back. A known key with a bad value is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use trimtab_model::names::HostPath;
 
@@ -15,6 +16,16 @@ pub struct Complaint {
     pub path: HostPath,
     /// The checker's own sentence, with the file's real path in it.
     pub message: String,
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Most checkers begin with the path themselves.
+        if !self.message.contains(self.path.as_str()) {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
+    }
 }
 
 /// What a checker's output means.
@@ -47,6 +58,8 @@ pub(super) struct Subjects {
     pub(super) files: BTreeMap<String, HostPath>,
     /// Units that change, each with the changed file that a complaint about the unit is put down to.
     pub(super) units: BTreeMap<String, HostPath>,
+    /// Units below the folder that a generator made, each with the changed file that it was made of.
+    pub(super) generated: BTreeMap<String, HostPath>,
     /// Every name below the folder, changed or not.
     pub(super) all: BTreeSet<String>,
     /// Programs that come with this pass.
@@ -111,7 +124,10 @@ impl Subjects {
         };
         // A line about a given file: only by its whole path, or it could be an unchanged neighbour's.
         if line.contains(&format!("{}/", self.folder)) {
-            let named = by_length(&self.files).into_iter().find(|(name, _)| mentions(line, &format!("{}/{name}", self.folder)));
+            let named = by_length(&self.files)
+                .into_iter()
+                .chain(by_length(&self.generated))
+                .find(|(name, _)| mentions(line, &format!("{}/{name}", self.folder)));
             if let Some((_, path)) = named {
                 return Some(path);
             }
@@ -145,8 +161,13 @@ impl Subjects {
         self.coming.iter().any(beneath)
     }
 
+    /// The line as it reads to somebody who knows nothing of the copies.
     fn in_place(&self, line: &str) -> String {
-        line.replace(&format!("{}/", self.folder), &format!("{}/", self.stands_for)).chars().take(500).collect()
+        let mut text = line.to_owned();
+        for name in self.generated.keys() {
+            text = text.replace(&format!("{}/{name}", self.folder), &format!("generated {name}"));
+        }
+        text.replace(&format!("{}/", self.folder), &format!("{}/", self.stands_for)).chars().take(500).collect()
     }
 
     /// A refusal that names nothing we know is put down to all that changes: better held than switched unread.
@@ -156,10 +177,11 @@ impl Subjects {
             let all: BTreeSet<&HostPath> = self.files.values().chain(self.units.values()).collect();
             verdict.errors.extend(all.into_iter().map(|path| Complaint { path: path.clone(), message: message.clone() }));
         }
-        verdict.errors.sort();
-        verdict.errors.dedup();
-        verdict.warnings.sort();
-        verdict.warnings.dedup();
+        for list in [&mut verdict.errors, &mut verdict.warnings] {
+            // The checker's own order: what it found first is what the rest follows from.
+            let mut seen = BTreeSet::new();
+            list.retain(|complaint| seen.insert(complaint.clone()));
+        }
         verdict
     }
 }

@@ -215,7 +215,8 @@ fn kind_interface(kind: &str) -> Option<&'static str> {
 
 /// Whether a job did what was asked, by the state that it left and not by its own word alone.
 pub(super) fn judge(verb: JobVerb, unit: &UnitName, result: &str, after: After) -> Result<JobOutcome, UnitError> {
-    let failed = |why: String| UnitError::Job { verb: verb.word(), unit: unit.to_string(), why };
+    let invocation = after.invocation.clone();
+    let failed = |why: String| UnitError::Job { verb: verb.word(), unit: unit.to_string(), why, invocation: invocation.clone() };
     let state = &after.found;
     let own = if after.result.is_empty() || after.result == "success" { String::new() } else { format!(" ({})", after.result) };
     if verb == JobVerb::Stop {
