@@ -331,3 +331,6 @@ impl Pass<'_> {
         self.applied
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -207,3 +207,88 @@ fn mentions(line: &str, path: &str) -> bool {
         next.is_none_or(|c| !(c.is_ascii_alphanumeric() || "-_.@/\\".contains(c)))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subjects(changed: &[&str]) -> Subjects {
+        let path = |name: &&str| ((*name).to_owned(), format!("/etc/systemd/system/{name}").parse().unwrap());
+        let units = changed.iter().filter(|name| !name.contains('/')).map(path).collect();
+        Subjects {
+            folder: "/run/t/units".to_owned(),
+            stands_for: "/etc/systemd/system",
+            files: changed.iter().map(path).collect(),
+            units,
+            all: BTreeSet::from(["a.service".to_owned(), "old.service".to_owned()]),
+            coming: BTreeSet::from(["/opt/app/run".to_owned()]),
+            ..Subjects::default()
+        }
+    }
+
+    fn paths(list: &[Complaint]) -> Vec<&str> {
+        list.iter().map(|complaint| complaint.path.as_str()).collect()
+    }
+
+    // What systemd 252 and 257 really say, line by line.
+    #[test]
+    fn complaints_go_to_the_file_that_caused_them() {
+        let changed = subjects(&["a.service", "a.service.d/10.conf"]);
+        let verdict = changed.read_analyze(
+            "/run/t/units/a.service:2: Failed to parse service type, ignoring: nonsense\n\
+             /run/t/units/a.service.d/10.conf:2: Failed to parse TimeoutStartSec= parameter, ignoring: abc\n\
+             a.service: Service has no ExecStart=, ExecStop=, or SuccessAction=. Refusing.\n",
+            false,
+        );
+        let whole = "/etc/systemd/system/a.service";
+        assert_eq!(paths(&verdict.errors), [whole, "/etc/systemd/system/a.service.d/10.conf", whole]);
+        assert_eq!(
+            verdict.errors[0].to_string(),
+            "/etc/systemd/system/a.service:2: Failed to parse service type, ignoring: nonsense"
+        );
+    }
+
+    #[test]
+    fn what_is_only_true_before_the_switch_is_no_error() {
+        let changed = subjects(&["a.service"]);
+        let coming = "a.service: Command /opt/app/run is not executable: No such file or directory\n";
+        assert_eq!(changed.read_analyze(coming, false), Verdict::default());
+        let absent = "a.service: Command /opt/app/runner is not executable: No such file or directory\n";
+        assert_eq!(paths(&changed.read_analyze(absent, false).errors).len(), 1);
+    }
+
+    #[test]
+    fn an_unknown_key_is_a_warning() {
+        let changed = subjects(&["a.service"]);
+        let verdict = changed.read_analyze("/run/t/units/a.service:3: Unknown key 'Foo' in section [Service], ignoring.\n", false);
+        assert_eq!((verdict.errors.len(), verdict.warnings.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_neighbours_trouble_is_not_ours_but_an_unread_refusal_is() {
+        let changed = subjects(&["a.service"]);
+        let neighbour = "/run/t/units/old.service:2: Failed to parse service type, ignoring: x\nUnit old.service has a bad unit file setting.\n";
+        assert_eq!(changed.read_analyze(neighbour, false), Verdict::default());
+        assert_eq!(paths(&changed.read_analyze("Failed to initialize manager: Permission denied\n", false).errors).len(), 1);
+        assert_eq!(changed.read_analyze("", true), Verdict::default());
+    }
+
+    // What Podman 5.4's generator really says.
+    #[test]
+    fn quadlets_complaints_are_read() {
+        let mut changed = subjects(&[]);
+        changed.folder = "/run/t/quadlets".to_owned();
+        changed.stands_for = "/etc/containers/systemd";
+        changed.files = BTreeMap::from([("web.container".to_owned(), "/etc/containers/systemd/web.container".parse().unwrap())]);
+        changed.all = BTreeSet::from(["web.container".to_owned(), "theirs.container".to_owned()]);
+        let said = "quadlet-generator[12]: converting \"web.container\": unsupported key 'X' in group 'Container' in /run/t/quadlets/web.container\n";
+        let verdict = changed.read_quadlet(said, false);
+        assert_eq!(
+            verdict.errors[0].message,
+            "converting \"web.container\": unsupported key 'X' in group 'Container' in /etc/containers/systemd/web.container"
+        );
+        let theirs = "quadlet-generator[12]: converting \"theirs.container\": no Image or Rootfs key specified\n";
+        assert_eq!(changed.read_quadlet(theirs, false), Verdict::default());
+        assert_eq!(changed.read_quadlet("quadlet-generator[12]: something new\n", false).errors.len(), 1);
+    }
+}
