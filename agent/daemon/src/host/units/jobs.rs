@@ -144,11 +144,9 @@ fn job_path(reply: &Message, method: &'static str, unit: &str) -> Result<String,
 /// Runs one job to its judged end.
 pub(super) async fn run(bus: &Bus, verb: JobVerb, unit: &UnitName, timeout: Duration) -> Result<JobOutcome, UnitError> {
     if matches!(verb, JobVerb::Start | JobVerb::Restart) {
-        let before = bus.properties(unit.as_str(), "org.freedesktop.systemd1.Unit").await?;
-        if before.text("ActiveState") == "failed" {
-            // Otherwise a unit that ran into its start limit under the old definition refuses the new one as well.
-            reset_failed(bus, unit).await;
-        }
+        // This also empties the unit's start limit. Otherwise a handful of commits within seconds would have systemd refuse the last restart
+        // and leave a healthy service stopped; and a unit that ran into its limit under an old definition would refuse the new one.
+        reset_failed(bus, unit).await;
     }
     let body = (unit.as_str(), "replace");
     let result = match queue_and_wait(bus, verb.method(), unit.as_str(), &body, timeout).await {
