@@ -1,1 +1,11 @@
-//! (to come)
+//! The lab's scenarios: the whole of trimtab on machines with a real systemd, asserted from outside with the system's
+//! own tools (systemctl, podman, stat, journalctl, curl), not through trimtab's own code.
+//!
+//! Needs root; `tests/run lab [FILTER]` runs it. A scenario that fails shows the end of its machine's journal.
+
+mod agent;
+mod converge;
+mod drift;
+mod fleet;
+mod harness;
+mod refuse;

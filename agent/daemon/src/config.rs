@@ -112,9 +112,13 @@ impl Places {
         self.root.join("etc/trimtab/trust.toml")
     }
 
-    /// Ledger, blobs, trust state: what must not be lost.
-    pub fn state(&self) -> PathBuf {
-        self.root.join("var/lib/trimtab")
+    /// Ledger, blobs, trust state and its second copy, status document.
+    pub fn store(&self) -> crate::store::Places {
+        crate::store::Places {
+            state: self.root.join("var/lib/trimtab"),
+            trust_copy: self.root.join("etc/trimtab/state"),
+            runtime: self.runtime(),
+        }
     }
 
     /// The courier's cache: may be lost at any time.
@@ -194,7 +198,8 @@ mod tests {
 
     #[test]
     fn durations_need_a_unit() {
-        let with = |interval: &str| Settings::parse(&format!("[source]\nurl = \"https://x/y.git\"\n[agent]\ninterval = {interval}\n"));
+        let with =
+            |interval: &str| Settings::parse(&format!("[source]\nurl = \"https://x/y.git\"\n[agent]\ninterval = {interval}\n"));
         assert_eq!(with("\"5min\"").unwrap().agent.interval, Duration::from_secs(300));
         for bad in ["\"5\"", "5", "\"0s\"", "\"10ms\"", "\"30days\"", "\"soon\""] {
             assert!(with(bad).is_err(), "{bad}");

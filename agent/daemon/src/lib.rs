@@ -5,10 +5,15 @@
 //! The map is `agent/README.md`.
 
 pub mod apply;
+pub mod cli;
+pub mod config;
 pub mod courier;
+pub mod cycle;
 pub mod durable;
 pub mod host;
+pub mod log;
 pub mod render;
+pub mod run;
 pub mod store;
 pub mod trust;
 pub mod wire;

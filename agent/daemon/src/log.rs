@@ -28,17 +28,32 @@ pub fn start(audience: Audience) {
         .then(tracing_journald::layer)
         .and_then(Result::ok)
         .map(|layer| layer.with_field_prefix(None).with_syslog_identifier("trimtab".to_owned()));
-    let started = match journal {
-        Some(layer) => registry.with(layer).try_init(),
-        None => {
-            let text = tracing_subscriber::fmt::layer()
-                .with_writer(std::io::stderr)
-                .with_target(false)
-                .with_ansi(std::io::stderr().is_terminal())
-                .compact();
-            registry.with(text).try_init()
-        }
+    let started = if let Some(layer) = journal {
+        registry.with(layer).try_init()
+    } else {
+        let text = tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_target(false)
+            .with_ansi(std::io::stderr().is_terminal())
+            .compact();
+        registry.with(text).try_init()
     };
     // A second start (a test in the same process) keeps the first.
     drop(started);
+}
+
+/// An error and all its causes in one line, told once, at the edge.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // A transparent error repeats its cause; once is enough.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
 }

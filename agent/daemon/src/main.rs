@@ -1,3 +1,5 @@
 //! The one binary of trimtab; every role of it is a subcommand.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    trimtab::cli::main()
+}

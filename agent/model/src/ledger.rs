@@ -32,6 +32,24 @@ pub struct Ledger {
     pub units: BTreeMap<UnitName, OwnedUnit>,
     /// Directories that were made on the way to a file and are removed again when they are empty and nothing of ours is left in them.
     pub made: BTreeSet<HostPath>,
+    /// What somebody wrote over managed paths and a repair took away, newest first, at most [`MAX_KEPT`]; the contents lie in the blob store.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptDrift>,
+}
+
+/// How many overwritten contents are remembered.
+pub const MAX_KEPT: usize = 100;
+
+/// One overwritten content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptDrift {
+    /// Where it stood.
+    pub path: HostPath,
+    /// Its name in the blob store.
+    pub digest: Digest,
+    /// When the repair took it away, seconds since 1970.
+    pub at: u64,
 }
 
 impl Default for Ledger {
@@ -44,6 +62,7 @@ impl Default for Ledger {
             entries: BTreeMap::new(),
             units: BTreeMap::new(),
             made: BTreeSet::new(),
+            kept: Vec::new(),
         }
     }
 }

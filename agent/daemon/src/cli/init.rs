@@ -8,7 +8,7 @@ use trimtab_model::names::HostName;
 
 use super::{complain, fail, say};
 use crate::config::{Places, Settings};
-use crate::trust::TrustConfig;
+use crate::trust::keys::TrustConfig;
 
 /// `trimtab init`.
 #[derive(Debug, ClapArgs)]
@@ -65,11 +65,11 @@ pub(super) fn run(places: &Places, args: &Args) -> ExitCode {
         }
     };
     let (agent_path, trust_path) = (places.agent_toml(), places.trust_toml());
-    if !args.force {
-        if let Some(existing) = [&agent_path, &trust_path].into_iter().find(|path| path.exists()) {
-            complain(&format!("{} exists: this host is enrolled already; --force replaces the enrolment", existing.display()));
-            return ExitCode::FAILURE;
-        }
+    if !args.force
+        && let Some(existing) = [&agent_path, &trust_path].into_iter().find(|path| path.exists())
+    {
+        complain(&format!("{} exists: this host is enrolled already; --force replaces the enrolment", existing.display()));
+        return ExitCode::FAILURE;
     }
     for (path, text) in [(&agent_path, &agent_text), (&trust_path, &trust_text)] {
         if let Err(error) = write(path, text) {
@@ -85,7 +85,7 @@ fn explain(places: &Places, args: &Args, trust: &TrustConfig) -> String {
         args.branch, args.url
     );
     for key in trust.keys() {
-        text.push_str(&format!("  {}  {}\n", key.fingerprint(), key.comment()));
+        text.push_str(&format!("  {}  {}\n", key.key.fingerprint(), key.comment));
     }
     text.push_str(
         "A commit must descend from the last one accepted. Commit mode has no expiry and no branch binding:\n\
@@ -99,7 +99,9 @@ fn explain(places: &Places, args: &Args, trust: &TrustConfig) -> String {
 
 /// The public key itself, from a file or as it stands.
 fn read_key(given: &str) -> Result<String, String> {
-    let is_key = |text: &str| text.split(' ').next().is_some_and(|kind| kind.starts_with("ssh-") || kind.starts_with("ecdsa-") || kind.starts_with("sk-"));
+    let is_key = |text: &str| {
+        text.split(' ').next().is_some_and(|kind| kind.starts_with("ssh-") || kind.starts_with("ecdsa-") || kind.starts_with("sk-"))
+    };
     if is_key(given) && given.contains(' ') {
         return Ok(given.trim().to_owned());
     }
@@ -116,7 +118,8 @@ fn read_key(given: &str) -> Result<String, String> {
 }
 
 fn quote(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
+    // JSON's strings are TOML's basic strings.
+    serde_json::to_string(text).expect("because a string always serialises")
 }
 
 fn agent_toml(args: &Args) -> String {

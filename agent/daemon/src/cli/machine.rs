@@ -56,7 +56,7 @@ fn refuse(error: &OpenError) -> ExitCode {
 pub(super) fn agent(places: &Places) -> ExitCode {
     log::start(log::Audience::Journal);
     let ended = block_on(async {
-        let mut cycle = Cycle::open(places, Hold::Exclusive).await?;
+        let mut cycle = Cycle::open(places, Hold::Agent).await?;
         Ok::<_, OpenError>(crate::run::run(&mut cycle).await)
     });
     match ended {
@@ -70,7 +70,7 @@ pub(super) fn agent(places: &Places) -> ExitCode {
 pub(super) fn once(places: &Places, json: Json) -> ExitCode {
     log::start(log::Audience::Person);
     let passed = block_on(async {
-        let mut cycle = Cycle::open(places, Hold::Exclusive).await?;
+        let mut cycle = Cycle::open(places, Hold::Once).await?;
         Ok::<_, OpenError>(cycle.pass(Wake::Asked, true).await)
     });
     match passed {
@@ -171,12 +171,17 @@ pub(super) fn sync(places: &Places, args: &SyncArgs) -> ExitCode {
     while Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
         let Ok(status) = status::read(places) else { continue };
-        if let Some(pass) = status.last_pass {
-            if pass.number > known && pass.wake == Wake::Asked && pass.started >= asked.saturating_sub(1) {
-                return answer(&pass, args.json);
-            }
+        if let Some(pass) = status.last_pass
+            && pass.number > known
+            && pass.wake == Wake::Asked
+            && pass.started >= asked.saturating_sub(1)
+        {
+            return answer(&pass, args.json);
         }
     }
-    complain(&format!("no pass ended within {}; `journalctl -u trimtab` tells what it is doing", humantime::format_duration(args.timeout)));
+    complain(&format!(
+        "no pass ended within {}; `journalctl -u trimtab` tells what it is doing",
+        humantime::format_duration(args.timeout)
+    ));
     ExitCode::from(75)
 }

@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::log::chain;
+
 mod demo;
 mod init;
 mod machine;
@@ -35,7 +37,9 @@ enum Command {
     #[command(after_help = "Example:\n  trimtab demo --keep")]
     Demo(demo::Args),
     /// Enrol this host: write /etc/trimtab/agent.toml and trust.toml from a URL and a public key.
-    #[command(after_help = "Example:\n  trimtab init --url https://git.example.org/fleet.git --key ~/.ssh/id_ed25519.pub --label role=kiosk")]
+    #[command(
+        after_help = "Example:\n  trimtab init --url https://git.example.org/fleet.git --key ~/.ssh/id_ed25519.pub --label role=kiosk"
+    )]
     Init(init::Args),
     /// Run the agent: poll, prove, converge, repair, until it is told to stop.
     #[command(after_help = "Example:\n  systemctl enable --now trimtab    (it runs `trimtab agent`)")]
@@ -98,7 +102,10 @@ pub fn main() -> ExitCode {
         Command::Render(args) => repository::render(&args),
         Command::Version(json) => version(json),
         Command::Courier { config, cache } => crate::courier::run_as_process(&config, &cache.unwrap_or_else(|| places.cache())),
-        Command::RenderWorker => crate::render::run_as_process(),
+        Command::RenderWorker => match crate::render::worker(std::io::stdin().lock(), std::io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, 1),
+        },
     }
 }
 
@@ -132,18 +139,6 @@ fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
 fn complain(message: &str) {
     let sign = if std::io::stderr().is_terminal() { "\x1b[31merror:\x1b[0m" } else { "error:" };
     let _ = writeln!(std::io::stderr().lock(), "{sign} {message}");
-}
-
-/// The error and all its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Whether standard output wants colour: a terminal, and nobody said no (no-color.org).

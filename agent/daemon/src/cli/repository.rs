@@ -158,13 +158,15 @@ pub(super) fn validate(args: &ValidateArgs) -> ExitCode {
         return refuse(&report.errors, args.json);
     }
     if args.json {
-        return print_json(&serde_json::json!({ "ok": true, "components": bundle.components, "hosts": report.hosts, "warnings": report.warnings }));
+        return print_json(
+            &serde_json::json!({ "ok": true, "components": bundle.components, "hosts": report.hosts, "warnings": report.warnings }),
+        );
     }
     let mut text = String::new();
     for warning in &report.warnings.list {
         text.push_str(&format!("warning: {warning}\n"));
     }
     let _ = color();
-    text.push_str(&format!("{} components and {} hosts are in order.\n", bundle.components.len(), report.hosts.len()));
+    text.push_str(&format!("{} components and {} hosts are in order.\n", bundle.components.len(), report.hosts));
     say(&text)
 }

@@ -1,1 +1,191 @@
-//! (to come)
+//! The courier: an unprivileged process of its own, the only one with a network, and believed by nobody.
+//!
+//! It serves raw Git objects by id over a socket ([`serve`]); the agent's end is [`Client`], which re-hashes nothing itself:
+//! that is the trust room's work. gix is used in this module and nowhere else.
+//!
+//! Guarantees: every operation ends within its total time and its bytes; the cache on disk stays under its quota over
+//! years; a damaged cache heals by fetching again; no message holds a secret.
+//! Limits: one source per process; HTTP/1.1; no submodules, no bundle URIs, no redirects.
+
+mod client;
+mod http;
+mod local;
+mod meter;
+mod pack;
+mod process;
+pub mod protocol;
+mod remote;
+mod serve;
+mod session;
+mod source;
+mod ssh;
+mod store;
+
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+pub use gix_hash::ObjectId;
+
+pub use self::client::{Client, ClientError, Polled};
+pub use self::meter::LinkError;
+pub use self::process::{run_as_process, source_of};
+pub use self::protocol::{Class, Traffic};
+pub use self::serve::serve;
+pub use self::source::{Location, SourceConfig, SourceError};
+
+use crate::wire::WireError;
+
+/// What a courier works with.
+#[derive(Debug, Clone)]
+pub struct CourierConfig {
+    /// Where the repository is.
+    pub source: SourceConfig,
+    /// Where objects are kept between polls; nobody else writes there.
+    pub cache: PathBuf,
+}
+
+/// Why the courier could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum CourierError {
+    /// agent.toml cannot be read.
+    #[error("cannot read {}", path.display())]
+    Config {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The source makes no sense.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A secret cannot be read.
+    #[error("cannot read the secret {}", path.display())]
+    Secret {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A secret holds something that cannot be sent.
+    #[error("the secret {} must be one line of printable characters", path.display())]
+    SecretText {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A certificate or key cannot be used.
+    #[error("cannot use the certificate or key {}", path.display())]
+    Certificate {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// There is nothing to check certificates against.
+    #[error("this machine has no certificate authorities: install the package ca-certificates, or set ca-file")]
+    NoAuthorities,
+    /// The proxy's URL is no URL.
+    #[error("proxy is neither a URL nor \"environment\"")]
+    Proxy(#[source] reqwest::Error),
+    /// The HTTP client cannot be built.
+    #[error("cannot prepare HTTP")]
+    Client(#[source] reqwest::Error),
+    /// The system gives no event loop.
+    #[error("cannot prepare for the network")]
+    Runtime(#[source] io::Error),
+    /// The transport failed.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The server answered something that Git's protocol does not allow, or nothing.
+    #[error("{host} did not answer {command} as a Git server does")]
+    Refused {
+        /// Who.
+        host: String,
+        /// What was asked.
+        command: &'static str,
+        /// What gix made of it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The server says it has no such object.
+    #[error("the server has no object {0}")]
+    Missing(ObjectId),
+    /// Something is larger than allowed.
+    #[error("{0}")]
+    Bound(String),
+    /// Unpacking burns more CPU than any honest pack.
+    #[error("what the server sent takes more than {} of CPU time to unpack", humantime::format_duration(*.0))]
+    Costly(std::time::Duration),
+    /// The server can only be asked for whole branches, and this is not in one.
+    #[error("the server does not hand out single objects; it needs Git protocol version 2 (git 2.26 or newer)")]
+    NoSingleObjects,
+    /// What came is no good pack.
+    #[error("what the server sent is no sound pack")]
+    Pack(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The cache cannot be used.
+    #[error("cannot use the cache at {}", path.display())]
+    Cache {
+        /// What was touched.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A repository on this machine cannot be read.
+    #[error("cannot read the repository {}", path.display())]
+    Local {
+        /// Where.
+        path: PathBuf,
+        /// What gix said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The agent asked something that makes no sense.
+    #[error("the request makes no sense: {0}")]
+    Request(&'static str),
+    /// The agent went away in the middle.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+impl CourierError {
+    /// What to do about it.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Config { .. }
+            | Self::Source(_)
+            | Self::Secret { .. }
+            | Self::SecretText { .. }
+            | Self::Certificate { .. }
+            | Self::NoAuthorities
+            | Self::Proxy(_)
+            | Self::NoSingleObjects
+            | Self::Local { .. }
+            | Self::Client(_) => Class::Configuration,
+            Self::Missing(_) | Self::Bound(_) | Self::Costly(_) | Self::Pack(_) => Class::Hold,
+            Self::Link(link) => link.class(),
+            Self::Runtime(_) | Self::Refused { .. } | Self::Cache { .. } | Self::Request(_) | Self::Wire(_) => Class::Retry,
+        }
+    }
+}
+
+/// The whole chain of causes in one line; a cause that only repeats what was said is left out.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The first line of a secret's file, which is at most 64 KiB.
+fn secret(named: &Path) -> Result<String, CourierError> {
+    let path = SourceConfig::secret_path(named);
+    let wrong = |source| CourierError::Secret { path: path.clone(), source };
+    let mut bytes = Vec::new();
+    std::fs::File::open(&path).and_then(|file| file.take(64 << 10).read_to_end(&mut bytes)).map_err(wrong)?;
+    let text = String::from_utf8(bytes).ok().map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
+    text.filter(|text| !text.is_empty() && !text.chars().any(char::is_control)).ok_or(CourierError::SecretText { path })
+}

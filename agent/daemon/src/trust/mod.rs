@@ -1,1 +1,38 @@
-//! (to come)
+//! Trust: from bytes that nobody believes to a commit that this host may act on, and the slice of its tree that it needs.
+//!
+//! [`prove::prove`] asks an untrusted [`ObjectSource`](crate::wire::ObjectSource) for the tip, re-hashes it, parses it strictly, checks
+//! its SSH signature against the keys pinned in `/etc/trimtab/trust.toml` and its descent from what was accepted before, and gives a
+//! [`verdict::Verdict`]. Only an accepted (or unchanged) verdict carries a [`prove::Proven`], and only a `Proven` opens the tree
+//! ([`tree::read`]).
+//!
+//! Guarantees: no byte is used before it has been hashed to the id that was asked for; no file content is returned before the commit
+//! that names it is proven; everything is bounded in count, size and depth; nothing here writes to disk, runs a program or opens a
+//! socket. The repository cannot loosen the rules by which it is judged: they are read from the local file only.
+//!
+//! Limits, which the operator is told: this is commit mode. It has no expiry (a frozen source is only seen by reporting), and any
+//! descendant that a pinned key signed can be deployed unless `trailer` is set. Thresholds, rotation and expiry belong to release mode.
+//!
+//! Order of imports inside this room: `pubkey`, `hash` <- `sshsig`, `commit`, `keys`, `owner`, `state` <- `verdict`, `ancestry` <- `prove` <- `tree`.
+
+pub mod ancestry;
+pub mod commit;
+pub mod hash;
+pub mod keys;
+pub mod owner;
+pub mod prove;
+pub mod pubkey;
+pub mod sshsig;
+pub mod state;
+pub mod tree;
+pub mod verdict;
+
+/// What to do when something is not accepted. `Halt` is for what only a person at this machine can mend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// It may work later without anybody doing anything: back off and try again.
+    Retry,
+    /// This revision is bad: stay on the last good one, report, wait for another.
+    Hold,
+    /// Local configuration or state cannot be trusted: a person must look.
+    Halt,
+}

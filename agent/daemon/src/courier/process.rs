@@ -1,0 +1,79 @@
+//! The courier as a process: what it may use, where its configuration comes from, and that its socket is descriptor 0.
+
+use std::fs;
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+
+use super::serve::{refuse, serve};
+use super::{CourierConfig, CourierError, SourceConfig, chain};
+
+/// The most memory, mapped files included.
+const MEMORY: u64 = 1 << 30;
+/// The largest file that it may write.
+const FILE: u64 = 512 << 20;
+/// Seconds of CPU for one life; a life is one pass of the agent.
+const CPU: u64 = 900;
+
+/// What `trimtab courier --config PATH` does: serves the connection on descriptor 0 until it is closed.
+pub fn run_as_process(config: &Path, cache: &Path) -> ExitCode {
+    let outcome = limit_self().and_then(|()| {
+        // systemd (Accept=yes, StandardInput=socket) and the agent alike put the connection there.
+        let stream = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from).map_err(CourierError::Runtime)?;
+        match source_of(config) {
+            Ok(source) => serve(stream, CourierConfig { source, cache: cache.to_owned() }, cache),
+            Err(error) => refuse(stream, error),
+        }
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The journal gets it: nobody may be left at the other end of the socket.
+            #[allow(clippy::print_stderr)]
+            {
+                eprintln!("trimtab courier: {}", chain(&error));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The `[source]` table of agent.toml; the rest of the file is the agent's business.
+pub fn source_of(config: &Path) -> Result<SourceConfig, CourierError> {
+    #[derive(serde::Deserialize)]
+    struct OnlySource {
+        source: SourceConfig,
+    }
+    let wrong = |source: Box<dyn std::error::Error + Send + Sync>| CourierError::Config { path: config.to_owned(), source };
+    let mut text = String::new();
+    fs::File::open(config).and_then(|file| file.take(1 << 20).read_to_string(&mut text)).map_err(|error| wrong(error.into()))?;
+    toml::from_str::<OnlySource>(&text).map(|only| only.source).map_err(|error| {
+        // Not its own text: that quotes the line, and with it a password that somebody wrote into the URL.
+        let line = error.span().map_or(1, |span| 1 + text.bytes().take(span.start).filter(|b| *b == b'\n').count());
+        wrong(format!("line {line}: {}", error.message()).into())
+    })
+}
+
+/// Whatever a server sends, this process stays within these. Lower limits that are there already are kept.
+fn limit_self() -> Result<(), CourierError> {
+    let cap = |resource, most: u64| {
+        let (_, hard) = nix::sys::resource::getrlimit(resource)?;
+        let most = most.min(hard);
+        setrlimit(resource, most, most)
+    };
+    let all = || -> nix::Result<()> {
+        cap(Resource::RLIMIT_AS, MEMORY)?;
+        cap(Resource::RLIMIT_CPU, CPU)?;
+        cap(Resource::RLIMIT_FSIZE, FILE)?;
+        cap(Resource::RLIMIT_NOFILE, 128)?;
+        cap(Resource::RLIMIT_CORE, 0)?;
+        prctl::set_dumpable(false)?;
+        prctl::set_no_new_privs()
+    };
+    all().map_err(|errno| CourierError::Runtime(errno.into()))
+}

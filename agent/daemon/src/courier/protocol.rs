@@ -1,0 +1,109 @@
+//! What the agent and the courier say to each other, as heads of [`wire`](crate::wire) frames on one connected stream.
+//!
+//! One request, one reply, in order; the agent speaks first and the courier ends when the agent hangs up. Only a reply to
+//! [`Request::Objects`] has a body: the raw contents, one after the other. A reply may bring fewer objects than were asked
+//! for (at least one), always from the front of the list: the asker asks again for the rest. So neither side ever holds
+//! more than [`MAX_BODY`] bytes of objects.
+
+use serde::{Deserialize, Serialize};
+
+use crate::wire::ObjectKind;
+
+/// The most bytes of objects in one reply.
+pub const MAX_BODY: u64 = 64 << 20;
+/// From here on a reply is sent although more was asked for: it keeps the courier's memory small.
+pub const COMFORTABLE_BODY: u64 = 8 << 20;
+/// The most ids in one [`Request::Objects`].
+pub const MAX_IDS: usize = 4096;
+
+/// What the agent asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Where does this one reference point?
+    Poll {
+        /// Its full name, e.g. `refs/heads/main`.
+        reference: String,
+    },
+    /// Bring the commits from `have` (which the agent knows) to `tip` into the cache.
+    Advance {
+        /// The commit to reach.
+        tip: String,
+        /// The last one known, if any.
+        have: Option<String>,
+    },
+    /// Hand over these objects.
+    Objects {
+        /// The kind of all of them.
+        kind: ObjectKind,
+        /// Their ids, at most [`MAX_IDS`].
+        ids: Vec<String>,
+        /// The most bytes that one of them may have.
+        limit: u64,
+    },
+}
+
+/// What the courier answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Reply {
+    /// To [`Request::Poll`].
+    Polled {
+        /// The object that the reference names; `None` if there is no such reference.
+        id: Option<String>,
+        /// The commit behind it, if it names an annotated tag.
+        peeled: Option<String>,
+        /// What it took.
+        traffic: Traffic,
+    },
+    /// To [`Request::Advance`].
+    Advanced {
+        /// What it took.
+        traffic: Traffic,
+    },
+    /// To [`Request::Objects`]: the contents are the frame's body.
+    Objects {
+        /// The size of each, in the order asked; may be shorter than the list of ids.
+        sizes: Vec<u64>,
+    },
+    /// The source says it has no such object, or one of another kind.
+    Missing {
+        /// Which.
+        id: String,
+    },
+    /// An object is larger than the asker's limit.
+    TooLarge {
+        /// Which.
+        id: String,
+    },
+    /// It could not be done.
+    Failed {
+        /// What to do about it.
+        class: Class,
+        /// The whole chain of causes in one line, without secrets.
+        message: String,
+    },
+}
+
+/// What a failure asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// Trying again later may help: network, server, time, disk.
+    Retry,
+    /// This revision is the trouble: it breaks a bound, or the server sends rubbish for it.
+    Hold,
+    /// Somebody has to change the configuration, here or on the server.
+    Configuration,
+}
+
+/// Requests and bytes of one operation: HTTP heads and bodies, or the ssh stream, without TLS and TCP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Requests made.
+    pub requests: u64,
+    /// Bytes sent.
+    pub up: u64,
+    /// Bytes received.
+    pub down: u64,
+}

@@ -1,0 +1,196 @@
+//! The courier's loop: one request, one reply, until the agent hangs up.
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::rc::Rc;
+
+use gix_hash::ObjectId;
+use gix_object::Kind;
+
+use super::local::Local;
+use super::meter::Meter;
+use super::protocol::{COMFORTABLE_BODY, MAX_BODY, MAX_IDS, Reply, Request, Traffic};
+use super::remote::{Held, Remote};
+use super::session::Pointer;
+use super::source::Location;
+use super::{CourierConfig, CourierError, chain};
+use crate::wire::{self, ObjectKind, WireError};
+
+const AGENT: &str = "agent";
+
+/// Answers requests on `stream` until its other end is closed. A source that cannot be used is told to whoever asks.
+pub fn serve(stream: UnixStream, config: CourierConfig, cache: &Path) -> Result<(), CourierError> {
+    let config = CourierConfig { cache: cache.to_owned(), ..config };
+    let courier = Courier::open(&config);
+    answer(stream, courier, &secrets(&config))
+}
+
+/// Answers every request with why nothing can be done: the agent's log is where somebody will look.
+pub(super) fn refuse(stream: UnixStream, error: CourierError) -> Result<(), CourierError> {
+    answer(stream, Err(error), &[])
+}
+
+fn answer(mut stream: UnixStream, mut courier: Result<Courier, CourierError>, secrets: &[String]) -> Result<(), CourierError> {
+    loop {
+        let request = match wire::receive::<Request>(&mut stream, AGENT, 0) {
+            Ok((request, _)) => request,
+            Err(WireError::Broken { source, .. }) if source.kind() == std::io::ErrorKind::UnexpectedEof => break,
+            Err(error) => return Err(error.into()),
+        };
+        let answer = match &mut courier {
+            Ok(courier) => courier.reply(request),
+            Err(error) => Ok((failed(error, secrets), Vec::new())),
+        };
+        let (head, body) = answer.unwrap_or_else(|error| (failed(&error, secrets), Vec::new()));
+        wire::send(&mut stream, AGENT, &head, &body)?;
+    }
+    match courier {
+        Ok(Courier { place: Place::Remote(mut remote), .. }) => remote.tidy(),
+        _ => Ok(()),
+    }
+}
+
+fn failed(error: &CourierError, secrets: &[String]) -> Reply {
+    let mut message = chain(error);
+    for secret in secrets {
+        message = message.replace(secret, "***");
+    }
+    Reply::Failed { class: error.class(), message: message.chars().take(2000).collect() }
+}
+
+/// What must be in no message, though a server may echo it. What cannot be read cannot be told either.
+fn secrets(config: &CourierConfig) -> Vec<String> {
+    use base64::Engine as _;
+    let source = &config.source;
+    let mut found: Vec<String> =
+        [&source.password_file, &source.token_file].into_iter().flatten().filter_map(|path| super::secret(path).ok()).collect();
+    if let (Some(user), Some(password)) = (&source.username, found.first().filter(|_| source.password_file.is_some())) {
+        found.push(base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")));
+    }
+    let proxy = source.proxy.as_deref().and_then(|proxy| reqwest::Url::parse(proxy).ok());
+    found.extend(proxy.and_then(|proxy| proxy.password().map(str::to_owned)));
+    found.retain(|secret| !secret.is_empty());
+    found
+}
+
+enum Place {
+    Local(Local),
+    Remote(Box<Remote>),
+}
+
+struct Courier {
+    place: Place,
+    meter: Rc<Meter>,
+    config: CourierConfig,
+}
+
+type Answer = Result<(Reply, Vec<u8>), CourierError>;
+
+impl Courier {
+    fn open(config: &CourierConfig) -> Result<Self, CourierError> {
+        config.source.check()?;
+        let meter = Rc::new(Meter::new(config.source.idle_timeout, config.source.total_timeout));
+        let place = match &config.source.url {
+            Location::Local(path) => Place::Local(Local::new(path)),
+            _ => Place::Remote(Box::new(Remote::open(config, meter.clone())?)),
+        };
+        Ok(Self { place, meter, config: config.clone() })
+    }
+
+    fn reply(&mut self, request: Request) -> Answer {
+        self.meter.begin(self.config.source.total_timeout);
+        match request {
+            Request::Poll { reference } => self.poll(&reference),
+            Request::Advance { tip, have } => self.advance(&tip, have.as_deref()),
+            Request::Objects { kind, ids, limit } => self.objects(kind, &ids, limit),
+        }
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.meter.traffic()
+    }
+
+    fn poll(&mut self, reference: &str) -> Answer {
+        let fits = reference == "HEAD" || reference.starts_with("refs/") && reference.len() <= 255;
+        if !fits || gix::validate::reference::name(reference.into()).is_err() {
+            return Err(CourierError::Request("a reference is HEAD or a full name such as refs/heads/main"));
+        }
+        let found = match &mut self.place {
+            Place::Local(local) => local.poll(reference)?,
+            Place::Remote(remote) => remote.poll(reference)?,
+        };
+        let hex = |id: ObjectId| id.to_hex().to_string();
+        let id = found.map(|Pointer { id, .. }| hex(id));
+        let peeled = found.and_then(|pointer| pointer.peeled).map(hex);
+        Ok((Reply::Polled { id, peeled, traffic: self.traffic() }, Vec::new()))
+    }
+
+    fn advance(&mut self, tip: &str, have: Option<&str>) -> Answer {
+        let (tip, have) = (parse(tip)?, have.map(parse).transpose()?);
+        match &mut self.place {
+            Place::Remote(remote) => match remote.advance(tip, have) {
+                Err(CourierError::Missing(id)) => return Ok((Reply::Missing { id: id.to_hex().to_string() }, Vec::new())),
+                other => other?,
+            },
+            // Everything is here already; whether the tip is shows when it is asked for.
+            Place::Local(_) => {}
+        }
+        Ok((Reply::Advanced { traffic: self.traffic() }, Vec::new()))
+    }
+
+    fn objects(&mut self, kind: ObjectKind, ids: &[String], limit: u64) -> Answer {
+        if ids.is_empty() || ids.len() > MAX_IDS || limit > MAX_BODY {
+            return Err(CourierError::Request("too few or too many ids, or too high a limit"));
+        }
+        let kind = match kind {
+            ObjectKind::Commit => Kind::Commit,
+            ObjectKind::Tree => Kind::Tree,
+            ObjectKind::Blob => Kind::Blob,
+            ObjectKind::Tag => Kind::Tag,
+        };
+        let ids = ids.iter().map(|id| parse(id)).collect::<Result<Vec<_>, _>>()?;
+        let held = match &mut self.place {
+            Place::Local(local) => local.held(kind, &ids, limit, COMFORTABLE_BODY)?,
+            Place::Remote(remote) => match remote.bring(kind, &ids, limit) {
+                Ok(Ok(())) => from_cache(remote, kind, &ids, limit)?,
+                Ok(Err(id)) => return Ok((Reply::TooLarge { id: id.to_hex().to_string() }, Vec::new())),
+                Err(CourierError::Missing(id)) => return Ok((Reply::Missing { id: id.to_hex().to_string() }, Vec::new())),
+                Err(error) => return Err(error),
+            },
+        };
+        let (mut sizes, mut body) = (Vec::new(), Vec::new());
+        for (held, id) in held.into_iter().zip(&ids) {
+            match held {
+                Held::Here(content) if body.len() as u64 + content.len() as u64 <= MAX_BODY => {
+                    sizes.push(content.len() as u64);
+                    body.extend_from_slice(&content);
+                }
+                Held::Here(_) => break,
+                Held::Missing => return Ok((Reply::Missing { id: id.to_hex().to_string() }, Vec::new())),
+                Held::TooLarge => return Ok((Reply::TooLarge { id: id.to_hex().to_string() }, Vec::new())),
+            }
+        }
+        Ok((Reply::Objects { sizes }, body))
+    }
+}
+
+/// From the front, until it is comfortably much. A file that turned out damaged is fetched once more.
+fn from_cache(remote: &mut Remote, kind: Kind, ids: &[ObjectId], limit: u64) -> Result<Vec<Held>, CourierError> {
+    let (mut held, mut size) = (Vec::new(), 0);
+    for id in ids {
+        let mut next = remote.held(kind, id, limit)?;
+        if matches!(next, Held::Missing) && remote.bring(kind, std::slice::from_ref(id), limit)?.is_ok() {
+            next = remote.held(kind, id, limit)?;
+        }
+        size += if let Held::Here(content) = &next { content.len() as u64 } else { 0 };
+        held.push(next);
+        if size >= COMFORTABLE_BODY {
+            break;
+        }
+    }
+    Ok(held)
+}
+
+fn parse(hex: &str) -> Result<ObjectId, CourierError> {
+    ObjectId::from_hex(hex.as_bytes()).map_err(|_| CourierError::Request("an id is 40 or 64 hexadecimal digits"))
+}

@@ -1,0 +1,162 @@
+//! From the plan to a changed host, and what is remembered of it.
+
+use std::io;
+
+use trimtab_model::desired::Desired;
+use trimtab_model::digest::Digest;
+use trimtab_model::ledger::{KeptDrift, MAX_KEPT};
+use trimtab_model::plan::Plan;
+use trimtab_model::report::{Failure, Outcome, Pass};
+
+use super::look::needed;
+use super::{Current, Cycle, Looked, Refused, Wanted, worsen};
+use crate::apply::{self, Applied, NotBegun};
+use crate::log::chain;
+use crate::store::{Kept, Store, StoreError};
+
+impl Cycle {
+    /// Carries a plan out and takes its wanted state as the one in force, unless it was refused before anything was touched.
+    pub(super) async fn carry_out(&mut self, looked: Looked) -> Looked {
+        let Looked { mut pass, plan, wanted: Some(wanted) } = looked else { return looked };
+        if let Err(error) = self.keep_contents(&wanted) {
+            pass.failures.push(Failure { resource: "store".to_owned(), message: chain(&error), skipped: false });
+            worsen(&mut pass, Outcome::Partial);
+            return Looked { pass, plan, wanted: Some(wanted) };
+        }
+        let applied = self.apply(&plan, &wanted).await;
+        if let Some(reason) = &applied.not_begun {
+            self.not_begun(reason, &wanted, &mut pass);
+            return Looked { pass, plan, wanted: Some(wanted) };
+        }
+        let complete = applied.is_complete();
+        tell(&plan, applied, &mut pass);
+        if !complete {
+            worsen(&mut pass, Outcome::Partial);
+        }
+        self.remember_kept(&mut pass);
+        self.take_in_force(&wanted, &mut pass, complete && plan.problems.is_empty());
+        Looked { pass, plan, wanted: Some(wanted) }
+    }
+
+    /// The contents go to the store before anything is switched: a repair without a network needs them.
+    fn keep_contents(&mut self, wanted: &Wanted) -> Result<(), StoreError> {
+        let missing: Vec<&Vec<u8>> =
+            wanted.contents.iter().filter(|(digest, _)| !self.store.has(digest)).map(|(_, bytes)| bytes).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.store.require(missing.iter().map(|bytes| bytes.len() as u64).sum())?;
+        for bytes in missing {
+            self.store.put(bytes)?;
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self, plan: &Plan, wanted: &Wanted) -> Applied {
+        let reader = Store::look(self.store.places().clone());
+        let contents = |digest: Digest| match (wanted.contents.get(&digest), &reader) {
+            (Some(bytes), _) => Ok(bytes.clone()),
+            (None, Ok(store)) => store.read(&digest).map_err(io::Error::other),
+            (None, Err(error)) => Err(io::Error::other(chain(error))),
+        };
+        apply::apply(&mut self.machine, plan, &wanted.desired, &contents, &mut self.ledger, &mut self.store).await
+    }
+
+    fn not_begun(&mut self, reason: &NotBegun, wanted: &Wanted, pass: &mut Pass) {
+        let resource = match reason {
+            NotBegun::Refused(_) => "check",
+            NotBegun::Unchecked(_) | NotBegun::Unsaved(_) => "apply",
+        };
+        pass.changes.clear();
+        pass.failures.push(Failure { resource: resource.to_owned(), message: chain(reason), skipped: false });
+        if let NotBegun::Refused(verdict) = reason {
+            for complaint in verdict.errors.iter().skip(1) {
+                let message = complaint.message.clone();
+                pass.failures.push(Failure { resource: format!("file {}", complaint.path), message, skipped: false });
+            }
+            worsen(pass, Outcome::Held);
+            self.refused = Some(Refused { key: wanted.key.clone(), pass: Box::new(pass.clone()) });
+        } else {
+            // A full disk, a checker that did not run: the same revision may well go through later.
+            worsen(pass, Outcome::Partial);
+        }
+    }
+
+    fn take_in_force(&mut self, wanted: &Wanted, pass: &mut Pass, complete: bool) {
+        let changed = self.current.as_ref().is_none_or(|current| current.key != wanted.key);
+        let digest = changed.then(|| wanted.desired.digest());
+        if wanted.fresh {
+            self.refused = None;
+        }
+        if changed {
+            let kept = Kept { commit: wanted.key.commit.clone(), host: wanted.key.inputs, desired: wanted.desired.clone() };
+            if let Err(error) = self.store.save_desired(&kept) {
+                pass.failures.push(Failure { resource: "store".to_owned(), message: chain(&error), skipped: false });
+                worsen(pass, Outcome::Partial);
+            }
+            self.current = Some(Current { key: wanted.key.clone(), desired: wanted.desired.clone() });
+        }
+        let revision_due =
+            complete && (self.ledger.revision != wanted.key.commit || digest.is_some_and(|d| self.ledger.desired != Some(d)));
+        if revision_due {
+            self.ledger.generation += u64::from(digest.is_some_and(|d| self.ledger.desired != Some(d)));
+            self.ledger.revision.clone_from(&wanted.key.commit);
+            self.ledger.desired = digest.or(self.ledger.desired);
+            self.save_ledger(pass);
+        }
+        if changed {
+            self.collect(&wanted.desired);
+        }
+    }
+
+    /// What a repair took away can be found again: its name outlives the pass.
+    fn remember_kept(&mut self, pass: &mut Pass) {
+        if pass.kept.is_empty() {
+            return;
+        }
+        for (path, digest) in &pass.kept {
+            if let (Ok(path), Ok(digest)) = (path.parse(), digest.parse()) {
+                self.ledger.kept.insert(0, KeptDrift { path, digest, at: pass.started });
+            }
+        }
+        self.ledger.kept.truncate(MAX_KEPT);
+        self.save_ledger(pass);
+    }
+
+    fn save_ledger(&mut self, pass: &mut Pass) {
+        if let Err(error) = self.store.save_ledger(&self.ledger) {
+            pass.failures.push(Failure { resource: "ledger".to_owned(), message: chain(&error), skipped: false });
+            worsen(pass, Outcome::Partial);
+        }
+    }
+
+    /// Contents that nothing names any more leave the store; what drift repair kept stays for as long as it is among the newest.
+    fn collect(&mut self, desired: &Desired) {
+        let mut keep = needed(Some(desired), &self.ledger);
+        keep.extend(self.ledger.kept.iter().map(|kept| kept.digest));
+        if let Err(error) = self.store.gc(&keep) {
+            tracing::warn!("the store could not be tidied: {}", chain(&error));
+        }
+    }
+}
+
+/// How the steps ended, into the pass.
+fn tell(plan: &Plan, applied: Applied, pass: &mut Pass) {
+    for (step, outcome) in plan.steps.iter().zip(applied.outcomes) {
+        let (message, skipped) = match outcome {
+            apply::Outcome::Done | apply::Outcome::NotRun { .. } => continue,
+            apply::Outcome::Failed { message } | apply::Outcome::Raced { message } => (message, false),
+            apply::Outcome::Skipped { because } => (because, true),
+        };
+        let resource = match step.action.resource() {
+            empty if empty.is_empty() => "daemon-reload".to_owned(),
+            resource => resource,
+        };
+        pass.failures.push(Failure { resource, message, skipped });
+    }
+    pass.kept = applied.kept.iter().map(|kept| (kept.path.to_string(), kept.digest.to_string())).collect();
+    pass.remarks.extend(applied.remarks);
+    if let Some(error) = applied.unsaved {
+        pass.failures.push(Failure { resource: "ledger".to_owned(), message: chain(&error), skipped: false });
+    }
+}

@@ -1,0 +1,120 @@
+//! What is remembered of past passes, and the status document made of it.
+
+use trimtab_model::ledger::Ledger;
+use trimtab_model::report::{HISTORY, Outcome, Pass, PassLine, STATUS_FORMAT, Status};
+
+/// Past passes, as far as the status document tells of them.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    number: u64,
+    attempted: String,
+    last: Option<Pass>,
+    lines: Vec<PassLine>,
+    /// What was last said to the journal, so that a matter that lasts is not said every minute.
+    said: String,
+}
+
+impl History {
+    /// Goes on where the last process of this boot ended.
+    pub(super) fn resume(earlier: Option<Status>) -> Self {
+        let Some(earlier) = earlier else { return Self::default() };
+        Self {
+            number: earlier.last_pass.as_ref().map_or(0, |pass| pass.number),
+            attempted: earlier.last_attempted_revision,
+            last: earlier.last_pass,
+            lines: earlier.history,
+            said: String::new(),
+        }
+    }
+
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
+    }
+
+    pub(super) fn attempted(&mut self, revision: &str) {
+        revision.clone_into(&mut self.attempted);
+    }
+
+    /// Whether this has not been said already; remembers it as said.
+    pub(super) fn is_news(&mut self, what: &str) -> bool {
+        let news = self.said != what;
+        what.clone_into(&mut self.said);
+        news
+    }
+
+    /// The last pass becomes history when it did or found something; a row of passes that found nothing is one line.
+    pub(super) fn record(&mut self, pass: &Pass) {
+        if let Some(last) = self.last.replace(pass.clone()) {
+            let quiet = last.outcome == Outcome::Unchanged
+                || (last.changes.is_empty() && self.lines.first().is_some_and(|line| line.outcome == last.outcome));
+            if !quiet {
+                self.lines.insert(0, last.line());
+                self.lines.truncate(HISTORY);
+            }
+        }
+    }
+
+    pub(super) fn status(&self, host: &str, agent_pid: u32, ledger: &Ledger) -> Status {
+        let last = self.last.as_ref();
+        Status {
+            format: STATUS_FORMAT,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            agent_pid,
+            host: host.to_owned(),
+            ready: last.is_some_and(|pass| pass.outcome.is_ready()),
+            reason: last.map_or_else(String::new, Pass::reason),
+            last_applied_revision: ledger.revision.clone(),
+            last_attempted_revision: self.attempted.clone(),
+            generation: ledger.generation,
+            managed_files: ledger.entries.len(),
+            managed_units: ledger.units.len(),
+            last_pass: self.last.clone(),
+            history: self.lines.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trimtab_model::report::Wake;
+
+    fn pass(number: u64, outcome: Outcome) -> Pass {
+        let text = format!(
+            r#"{{"number":{number},"wake":"timer","started":0,"duration_ms":0,"outcome":"unchanged","revision":"","trust":{{"verdict":"","message":"","signer":""}},"source_error":"","findings":{{"list":[],"more":0}},"changes":[],"problems":[],"failures":[]}}"#
+        );
+        let pass: Pass = serde_json::from_str(&text).unwrap();
+        assert_eq!(pass.wake, Wake::Timer);
+        Pass { outcome, ..pass }
+    }
+
+    #[test]
+    fn history_keeps_what_happened_and_not_the_quiet() {
+        let mut history = History::default();
+        let outcomes = [
+            Outcome::Converged,
+            Outcome::Unchanged,
+            Outcome::Held,
+            Outcome::Held,
+            Outcome::Held,
+            Outcome::Unchanged,
+            Outcome::Converged,
+        ];
+        for (number, outcome) in outcomes.into_iter().enumerate() {
+            history.record(&pass(number as u64, outcome));
+        }
+        let kept: Vec<(u64, Outcome)> = history.lines.iter().map(|line| (line.number, line.outcome)).collect();
+        assert_eq!(kept, [(2, Outcome::Held), (0, Outcome::Converged)]);
+        assert_eq!(history.last.as_ref().map(|pass| pass.number), Some(6));
+    }
+
+    #[test]
+    fn a_matter_that_lasts_is_said_once() {
+        let mut history = History::default();
+        assert!(history.is_news("down"));
+        assert!(!history.is_news("down"));
+        assert!(history.is_news(""));
+        assert!(history.is_news("down"));
+    }
+}

@@ -1,0 +1,104 @@
+//! Looking at the host, and planning.
+
+use std::collections::BTreeSet;
+
+use trimtab_model::names::{HostPath, UnitName};
+use trimtab_model::observed::Observed;
+use trimtab_model::plan::{Plan, plan};
+use trimtab_model::report::{Failure, Outcome, Pass, Wake};
+
+use super::{Cycle, Wanted, worsen};
+use crate::host::{images, observe};
+use crate::log::chain;
+
+impl Cycle {
+    /// Looks at everything that is wanted or owned, and plans.
+    pub(super) async fn plan(&mut self, wanted: &Wanted, wake: Wake, pass: &mut Pass) -> Plan {
+        let mut observed = Observed { has_units: self.machine.systemd.is_some(), ..Observed::default() };
+        self.machine.accounts.refresh();
+        for entry in wanted.desired.entries.values() {
+            let state = &entry.state;
+            if !observed.users.contains_key(state.owner.as_str()) {
+                let id = self.machine.accounts.user(state.owner.as_str());
+                observed.users.insert(state.owner.to_string(), id);
+            }
+            if !observed.groups.contains_key(state.group.as_str()) {
+                let id = self.machine.accounts.group(state.group.as_str());
+                observed.groups.insert(state.group.to_string(), id);
+            }
+        }
+        // What was written with an owner that nothing wants any more is still judged by it.
+        for owned in self.ledger.entries.values() {
+            let state = &owned.state;
+            if !observed.users.contains_key(state.owner.as_str()) {
+                observed.users.insert(state.owner.to_string(), self.machine.accounts.user(state.owner.as_str()));
+            }
+            if !observed.groups.contains_key(state.group.as_str()) {
+                observed.groups.insert(state.group.to_string(), self.machine.accounts.group(state.group.as_str()));
+            }
+        }
+        let paths: BTreeSet<&HostPath> = wanted.desired.entries.keys().chain(self.ledger.entries.keys()).collect();
+        observed.entries = observe::observe(&self.machine.root, paths);
+        self.units(wanted, &mut observed, pass).await;
+        self.images(wanted, wake, &mut observed, pass).await;
+        plan(&wanted.desired, &observed, &self.ledger)
+    }
+
+    async fn units(&mut self, wanted: &Wanted, observed: &mut Observed, pass: &mut Pass) {
+        let Some(systemd) = &self.machine.systemd else { return };
+        let names: BTreeSet<&UnitName> = wanted.desired.units.keys().chain(self.ledger.units.keys()).collect();
+        if names.is_empty() {
+            return;
+        }
+        match systemd.observe(names.into_iter()).await {
+            Ok(units) => observed.units = units,
+            Err(error) => {
+                // Files can still be put right; units are looked at again by the next pass.
+                observed.has_units = false;
+                pass.failures.push(Failure { resource: "systemd".to_owned(), message: chain(&error), skipped: false });
+                worsen(pass, Outcome::Partial);
+            }
+        }
+    }
+
+    /// Asks Podman only when something new is wanted or nobody knows: it costs a process, and a container pulls what is missing itself.
+    async fn images(&mut self, wanted: &Wanted, wake: Wake, observed: &mut Observed, pass: &mut Pass) {
+        let all = || wanted.desired.images.keys().cloned().collect();
+        if !observed.has_units || wanted.desired.images.is_empty() {
+            observed.images = all();
+            return;
+        }
+        let digest = wanted.desired.digest();
+        if self.images_known == Some(digest) && wake != Wake::Start {
+            observed.images = all();
+            return;
+        }
+        match images::present(wanted.desired.images.keys().map(String::as_str), &self.machine.runner).await {
+            Ok(present) => {
+                self.images_known = (present.len() == wanted.desired.images.len()).then_some(digest);
+                observed.images = present;
+            }
+            Err(error) => {
+                observed.images = all();
+                pass.failures.push(Failure { resource: "images".to_owned(), message: chain(&error), skipped: false });
+                worsen(pass, Outcome::Partial);
+            }
+        }
+    }
+}
+
+/// Names of the contents that must stay in the store: those of the state in force, and what stood on the host before.
+pub(super) fn needed(
+    desired: Option<&trimtab_model::desired::Desired>,
+    ledger: &trimtab_model::ledger::Ledger,
+) -> BTreeSet<trimtab_model::digest::Digest> {
+    use trimtab_model::desired::Node;
+    use trimtab_model::ledger::Before;
+    let of = |node: &Node| if let Node::File { digest, .. } = node { Some(*digest) } else { None };
+    let wanted = desired.into_iter().flat_map(|desired| desired.entries.values()).filter_map(|entry| of(&entry.state.node));
+    let before = ledger.entries.values().filter_map(|owned| match &owned.before {
+        Before::Original { node, .. } => of(node),
+        Before::Absent => None,
+    });
+    wanted.chain(before).collect()
+}

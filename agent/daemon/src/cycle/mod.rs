@@ -1,0 +1,307 @@
+//! One pass, from poll to report.
+//!
+//! A pass cannot fail, it can only end: every error becomes part of its [`Pass`]. It is level-triggered: each one recomputes from what is
+//! wanted, found and owned, and what a killed pass left undone is simply what this one finds to do.
+//!
+//! What is kept in memory between passes is small: the desired state (contents lie in the store as blobs), the ledger, and one connection
+//! to systemd.
+
+mod carry;
+mod history;
+mod look;
+mod open;
+mod source;
+mod tell;
+mod texts;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use trimtab_model::desired::Desired;
+use trimtab_model::digest::Digest;
+use trimtab_model::facts::Host;
+use trimtab_model::finding::Findings;
+use trimtab_model::ledger::Ledger;
+use trimtab_model::plan::Plan;
+use trimtab_model::report::{Failure, Outcome, Pass, TrustReport, Wake};
+
+use crate::apply::Machine;
+use crate::config::{Places, Settings};
+use crate::log::chain;
+use crate::store::Store;
+use crate::trust::Class;
+use crate::trust::keys::TrustConfig;
+use crate::trust::state::TrustState;
+use history::History;
+pub use open::{Hold, OpenError};
+use source::{Answer, Ask, Key};
+
+/// The desired state in force and the key it was rendered under.
+#[derive(Debug, Clone)]
+struct Current {
+    key: Key,
+    desired: Desired,
+}
+
+/// A revision that was looked at and not put in force; remembered so that it is told again without being tried again.
+struct Refused {
+    key: Key,
+    pass: Box<Pass>,
+}
+
+/// Everything between two passes.
+pub struct Cycle {
+    settings: Settings,
+    places: Places,
+    program: PathBuf,
+    hold: Hold,
+    machine: Machine,
+    host: Host,
+    inputs: Digest,
+    store: Store,
+    ledger: Ledger,
+    trust: TrustConfig,
+    trust_state: Option<TrustState>,
+    current: Option<Current>,
+    refused: Option<Refused>,
+    /// The desired state whose images are known to be in local storage: asking Podman costs a process.
+    images_known: Option<Digest>,
+    history: History,
+    remarks: Vec<String>,
+}
+
+/// What a look found: the pass so far, and the plan.
+pub struct Looked {
+    /// The pass as far as it went.
+    pub pass: Pass,
+    /// What to do.
+    pub plan: Plan,
+    /// What the plan is made for; nothing before the first accepted revision.
+    pub(crate) wanted: Option<Wanted>,
+}
+
+/// A desired state that is about to be put in force, or is in force already.
+pub(crate) struct Wanted {
+    key: Key,
+    desired: Desired,
+    contents: BTreeMap<Digest, Vec<u8>>,
+    fresh: bool,
+}
+
+impl Cycle {
+    /// The settings that this cycle runs with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// One pass. With `apply` false nothing is written anywhere.
+    pub async fn pass(&mut self, wake: Wake, apply: bool) -> Pass {
+        let begun = Instant::now();
+        let mut looked = self.examine(wake, true).await;
+        if apply {
+            looked = self.carry_out(looked).await;
+        }
+        let mut pass = looked.pass;
+        pass.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.conclude(&mut pass);
+        if let Some(systemd) = &self.machine.systemd {
+            systemd.rest();
+        }
+        pass
+    }
+
+    /// A look without a touch, for `trimtab plan`. `ask` false leaves the source alone: only drift is seen.
+    pub async fn look(&mut self, ask: bool) -> Looked {
+        let mut looked = self.examine(Wake::Asked, ask).await;
+        if looked.pass.outcome == Outcome::Converged {
+            looked.pass.outcome = Outcome::Planned;
+        }
+        looked
+    }
+
+    /// From the source to the plan. The outcome is the one that the pass will have when every step of the plan is done.
+    async fn examine(&mut self, wake: Wake, ask: bool) -> Looked {
+        let mut pass = self.begin(wake);
+        let wanted = if ask { self.ask(&mut pass).await } else { None };
+        let wanted = wanted.or_else(|| self.in_force());
+        let Some(wanted) = wanted else {
+            return Looked { pass, plan: Plan::default(), wanted: None };
+        };
+        if wanted.desired.entries.is_empty() && wanted.desired.units.is_empty() && !self.ledger.entries.is_empty() {
+            let managed = self.ledger.entries.len();
+            pass.source_error = format!("the revision wants nothing at all on this host, where {managed} paths are managed");
+            worsen(&mut pass, Outcome::Held);
+            return Looked { pass, plan: Plan::default(), wanted: None };
+        }
+        pass.revision.clone_from(&wanted.key.commit);
+        let plan = self.plan(&wanted, wake, &mut pass).await;
+        pass.changes.clone_from(&plan.changes);
+        pass.problems.clone_from(&plan.problems);
+        if !plan.problems.is_empty() {
+            worsen(&mut pass, Outcome::Partial);
+        } else if !plan.steps.is_empty() {
+            worsen(&mut pass, Outcome::Converged);
+        }
+        Looked { pass, plan, wanted: Some(wanted) }
+    }
+
+    fn begin(&mut self, wake: Wake) -> Pass {
+        Pass {
+            number: self.history.next_number(),
+            wake,
+            started: now(),
+            duration_ms: 0,
+            outcome: Outcome::Unchanged,
+            revision: String::new(),
+            trust: TrustReport::default(),
+            source_error: String::new(),
+            findings: Findings::default(),
+            changes: Vec::new(),
+            problems: Vec::new(),
+            failures: Vec::new(),
+            kept: Vec::new(),
+            remarks: std::mem::take(&mut self.remarks),
+        }
+    }
+
+    /// The state in force, with its contents in the store.
+    fn in_force(&self) -> Option<Wanted> {
+        self.current.as_ref().map(|current| Wanted {
+            key: current.key.clone(),
+            desired: current.desired.clone(),
+            contents: BTreeMap::new(),
+            fresh: false,
+        })
+    }
+
+    /// Asks the source; `None` means that what is in force stays in force.
+    async fn ask(&mut self, pass: &mut Pass) -> Option<Wanted> {
+        let known = [self.current.as_ref().map(|c| &c.key), self.refused.as_ref().map(|r| &r.key)];
+        let ask = Ask {
+            program: self.program.clone(),
+            places: self.places.clone(),
+            trust: self.trust.clone(),
+            state: self.trust_state.clone(),
+            host: self.host.clone(),
+            inputs: self.inputs,
+            known: known.into_iter().flatten().cloned().collect(),
+            total: self.settings.source.total_timeout,
+            now: pass.started,
+        };
+        let answer = tokio::task::spawn_blocking(move || ask.run()).await;
+        let answer = answer.unwrap_or_else(|error| Answer::Trouble {
+            message: format!("looking at the source ended unexpectedly: {error}"),
+            class: Class::Retry,
+            commit: String::new(),
+        });
+        self.judge(answer, pass)
+    }
+
+    fn judge(&mut self, answer: Answer, pass: &mut Pass) -> Option<Wanted> {
+        match answer {
+            Answer::Same { key } => {
+                "unchanged".clone_into(&mut pass.trust.verdict);
+                pass.trust.signer = self.signer();
+                self.tell_refused_again(&key, pass);
+                None
+            }
+            Answer::Rendered { proven, new, key, rendered } => {
+                self.accept(&proven, new, pass)?;
+                let rendered = *rendered;
+                Some(Wanted { key, desired: rendered.desired, contents: rendered.contents, fresh: true })
+            }
+            Answer::Wrong { proven, new, key, findings } => {
+                self.accept(&proven, new, pass)?;
+                pass.findings = findings;
+                worsen(pass, Outcome::Held);
+                self.history.attempted(&key.commit);
+                self.refused = Some(Refused { key, pass: Box::new(pass.clone()) });
+                None
+            }
+            Answer::Refused { verdict, commit } => {
+                verdict.code().clone_into(&mut pass.trust.verdict);
+                pass.trust.message =
+                    verdict.cause().map_or_else(|| verdict.to_string(), |cause| format!("{verdict}: {}", chain(cause)));
+                self.history.attempted(&commit);
+                worsen(pass, outcome_of(verdict.class().unwrap_or(Class::Hold)));
+                if pass.outcome == Outcome::Unreachable {
+                    pass.source_error.clone_from(&pass.trust.message);
+                }
+                None
+            }
+            Answer::Trouble { message, class, commit } => {
+                pass.source_error = message;
+                if !commit.is_empty() {
+                    self.history.attempted(&commit);
+                }
+                worsen(pass, outcome_of(class));
+                None
+            }
+        }
+    }
+
+    /// Remembers a proven commit, durably, before anything follows from it. `None`: it could not be remembered, so it is not acted on.
+    fn accept(&mut self, proven: &crate::trust::prove::Proven, new: bool, pass: &mut Pass) -> Option<()> {
+        if new { "accepted" } else { "unchanged" }.clone_into(&mut pass.trust.verdict);
+        pass.trust.signer = proven.signer().to_string();
+        self.history.attempted(&proven.commit().to_string());
+        if self.hold == Hold::ReadOnly {
+            return Some(());
+        }
+        if new {
+            if let Err(error) = self.store.save_trust_state(&proven.state().to_text()) {
+                pass.failures.push(Failure { resource: "trust state".to_owned(), message: chain(&error), skipped: false });
+                worsen(pass, Outcome::Held);
+                return None;
+            }
+            let revision = proven.commit().to_string();
+            tracing::info!(
+                trimtab_pass = pass.number,
+                trimtab_revision = revision,
+                trimtab_outcome = "accepted",
+                "revision {revision} accepted, signed by {}",
+                proven.signer()
+            );
+            self.trust_state = Some(proven.state().clone());
+        }
+        Some(())
+    }
+
+    fn signer(&self) -> String {
+        self.trust_state.as_ref().map_or_else(String::new, |state| {
+            if state.signer_name.is_empty() {
+                state.signer.to_string()
+            } else {
+                format!("{} ({})", state.signer_name, state.signer)
+            }
+        })
+    }
+
+    /// The tip is a revision that was refused: the same is said again, without walking into it again.
+    fn tell_refused_again(&self, key: &Key, pass: &mut Pass) {
+        if let Some(refused) = self.refused.as_ref().filter(|refused| refused.key == *key) {
+            pass.findings.clone_from(&refused.pass.findings);
+            pass.failures.clone_from(&refused.pass.failures);
+            worsen(pass, Outcome::Held);
+        }
+    }
+}
+
+fn outcome_of(class: Class) -> Outcome {
+    match class {
+        Class::Retry => Outcome::Unreachable,
+        Class::Hold => Outcome::Held,
+        Class::Halt => Outcome::Halted,
+    }
+}
+
+/// An outcome only ever gets worse in a pass.
+fn worsen(pass: &mut Pass, outcome: Outcome) {
+    pass.outcome = pass.outcome.max(outcome);
+}
+
+/// Seconds since 1970; the clock is read here and handed on as a value.
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,170 @@
+//! Opening a cycle: settings, trust, root, store and ledger, each checked before anything is believed.
+//!
+//! What cannot be trusted halts (exit 78): going on with an empty ledger or another root of trust would be a guess about a machine
+//! that nobody is looking at.
+
+use trimtab_model::digest::Digest;
+use trimtab_model::facts::Host;
+use trimtab_model::names::{HostName, NameError};
+
+use super::history::History;
+use super::source::Key;
+use super::{Current, Cycle};
+use crate::apply::Machine;
+use crate::config::{ConfigError, Places, Settings};
+use crate::host::accounts::Accounts;
+use crate::host::command::Runner;
+use crate::host::root::{Root, RootError};
+use crate::host::units::Systemd;
+use crate::log::chain;
+use crate::store::{Store, StoreError};
+use crate::trust::keys::{TrustConfig, TrustFileError};
+use crate::trust::state::{StateError, TrustState};
+
+/// What the cycle may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// Change the machine, again and again: only one process may.
+    Agent,
+    /// Change the machine once, likewise.
+    Once,
+    /// Look only; nothing is written, also not to the store.
+    ReadOnly,
+}
+
+/// Why a cycle cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// `agent.toml` cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// `trust.toml` cannot be used.
+    #[error(transparent)]
+    Trust(#[from] TrustFileError),
+    /// The remembered trust state cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The root of the managed host cannot be opened.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The kernel's host name is no name for a fleet.
+    #[error("this machine's host name cannot be used; set `name` under [host] in agent.toml")]
+    HostName(#[from] NameError),
+    /// Where this program lies is not known, so it cannot start its other processes.
+    #[error("this program's own path cannot be found")]
+    Program(#[source] std::io::Error),
+}
+
+impl OpenError {
+    /// 75 when another process is at work, else 78: a person must look.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            OpenError::Store(StoreError::Locked { .. }) => 75,
+            _ => 78,
+        }
+    }
+}
+
+impl Cycle {
+    /// Opens everything that a pass needs.
+    pub async fn open(places: &Places, hold: Hold) -> Result<Self, OpenError> {
+        let settings = Settings::load(&places.agent_toml())?;
+        let trust = TrustConfig::load(&places.trust_toml())?;
+        let root = Root::open(&places.root)?;
+        let store = match hold {
+            Hold::Agent | Hold::Once => Store::open(places.store())?,
+            Hold::ReadOnly => Store::look(places.store())?,
+        };
+        let loaded = store.load_ledger()?;
+        let ledger = loaded.ledger;
+        let mut remarks: Vec<String> = loaded.warning.into_iter().collect();
+        let trust_state = recall(&store, &mut remarks)?;
+        if trust_state.is_none() && ledger.generation > 0 {
+            remarks.push("the memory of the last accepted commit is lost; the next signed commit is taken as the first".to_owned());
+        }
+        // A rendering can be made again: one that cannot be read is only missed until the source is reached.
+        let current = match store.load_desired() {
+            Ok(kept) => kept.map(|kept| Current { key: Key { commit: kept.commit, inputs: kept.host }, desired: kept.desired }),
+            Err(error) if error.must_halt() => return Err(error.into()),
+            Err(error) => {
+                remarks.push(chain(&error));
+                None
+            }
+        };
+        let host = host(&settings, &root)?;
+        let trust_text = crate::config::read_text(&places.trust_toml())?;
+        let inputs = [host.digest().to_string(), env!("CARGO_PKG_VERSION").to_owned(), trust_text].join("\n");
+        let program = std::env::current_exe().map_err(OpenError::Program)?;
+        let accounts = Accounts::load(&root);
+        let earlier = store.load_status().ok().flatten().and_then(|text| serde_json::from_slice(&text).ok());
+        let systemd = if places.is_sandbox() { None } else { connect().await };
+        let runner = systemd.clone().map_or(Runner::Child, Runner::Systemd);
+        Ok(Self {
+            inputs: Digest::of(inputs.as_bytes()),
+            history: History::resume(earlier),
+            places: places.clone(),
+            settings,
+            program,
+            hold,
+            machine: Machine { root, accounts, systemd, runner, scratch: places.runtime().join("scratch") },
+            host,
+            store,
+            ledger,
+            trust,
+            trust_state,
+            current,
+            refused: None,
+            images_known: None,
+            remarks,
+        })
+    }
+}
+
+/// The trust state that has seen more of the two copies. A damaged copy is told and passed over only while the other one is whole.
+fn recall(store: &Store, remarks: &mut Vec<String>) -> Result<Option<TrustState>, OpenError> {
+    let copies = store.load_trust_state()?;
+    let mut states = Vec::new();
+    let mut damage = None;
+    for text in [copies.main, copies.second].into_iter().flatten() {
+        match TrustState::from_text(&text) {
+            Ok(state) => states.push(state),
+            Err(error) => damage = Some(error),
+        }
+    }
+    match (states.into_iter().max_by_key(|state| state.accepted_at), damage) {
+        (None, Some(error)) => Err(error.into()),
+        (newest, damage) => {
+            if let Some(error) = damage {
+                remarks.push(format!("one copy of the trust state cannot be used, the other one is: {}", chain(&error)));
+            }
+            Ok(newest)
+        }
+    }
+}
+
+/// systemd, where it runs; a host without it has its files managed and says so.
+async fn connect() -> Option<std::sync::Arc<Systemd>> {
+    if !std::path::Path::new("/run/systemd/system").exists() {
+        tracing::warn!("systemd does not run here: files are managed, units are not");
+        return None;
+    }
+    match Systemd::connect().await {
+        Ok(systemd) => Some(std::sync::Arc::new(systemd)),
+        Err(error) => {
+            tracing::warn!("systemd cannot be reached, units are not managed: {}", chain(&error));
+            None
+        }
+    }
+}
+
+fn host(settings: &Settings, root: &Root) -> Result<Host, NameError> {
+    let facts = crate::host::facts::gather(root);
+    let name: HostName = match &settings.host.name {
+        Some(name) => name.clone(),
+        None => facts.hostname.parse()?,
+    };
+    Ok(Host { name, labels: settings.host.labels.clone(), facts, policy: settings.policy.clone() })
+}

@@ -1,0 +1,84 @@
+//! The end of a pass: said to the journal when it is news, and written to the status document.
+
+use trimtab_model::plan::{Cause, Change};
+use trimtab_model::report::{Outcome, Pass};
+
+use super::{Cycle, Hold};
+use crate::log::chain;
+
+impl Cycle {
+    /// Says and records how the pass ended. What lasts is said once, and what is well is not said at all.
+    pub(super) fn conclude(&mut self, pass: &mut Pass) {
+        if self.hold == Hold::ReadOnly {
+            return;
+        }
+        let (number, revision) = (pass.number, pass.revision.as_str());
+        for change in &pass.changes {
+            let (resource, outcome) = (change.resource.as_str(), word(change));
+            tracing::info!(
+                trimtab_pass = number,
+                trimtab_revision = revision,
+                trimtab_resource = resource,
+                trimtab_outcome = outcome,
+                "{resource}: {outcome}, {}",
+                differences(change)
+            );
+        }
+        let news = self.history.is_news(&matter(pass));
+        let (outcome, reason) = (pass.outcome.word(), pass.reason());
+        match pass.outcome {
+            Outcome::Converged => {
+                tracing::info!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "{reason}");
+            }
+            Outcome::Unchanged if news && pass.number > 1 => {
+                tracing::info!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "{reason}");
+            }
+            Outcome::Unchanged | Outcome::Planned => {
+                tracing::debug!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "{reason}");
+            }
+            _ if !news => {
+                tracing::debug!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "still: {reason}");
+            }
+            Outcome::Unreachable | Outcome::Partial | Outcome::Held => {
+                tracing::warn!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "{reason}");
+            }
+            Outcome::Halted => {
+                tracing::error!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "{reason}");
+            }
+        }
+        for remark in &pass.remarks {
+            tracing::warn!(trimtab_pass = number, "{remark}");
+        }
+        self.history.record(pass);
+        self.write_status();
+    }
+
+    fn write_status(&mut self) {
+        let pid = std::process::id();
+        let status = self.history.status(self.host.name.as_str(), if self.hold == Hold::Agent { pid } else { 0 }, &self.ledger);
+        let text = serde_json::to_vec_pretty(&status).expect("because plain data with string keys always serialises");
+        if let Err(error) = self.store.save_status(&text) {
+            // The report of a pass must not be what makes the next one fail.
+            tracing::warn!("the status document cannot be written: {}", chain(&error));
+        }
+    }
+}
+
+/// What distinguishes one lasting matter from another; empty when all is well.
+fn matter(pass: &Pass) -> String {
+    if pass.outcome.is_ready() { String::new() } else { format!("{} {} {}", pass.outcome.word(), pass.revision, pass.reason()) }
+}
+
+fn word(change: &Change) -> &'static str {
+    match change.cause {
+        Cause::Update => "update",
+        Cause::Drift => "drift",
+        Cause::UpdateAndDrift => "update-and-drift",
+        Cause::Follows => "follows",
+    }
+}
+
+fn differences(change: &Change) -> String {
+    let one = |d: &trimtab_model::plan::Difference| format!("{} {} -> {}", d.property, d.found, d.wanted);
+    change.differs.iter().map(one).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,306 @@
+//! `/etc/trimtab/trust.toml`: the only place that says whom this host trusts. Never read from the repository.
+//!
+//! ```toml
+//! mode = "commit"
+//! branch = "main"
+//! keys = ["ssh-ed25519 AAAA… ann@example.org"]
+//! trailer = "production"   # optional: require `Trimtab-Channel: production`
+//! ```
+//!
+//! Guarantees: every key in a loaded configuration can verify; nothing unknown is skipped; every refusal names line and column, all at once.
+//! Limits: mode `commit` only. A key has no expiry and no role: it is trusted until its line is removed.
+
+use std::fmt;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use toml::Spanned;
+use trimtab_model::finding::{Finding, Findings, Spot};
+
+use super::Class;
+use super::owner::{OwnerError, read_owned};
+use super::pubkey::{Fingerprint, PublicKey};
+
+/// The largest `trust.toml`, in bytes.
+pub const MAX_FILE: u64 = 256 << 10;
+/// The longest comment of a key: it is printed in logs.
+const MAX_COMMENT: usize = 200;
+/// The trailer that `trailer = …` asks for.
+pub const TRAILER: &str = "Trimtab-Channel";
+
+/// A key and the name by which its line calls it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustedKey {
+    /// The key.
+    pub key: PublicKey,
+    /// What follows it in its line: usually the name of its owner; may be empty.
+    pub comment: String,
+}
+
+/// Who signed a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signer {
+    /// The key, as `ssh-keygen -l` prints it.
+    pub fingerprint: Fingerprint,
+    /// Its comment in `trust.toml`; may be empty.
+    pub name: String,
+}
+
+impl fmt::Display for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.name.is_empty() { write!(f, "{}", self.fingerprint) } else { write!(f, "{} ({})", self.name, self.fingerprint) }
+    }
+}
+
+/// What this host trusts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustConfig {
+    reference: String,
+    keys: Vec<TrustedKey>,
+    trailer: Option<String>,
+}
+
+/// Why a host's trust configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustFileError {
+    /// It cannot be read, or others could have written it.
+    #[error("the trust configuration cannot be used")]
+    Owner(#[from] OwnerError),
+    /// What it says is wrong.
+    #[error("{0}")]
+    Content(Findings),
+}
+
+impl TrustFileError {
+    /// Always a person's turn.
+    pub fn class(&self) -> Class {
+        Class::Halt
+    }
+}
+
+#[derive(Deserialize)]
+struct Mode {
+    mode: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    #[serde(rename = "mode")]
+    _mode: String,
+    branch: Spanned<String>,
+    keys: Spanned<Vec<Spanned<String>>>,
+    trailer: Option<Spanned<String>>,
+}
+
+impl TrustConfig {
+    /// Reads the file after checking who can write it.
+    pub fn load(path: &Path) -> Result<Self, TrustFileError> {
+        let text = read_owned(path, MAX_FILE)?;
+        Self::parse(&path.display().to_string(), &text).map_err(TrustFileError::Content)
+    }
+
+    /// Reads the text of a file that is called `file` in what is refused.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Findings> {
+        let source = Source { file, text };
+        source.check_mode()?;
+        let raw: File = toml::from_str(text).map_err(|error| source.syntax(&error))?;
+        let mut findings = Findings::default();
+        let reference = source.branch(&raw.branch).unwrap_or_else(|finding| {
+            findings.push(finding);
+            String::new()
+        });
+        let mut keys: Vec<(TrustedKey, std::ops::Range<usize>)> = Vec::new();
+        if raw.keys.get_ref().is_empty() {
+            let empty = Finding::new("no key is trusted, so no commit could ever be accepted", source.spot(raw.keys.span(), ""));
+            findings.push(empty.help("add the line of at least one public key (`cat ~/.ssh/id_ed25519.pub`)"));
+        }
+        for line in raw.keys.get_ref() {
+            match source.key(line) {
+                Err(finding) => findings.push(finding),
+                Ok(key) => match keys.iter().find(|(known, _)| known.key == key.key) {
+                    Some((_, first)) => findings.push(
+                        Finding::new("this key is listed twice", source.spot(line.span(), ""))
+                            .also(source.spot(first.clone(), "first here"))
+                            .help("remove one of the two lines"),
+                    ),
+                    None => keys.push((key, line.span())),
+                },
+            }
+        }
+        let trailer = raw.trailer.map(|trailer| source.trailer(&trailer));
+        let trailer = trailer.transpose().unwrap_or_else(|finding| {
+            findings.push(finding);
+            None
+        });
+        findings.or(Self { reference, keys: keys.into_iter().map(|(key, _)| key).collect(), trailer })
+    }
+
+    /// The ref to follow, in full, e.g. `refs/heads/main`.
+    pub fn reference(&self) -> &str {
+        &self.reference
+    }
+
+    /// The keys whose signatures count; never empty.
+    pub fn keys(&self) -> &[TrustedKey] {
+        &self.keys
+    }
+
+    /// The channel that the trailer `Trimtab-Channel` must name, if one is required.
+    pub fn trailer(&self) -> Option<&str> {
+        self.trailer.as_deref()
+    }
+}
+
+/// The text, for pointing into it.
+struct Source<'a> {
+    file: &'a str,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn spot(&self, span: std::ops::Range<usize>, label: &str) -> Spot {
+        Spot::at(self.file, self.text, span, label)
+    }
+
+    fn syntax(&self, error: &toml::de::Error) -> Findings {
+        let spot = error.span().map_or_else(|| Spot::file(self.file), |span| self.spot(span, ""));
+        one(Finding::new(error.message().trim_end().replace('\n', ", "), spot))
+    }
+
+    // Before the rest: the keys of another mode are unknown to this one, and that would be told instead of the cause.
+    fn check_mode(&self) -> Result<(), Findings> {
+        let modes: Mode = toml::from_str(self.text).map_err(|error| self.syntax(&error))?;
+        let Some(mode) = modes.mode else {
+            return Err(one(Finding::new("`mode` is missing", Spot::file(self.file)).help("add `mode = \"commit\"`")));
+        };
+        let spot = self.spot(mode.span(), "");
+        match mode.get_ref().as_str() {
+            "commit" => Ok(()),
+            "release" => Err(one(Finding::new("this version of trimtab does not have release mode", spot)
+                .help("use `mode = \"commit\"`, or install a version that has it"))),
+            _ => Err(one(Finding::new("this mode is not known", spot).help("this version of trimtab knows `mode = \"commit\"`"))),
+        }
+    }
+
+    fn branch(&self, branch: &Spanned<String>) -> Result<String, Finding> {
+        let name = branch.get_ref();
+        let reference = if name.starts_with("refs/") { name.clone() } else { format!("refs/heads/{name}") };
+        match gix_validate::reference::name(reference.as_bytes().into()) {
+            Ok(_) if !name.is_empty() && reference.len() <= 1000 => Ok(reference),
+            _ => Err(Finding::new("this is not the name of a branch", self.spot(branch.span(), ""))
+                .help("write a name such as `main`, or a full ref such as `refs/heads/main`")),
+        }
+    }
+
+    fn key(&self, line: &Spanned<String>) -> Result<TrustedKey, Finding> {
+        let text = line.get_ref().trim();
+        if text.contains("PRIVATE KEY") {
+            // Without the text of the line: it would end in a log.
+            let spot = Spot { text: String::new(), ..self.spot(line.span(), "") };
+            return Err(Finding::new("this is a private key", spot)
+                .help("put the public key here (the file ending in `.pub`), and replace the private one: it has been exposed"));
+        }
+        let refuse = |message: &str, help: &str| Finding::new(message, self.spot(line.span(), "")).help(help);
+        let example = "write the line of a `.pub` file: `ssh-ed25519 AAAA… name`";
+        let mut parts = text.splitn(3, ' ');
+        let (Some(kind), Some(base64)) = (parts.next(), parts.next()) else {
+            return Err(refuse("this is not a public key", example));
+        };
+        let comment = parts.next().unwrap_or_default().trim();
+        if comment.chars().any(char::is_control) || comment.len() > MAX_COMMENT {
+            return Err(refuse(
+                "the comment of this key has control characters or more than 200 bytes",
+                "one short name is enough",
+            ));
+        }
+        let blob =
+            STANDARD.decode(base64).map_err(|_| refuse("this is not a public key: its second word is not base64", example))?;
+        let key = PublicKey::parse(&blob).map_err(|error| refuse("this key cannot be trusted", &error.to_string()))?;
+        if key.kind() != kind {
+            return Err(refuse(&format!("this key says that it is {kind:?}, but it is {}", key.kind()), example));
+        }
+        Ok(TrustedKey { key, comment: comment.to_owned() })
+    }
+
+    fn trailer(&self, trailer: &Spanned<String>) -> Result<String, Finding> {
+        let name = trailer.get_ref();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+        if name.is_empty() || name.len() > 100 || !name.chars().all(plain) {
+            return Err(Finding::new("this is not the name of a channel", self.spot(trailer.span(), ""))
+                .help(format!("write the word that `{TRAILER}:` must name, such as `production`")));
+        }
+        Ok(name.clone())
+    }
+}
+
+fn one(finding: Finding) -> Findings {
+    let mut findings = Findings::default();
+    findings.push(finding);
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIL5H6lzyyka+0EO7qctF56zGtbUFLZ0zN7GBeWfO6y/6";
+
+    fn parse(text: &str) -> Result<TrustConfig, String> {
+        TrustConfig::parse("trust.toml", text).map_err(|findings| findings.draw(false))
+    }
+
+    #[test]
+    fn a_file_is_read() {
+        let config = parse(&format!("mode = \"commit\"\nbranch = \"main\"\nkeys = [\"{KEY} ann of site 3\"]\n")).unwrap();
+        assert_eq!(config.reference(), "refs/heads/main");
+        assert_eq!(config.keys()[0].comment, "ann of site 3");
+        assert_eq!(config.trailer(), None);
+        let full = format!("mode = \"commit\"\nbranch = \"refs/heads/x/y\"\ntrailer = \"production\"\nkeys = [\"{KEY}\"]\n");
+        let config = parse(&full).unwrap();
+        assert_eq!((config.reference(), config.trailer()), ("refs/heads/x/y", Some("production")));
+    }
+
+    #[test]
+    fn refusals_name_the_spot_and_what_to_do() {
+        let with = |keys: &str| format!("mode = \"commit\"\nbranch = \"main\"\nkeys = [{keys}]\n");
+        let cases = [
+            ("mode = \"release\"\nchannel = \"x\"\n".to_owned(), "1:8", "does not have release mode"),
+            ("mode = \"tofu\"\n".to_owned(), "1:8", "knows `mode = \"commit\"`"),
+            ("branch = \"main\"\n".to_owned(), "trust.toml", "`mode` is missing"),
+            (with(""), "3:8", "no key is trusted"),
+            (with(&format!("\"{KEY}\", \"{KEY} again\"")), &format!("3:{}", 8 + KEY.len() + 5), "listed twice"),
+            (with("\"ssh-ed25519\""), "3:9", "not a public key"),
+            (with("\"ssh-ed25519 A\""), "3:9", "not base64"),
+            (with(&format!("\"{}\"", KEY.replace("ssh-ed25519", "ssh-rsa"))), "3:9", "but it is ssh-ed25519"),
+            (with("\"ssh-dss AAAAB3NzaC1kc3M=\""), "3:9", "too weak"),
+            (with(&format!("\"{KEY} a\\u0007b\"")), "3:9", "control characters"),
+            (with(&format!("\"cert-authority {KEY}\"")), "3:9", "not base64"),
+            (with(&format!("\"{KEY}\"")).replace("main", "ma in"), "2:10", "not the name of a branch"),
+            (with(&format!("\"{KEY}\"")).replace("main", "../x"), "2:10", "not the name of a branch"),
+            (with(&format!("\"{KEY}\"")) + "trailer = \"a b\"\n", "4:11", "not the name of a channel"),
+            (with(&format!("\"{KEY}\"")) + "thresold = 2\n", "4:1", "unknown field"),
+            (with(&format!("\"{KEY}\"")) + "x = [", "4:6", ""),
+        ];
+        for (text, place, words) in cases {
+            let drawn = parse(&text).expect_err(&text);
+            assert!(drawn.contains(place) && drawn.contains(words), "{place} {words}\n{text}\n{drawn}");
+        }
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let found =
+            TrustConfig::parse("t", "mode = \"commit\"\nbranch = \"\"\ntrailer = \"\"\nkeys = [\"a\", \"b c\"]\n").unwrap_err();
+        assert_eq!(found.list.len(), 4, "{found:?}");
+    }
+
+    #[test]
+    fn a_private_key_is_not_repeated_in_the_refusal() {
+        let text = "mode = \"commit\"\nbranch = \"main\"\nkeys = [\"-----BEGIN OPENSSH PRIVATE KEY-----\\nb3BlbnNzaC1rZXk\"]\n";
+        let drawn = parse(text).unwrap_err();
+        assert!(drawn.contains("this is a private key") && !drawn.contains("b3BlbnNzaC1rZXk"), "{drawn}");
+    }
+}

@@ -1,0 +1,147 @@
+//! The one place where a commit becomes believed.
+//!
+//! Guarantees: only [`prove`] can build a [`Proven`]. Its commit is well formed and hashed, carries one signature by a key that is in
+//! `trust.toml` *now*, names the required channel, and is either the first, the same, or a descendant of what was accepted before.
+//! Key and descent are checked anew each time: a key whose line was removed stops counting, for the commit in force too.
+//! Limits: those of commit mode, see [`super`]. The committer's date is the signer's own word and is used for nothing.
+
+use gix_hash::ObjectId;
+use trimtab_model::digest::Digest;
+
+use super::ancestry::{self, Descent};
+use super::commit::{Commit, MAX_COMMIT};
+use super::hash::{FetchError, Verified};
+use super::keys::{Signer, TRAILER, TrustConfig};
+use super::sshsig::{self, SignatureError};
+use super::state::TrustState;
+use super::verdict::Verdict;
+use crate::wire::{ObjectError, ObjectKind, ObjectSource};
+
+/// A commit that this host may act on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proven {
+    commit: ObjectId,
+    tree: ObjectId,
+    payload: Digest,
+    signer: Signer,
+    first: bool,
+    state: TrustState,
+}
+
+impl Proven {
+    /// Its id, as it was served.
+    pub fn commit(&self) -> ObjectId {
+        self.commit
+    }
+
+    /// The tree that its signer vouches for.
+    pub fn tree(&self) -> ObjectId {
+        self.tree
+    }
+
+    /// The SHA-256 of what was signed.
+    pub fn payload(&self) -> Digest {
+        self.payload
+    }
+
+    /// Who signed it.
+    pub fn signer(&self) -> &Signer {
+        &self.signer
+    }
+
+    /// Whether nothing had been accepted before: there was no descent to be checked, which is worth a line in the report.
+    pub fn is_first(&self) -> bool {
+        self.first
+    }
+
+    /// What to remember, written before the machine is touched. For an unchanged commit this is the state as it was.
+    pub fn state(&self) -> &TrustState {
+        &self.state
+    }
+}
+
+/// Looks at the commit `tip`. `now` is this host's clock in seconds since 1970; it is remembered, and decides nothing.
+pub fn prove(tip: ObjectId, source: &mut impl ObjectSource, trust: &TrustConfig, state: Option<&TrustState>, now: u64) -> Verdict {
+    match examine(tip, source, trust, state, now) {
+        Ok(verdict) | Err(verdict) => verdict,
+    }
+}
+
+fn examine(
+    tip: ObjectId,
+    source: &mut impl ObjectSource,
+    trust: &TrustConfig,
+    state: Option<&TrustState>,
+    now: u64,
+) -> Result<Verdict, Verdict> {
+    let object = Verified::new(source, MAX_COMMIT).one(ObjectKind::Commit, tip, MAX_COMMIT).map_err(of_fetch)?;
+    let commit = Commit::parse(&object).map_err(|malformed| Verdict::Malformed { what: malformed.what.to_owned() })?;
+    let signer = signer(&commit, trust)?;
+    channel(&commit, trust)?;
+    if let Some(state) = state {
+        if commit.digest == state.payload {
+            let proven =
+                Proven { commit: tip, tree: commit.tree, payload: commit.digest, signer, first: false, state: state.clone() };
+            return Ok(Verdict::Unchanged(Box::new(proven)));
+        }
+        match ancestry::descent(&commit, &state.payload, state.commit, source).map_err(of_fetch)? {
+            Descent::Descends => {}
+            Descent::RolledBack => return Err(Verdict::RolledBack),
+            Descent::Rewritten => return Err(Verdict::Rewritten),
+            Descent::TooFar => return Err(Verdict::TooFar { commits: ancestry::MAX_COMMITS }),
+        }
+    }
+    let floor = state.map_or(0, |state| state.time_floor);
+    let next = TrustState::new(
+        trust.reference().to_owned(),
+        tip,
+        commit.digest,
+        (signer.fingerprint, signer.name.clone()),
+        now.max(floor),
+        // Neither this host's clock nor the signer's date proves that a time has passed: the floor is only carried along.
+        floor,
+    );
+    let proven = Proven { commit: tip, tree: commit.tree, payload: commit.digest, signer, first: state.is_none(), state: next };
+    Ok(Verdict::Accepted(Box::new(proven)))
+}
+
+fn signer(commit: &Commit, trust: &TrustConfig) -> Result<Signer, Verdict> {
+    let armor = commit.armor.as_deref().ok_or(Verdict::Unsigned)?;
+    let blob = sshsig::dearmor(armor).map_err(of_signature)?;
+    let signature = sshsig::parse(&blob).map_err(of_signature)?;
+    let keys = trust.keys().iter().map(|trusted| &trusted.key);
+    let key = signature.verify(&commit.payload, keys).map_err(of_signature)?;
+    let name = trust.keys().iter().find(|trusted| trusted.key == *key).map(|trusted| trusted.comment.clone());
+    Ok(Signer { fingerprint: key.fingerprint(), name: name.unwrap_or_default() })
+}
+
+fn channel(commit: &Commit, trust: &TrustConfig) -> Result<(), Verdict> {
+    let Some(want) = trust.trailer() else { return Ok(()) };
+    if commit.trailers(TRAILER).any(|found| found == want.as_bytes()) {
+        return Ok(());
+    }
+    let found = commit.trailers(TRAILER).next().map(|found| String::from_utf8_lossy(&found[..found.len().min(100)]).into_owned());
+    Err(Verdict::WrongChannel { want: want.to_owned(), found })
+}
+
+fn of_signature(error: SignatureError) -> Verdict {
+    match error {
+        SignatureError::Malformed(what) => Verdict::Malformed { what: format!("in its signature: {what}") },
+        SignatureError::Unsupported(what) => Verdict::UnsupportedSignature { what },
+        SignatureError::WrongNamespace(namespace) => Verdict::WrongNamespace { namespace },
+        SignatureError::UnknownSigner(fingerprint) => Verdict::UnknownSigner { fingerprint },
+        SignatureError::Forged => Verdict::Forged,
+        SignatureError::Untouched => Verdict::Untouched,
+    }
+}
+
+fn of_fetch(error: FetchError) -> Verdict {
+    match error {
+        FetchError::Oversize { .. } | FetchError::Budget { .. } | FetchError::Source(ObjectError::TooLarge { .. }) => {
+            Verdict::Malformed { what: "it, or a commit before it, is larger than 256 KiB".to_owned() }
+        }
+        FetchError::Collision { .. } => Verdict::Collision,
+        error @ (FetchError::Mismatch { .. } | FetchError::Count { .. }) => Verdict::WrongObject { source: error },
+        error @ FetchError::Source(_) => Verdict::Unavailable { source: error },
+    }
+}

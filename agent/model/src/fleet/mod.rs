@@ -1,0 +1,21 @@
+//! The fleet repository, format 1: its TOML files, parsed whole, with the place of everything that a finding may point at.
+//!
+//! Parsing looks at one file at a time and says all that is wrong with it; what only shows when files meet (a required variable
+//! that nobody sets, two claims on one path) is [`crate::render`]'s. What operators read about it is `examples/FORMAT.md`.
+
+mod component;
+mod file;
+mod host;
+pub mod read;
+pub mod selector;
+pub mod value;
+mod variable;
+
+pub use component::{Component, FileRule, MadeDirectory, MadeSymlink, UnitRule};
+pub(crate) use component::{folder as component_folder, judge_target};
+pub use file::{FleetFile, Group, Settings};
+pub use host::HostFile;
+pub use variable::{Variable, Variables, read_variables};
+
+/// The format that this version reads.
+pub const FORMAT: i64 = 1;

@@ -1,0 +1,243 @@
+//! Packs that are small on the wire and huge in memory or time, against a courier that is a process of its own.
+
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use trimtab::courier::{Class, Client};
+use trimtab::wire::{ObjectError, ObjectKind, ObjectSource};
+use trimtab_tests::server::{Fault, GitServer, Tls};
+use trimtab_tests::trimtab_binary;
+
+use crate::{Fleet, PATIENCE, id};
+
+/// The most memory that a courier may ever have used here.
+const MEMORY: u64 = 80 << 20;
+
+/// zlib data of `size` zeros: one literal, then runs of 258 in fixed Huffman codes, 13 bits each.
+fn zipped_zeros(size: u64) -> Vec<u8> {
+    let (mut out, mut bits, mut count) = (vec![0x78, 0x01], 0u32, 0u32);
+    let mut put = |value: u32, length: u32, out: &mut Vec<u8>| {
+        bits |= value << count;
+        count += length;
+        while count >= 8 {
+            out.push(bits.to_le_bytes()[0]);
+            bits >>= 8;
+            count -= 8;
+        }
+    };
+    // Huffman codes go most significant bit first, everything else least.
+    let reversed = |code: u32, length: u32| code.reverse_bits() >> (32 - length);
+    put(0b011, 3, &mut out);
+    put(reversed(0b0011_0000, 8), 8, &mut out);
+    let runs = (size - 1) / 258;
+    for _ in 0..16 + runs % 8 {
+        put(reversed(0b1100_0101, 8), 8, &mut out);
+        put(0, 5, &mut out);
+    }
+    // Eight of them are thirteen bytes, again and again.
+    let period = out[out.len() - 13..].to_vec();
+    for _ in 0..(runs - 16) / 8 {
+        out.extend_from_slice(&period);
+    }
+    for _ in 0..(size - 1) % 258 {
+        put(reversed(0b0011_0000, 8), 8, &mut out);
+    }
+    put(0, 7, &mut out);
+    put(0, 7, &mut out);
+    let adler = (u32::try_from(size % 65521).unwrap() << 16) | 1;
+    out.extend(adler.to_be_bytes());
+    out
+}
+
+/// zlib data with one stored block.
+fn stored(content: &[u8]) -> Vec<u8> {
+    let size = u16::try_from(content.len()).unwrap();
+    let (mut a, mut b) = (1u32, 0u32);
+    for byte in content {
+        a = (a + u32::from(*byte)) % 65521;
+        b = (b + a) % 65521;
+    }
+    [&[0x78, 0x01, 0x01][..], &size.to_le_bytes(), &(!size).to_le_bytes(), content, &((b << 16) | a).to_be_bytes()].concat()
+}
+
+/// A pack entry's head: type and size.
+fn head(kind: u8, mut size: u64) -> Vec<u8> {
+    let mut byte = (kind << 4) | u8::try_from(size & 15).unwrap();
+    size >>= 4;
+    let mut out = Vec::new();
+    while size > 0 {
+        out.push(byte | 0x80);
+        byte = u8::try_from(size & 127).unwrap();
+        size >>= 7;
+    }
+    out.push(byte);
+    out
+}
+
+fn varint(mut size: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    while size > 127 {
+        out.push(0x80 | u8::try_from(size & 127).unwrap());
+        size >>= 7;
+    }
+    out.push(u8::try_from(size).unwrap());
+    out
+}
+
+/// A blob of a mebibyte and deltas that each copy it `times` over. Every delta differs in one byte at the end.
+fn delta_bomb(deltas: u32, times: usize) -> Vec<u8> {
+    let base = 1u64 << 20;
+    let mut entries = [head(3, base), zipped_zeros(base)].concat();
+    let base_at = 0;
+    for n in 0..deltas {
+        let mut delta = [varint(base), varint(base * times as u64 + 4)].concat();
+        for _ in 0..times {
+            delta.extend([0x80 | 0x40, 0x10]);
+        }
+        delta.push(4);
+        delta.extend(n.to_le_bytes());
+        let mut distance = entries.len() as u64 - base_at;
+        let mut offset = vec![u8::try_from(distance & 127).unwrap()];
+        while distance > 127 {
+            distance = (distance >> 7) - 1;
+            offset.insert(0, 0x80 | u8::try_from(distance & 127).unwrap());
+        }
+        entries.extend([head(6, delta.len() as u64), offset, stored(&delta)].concat());
+    }
+    pack(deltas + 1, &entries)
+}
+
+fn pack(count: u32, entries: &[u8]) -> Vec<u8> {
+    let mut pack = [&b"PACK\0\0\0\x02"[..], &count.to_be_bytes(), entries].concat();
+    let mut program = Command::new("sha1sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    program.stdin.take().unwrap().write_all(&pack).unwrap();
+    let output = program.wait_with_output().unwrap().stdout;
+    let hex = std::str::from_utf8(&output[..40]).unwrap();
+    pack.extend((0..20).map(|n| u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).unwrap()));
+    pack
+}
+
+/// The answer to a fetch command.
+fn answer(pack: &[u8]) -> Vec<u8> {
+    let mut out = b"000dpackfile\n".to_vec();
+    for part in pack.chunks(60_000) {
+        out.extend(format!("{:04x}\x01", part.len() + 5).bytes());
+        out.extend(part);
+    }
+    out.extend(b"0000");
+    out
+}
+
+struct Scene {
+    fleet: Fleet,
+    server: GitServer,
+    client: Client,
+}
+
+impl Scene {
+    fn new(settings: &str) -> Self {
+        let fleet = Fleet::new();
+        fleet.commit(&[("file", "x")]);
+        let server = GitServer::start(fleet.root(), Tls::Off);
+        let config = fleet.root().join("agent.toml");
+        let text = format!("[source]\nurl = '{}/fleet/.git'\nallow-http = true\n{settings}\n[other]\nkey = 1\n", server.url());
+        fs::write(&config, text).unwrap();
+        let client = Client::spawn(&trimtab_binary(), &config, &fleet.root().join("cache"), PATIENCE).unwrap();
+        Self { fleet, server, client }
+    }
+
+    /// The peak of the courier's memory so far.
+    fn peak(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.client.child_id().unwrap())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    /// The courier survived, used little memory, left nothing lying about, and works.
+    fn survived(mut self) {
+        println!("peak: {} KiB", self.peak() >> 10);
+        assert!(self.peak() < MEMORY, "{}", self.peak());
+        assert!(fs::read_dir(self.fleet.root().join("cache/tmp")).unwrap().next().is_none());
+        self.server.set_fault(Fault::None);
+        let tip = self.fleet.id("HEAD");
+        self.client.advance(&tip, None).unwrap();
+        let child = self.client.child_id().unwrap();
+        drop(self.client);
+        assert!(!fs::exists(format!("/proc/{child}")).unwrap(), "the courier was not reaped");
+    }
+}
+
+#[test]
+fn a_blob_of_endless_zeros_is_refused() {
+    let mut scene = Scene::new("");
+    // A gibibyte is refused the same way, only this test would take four times as long.
+    let size = 1 << 28;
+    let bomb = pack(1, &[head(3, size), zipped_zeros(size)].concat());
+    scene.server.set_fault(Fault::Canned(answer(&bomb)));
+    let start = Instant::now();
+    let blob = id(&"3".repeat(40));
+    let error = scene.client.objects(ObjectKind::Blob, &[blob], 16 << 20).unwrap_err();
+    println!("{error} after {:?}", start.elapsed());
+    assert!(matches!(error, ObjectError::TooLarge { .. }), "{error}");
+    scene.survived();
+}
+
+#[test]
+fn a_harmless_pack_made_the_same_way_is_taken() {
+    // Or the refusals of the others could have any reason.
+    let mut scene = Scene::new("");
+    scene.server.set_fault(Fault::Canned(answer(&delta_bomb(3, 2))));
+    let error = scene.client.advance(&id(&"3".repeat(40)), Some(&id(&"4".repeat(40)))).unwrap_err();
+    assert!(error.to_string().contains("has no object 3333"), "{error}");
+    scene.survived();
+}
+
+#[test]
+fn deltas_that_unpack_to_much_are_refused() {
+    let mut scene = Scene::new("");
+    scene.server.set_fault(Fault::Canned(answer(&delta_bomb(64, 200))));
+    let start = Instant::now();
+    let error = scene.client.advance(&id(&"3".repeat(40)), Some(&id(&"4".repeat(40)))).unwrap_err();
+    println!("{error} after {:?}", start.elapsed());
+    assert_eq!(error.class(), Class::Hold, "{error}");
+    assert!(start.elapsed() < Duration::from_secs(10));
+    // Many more than were asked for are refused by their number.
+    let error = scene.client.objects(ObjectKind::Blob, &[id(&"3".repeat(40))], 16 << 20).unwrap_err();
+    assert!(matches!(error, ObjectError::TooLarge { .. }), "{error}");
+    scene.survived();
+}
+
+#[test]
+fn deltas_that_burn_time_end_at_the_total_timeout() {
+    let mut scene = Scene::new("total-timeout = '2s'");
+    scene.server.set_fault(Fault::Canned(answer(&delta_bomb(15_000, 8))));
+    let start = Instant::now();
+    let error = scene.client.advance(&id(&"3".repeat(40)), Some(&id(&"4".repeat(40)))).unwrap_err();
+    println!("{error} after {:?}", start.elapsed());
+    assert!(error.to_string().contains("total-timeout") && error.class() == Class::Retry, "{error}");
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    scene.survived();
+}
+
+#[test]
+fn packs_that_lie_about_themselves_are_refused() {
+    let mut scene = Scene::new("");
+    let good = pack(1, &[head(3, 5), stored(b"hello")].concat());
+    let mut wrong_trailer = good.clone();
+    *wrong_trailer.last_mut().unwrap() ^= 1;
+    let huge_count = pack(u32::MAX, &[head(3, 5), stored(b"hello")].concat());
+    let huge_entry = pack(1, &[head(3, 1 << 40), stored(b"hello")].concat());
+    let cut = good[..20].to_vec();
+    for lie in [wrong_trailer, huge_count, huge_entry, cut, b"PACK".to_vec(), b"JUNKJUNKJUNKJUNK".to_vec()] {
+        scene.server.set_fault(Fault::Canned(answer(&lie)));
+        let error = scene.client.objects(ObjectKind::Blob, &[id(&"3".repeat(40))], 16 << 20).unwrap_err();
+        println!("{error}");
+    }
+    // A sound pack with something else in it is no answer either.
+    scene.server.set_fault(Fault::Canned(answer(&good)));
+    let error = scene.client.objects(ObjectKind::Blob, &[id(&"3".repeat(40))], 16 << 20).unwrap_err();
+    assert!(matches!(error, ObjectError::Missing { .. }), "{error}");
+    scene.survived();
+}

@@ -1,0 +1,33 @@
+//! Small fleets that the scenarios are played with.
+
+use trimtab_tests::lab::Person;
+
+/// Gives these components to every host.
+pub(crate) fn assign(person: &Person<'_>, components: &[&str]) {
+    let quoted: Vec<_> = components.iter().map(|name| format!("{name:?}")).collect();
+    let list = quoted.join(", ");
+    person.write("fleet.toml", &format!("format = 1\n\n[[group]]\nname = \"everyone\"\nselect = \"*\"\ncomponents = [{list}]\n"));
+}
+
+/// A component `name`: a unit `name.service` that reads `/etc/name.conf`.
+pub(crate) fn service(person: &Person<'_>, name: &str, setting: &str) {
+    person.write(&format!("components/{name}/files/etc/{name}.conf"), &format!("SETTING={setting}\n"));
+    person.write(
+        &format!("components/{name}/systemd/{name}.service"),
+        &format!(
+            "[Service]\nEnvironmentFile=/etc/{name}.conf\nExecStart=/bin/sh -c 'echo \"setting $$SETTING\"; exec sleep infinity'\n\n\
+             [Install]\nWantedBy=multi-user.target\n"
+        ),
+    );
+}
+
+/// A component `name`: a container that serves the image's `/etc` on port 8080, from the machine's own registry.
+pub(crate) fn container(person: &Person<'_>, name: &str, digest: &str) {
+    person.write(
+        &format!("components/{name}/quadlet/{name}.container"),
+        &format!(
+            "[Container]\nImage=localhost:5000/busybox@{digest}\nExec=/bin/httpd -f -p 8080 -h /etc\nPublishPort=8080:8080\n\n\
+             [Service]\nTimeoutStopSec=3\n\n[Install]\nWantedBy=multi-user.target\n"
+        ),
+    );
+}
