@@ -6,7 +6,7 @@ use trimtab::courier::{Class, ClientError, SourceConfig};
 use trimtab::wire::{ObjectError, ObjectKind, ObjectSource};
 use trimtab_tests::server::{Fault, GitServer, Tls};
 
-use crate::{Courier, Fleet, LIMIT, source};
+use crate::{Courier, Fleet, LIMIT, noise, source};
 
 struct Scene {
     fleet: Fleet,
@@ -30,9 +30,11 @@ impl Scene {
         let start = Instant::now();
         let poll = self.courier.client.poll("refs/heads/main").unwrap_err();
         assert!(start.elapsed() < most, "{:?} for a poll: {poll}", start.elapsed());
+        // Not one that the cache has already.
+        self.fleet.commit(&[("file", &format!("{start:?} ").repeat(500))]);
         let start = Instant::now();
         let blob = self.fleet.id("HEAD:file");
-        let fetch = self.courier.client.objects(ObjectKind::Blob, &[blob], LIMIT).unwrap_err();
+        let fetch = self.courier.client.objects(ObjectKind::Blob, &[blob], LIMIT).map(drop).unwrap_err();
         assert!(start.elapsed() < most, "{:?} for a fetch: {fetch}", start.elapsed());
         println!("{fault:.40?}: {poll} / {fetch}");
         self.server.set_fault(Fault::None);
@@ -74,9 +76,12 @@ fn an_endless_answer_ends_at_the_byte_limit() {
     println!("endless: {fetched:.60?}, {} bytes", scene.server.bytes_down());
     // Socket buffers on both sides hold some more than was read.
     assert!(scene.server.bytes_down() < 16 << 20, "{}", scene.server.bytes_down());
-    let zeros = Fault::Canned(vec![b'0'; 3 << 20]);
-    scene.server.set_fault(zeros);
-    assert!(scene.courier.client.poll("refs/heads/main").is_err());
+    // Packets without end.
+    let line = format!("0048{} refs/heads/other-{}\n", "1".repeat(40), "x".repeat(9));
+    scene.server.set_fault(Fault::Canned(line.repeat(50_000).into_bytes()));
+    scene.server.reset();
+    let error = scene.courier.client.poll("refs/heads/main").unwrap_err();
+    assert!(error.to_string().contains("65536 bytes"), "{error}");
     scene.server.set_fault(Fault::None);
     scene.courier.client.objects(ObjectKind::Blob, &[blob], LIMIT).unwrap();
 }
@@ -84,15 +89,9 @@ fn an_endless_answer_ends_at_the_byte_limit() {
 #[test]
 fn a_pack_larger_than_the_limit_is_refused() {
     let mut scene = Scene::new(|config| config.max_bytes = 64 << 10);
-    let mut noise = String::new();
-    let mut state = 7u64;
-    while noise.len() < 400_000 {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        noise.push_str(&format!("{state:x}"));
-    }
-    scene.fleet.commit(&[("noise", &noise)]);
+    scene.fleet.commit(&[("noise", &noise(7, 400_000))]);
     let blob = scene.fleet.id("HEAD:noise");
-    let error = scene.courier.client.objects(ObjectKind::Blob, &[blob], LIMIT).unwrap_err();
+    let error = scene.courier.client.objects(ObjectKind::Blob, &[blob], LIMIT).map(drop).unwrap_err();
     assert!(matches!(error, ObjectError::TooLarge { id, .. } if id == blob), "{error}");
     assert!(scene.courier.client.poll("refs/heads/main").unwrap().id.is_some());
 }
@@ -102,7 +101,7 @@ fn a_cut_line_and_rubbish_are_told() {
     let mut scene = Scene::new(|_| {});
     let (poll, _) = scene.under(&Fault::Cut(10), Duration::from_secs(3));
     assert_eq!(poll.class(), Class::Retry, "{poll}");
-    for rubbish in [&b""[..], b"0000", b"<html>", b"0009ERR x", b"ffff", b"0008pack0000", &[0; 70_000]] {
+    for rubbish in [&b""[..], b"zzzz", b"<html>", b"0009ERR x", b"ffff", b"0008pack0000", &vec![0; 70_000]] {
         let (poll, _) = scene.under(&Fault::Canned(rubbish.to_vec()), Duration::from_secs(3));
         assert_eq!(poll.class(), Class::Retry, "{poll}");
     }

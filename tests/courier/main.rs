@@ -1,4 +1,6 @@
 //! The courier against real git servers, good and bad ones.
+// All of this crate is test; clippy's own exemption ends at the functions marked so.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod access;
 mod bombs;
@@ -82,6 +84,17 @@ impl Fleet {
 
 fn id(hex: &str) -> ObjectId {
     ObjectId::from_hex(hex.as_bytes()).unwrap()
+}
+
+/// Text that does not compress to nothing.
+fn noise(seed: u64, size: usize) -> String {
+    let mut state = seed;
+    let mut text = String::new();
+    while text.len() < size {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        text += &(state >> 16).to_string();
+    }
+    text
 }
 
 /// A source with short times.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use nix::unistd::Pid;
 use trimtab::courier::protocol::{Reply, Request, Traffic};
 use trimtab::courier::{Class, Client, ClientError};
 use trimtab::wire::{self, ObjectKind, ObjectSource};
-use trimtab_tests::server::{Fault, GitServer, Tls};
+use trimtab_tests::server::{Auth, Fault, GitServer, Tls};
 use trimtab_tests::trimtab_binary;
 
 use crate::{Fleet, PATIENCE, files, id, walk};
@@ -68,6 +69,33 @@ fn a_configuration_that_cannot_be_used_is_told_to_the_agent() {
     assert!(matches!(error, ClientError::Spawn { .. }), "{error}");
     let error = Client::connect(&folder.path().join("nothing"), PATIENCE).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("trimtab-courier.socket"), "{error}");
+}
+
+#[test]
+fn the_environment_gives_credentials_but_a_proxy_only_when_told() {
+    let fleet = Fleet::new();
+    fleet.commit(&[]);
+    let server = GitServer::start(fleet.root(), Tls::Off);
+    server.set_auth(Auth::Header("Bearer s3cr3t".into()));
+    fs::write(fleet.root().join("token"), "s3cr3t\n").unwrap();
+    let wrapper = fleet.root().join("wrapper");
+    let text = format!(
+        "#!/bin/sh\nCREDENTIALS_DIRECTORY={} http_proxy=http://127.0.0.1:1 exec {} \"$@\"\n",
+        fleet.root().display(),
+        trimtab_binary().display()
+    );
+    fs::write(&wrapper, text).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    let config = fleet.root().join("agent.toml");
+    let poll = |proxy: &str| {
+        let url = server.url();
+        fs::write(&config, format!("[source]\nurl = '{url}/fleet/.git'\nallow-http = true\ntoken-file = 'token'\n{proxy}"))
+            .unwrap();
+        Client::spawn(&wrapper, &config, &fleet.root().join("cache"), PATIENCE).unwrap().poll("refs/heads/main")
+    };
+    assert!(poll("").unwrap().id.is_some());
+    let error = poll("proxy = 'environment'").unwrap_err().to_string();
+    assert!(error.contains("refused"), "{error}");
 }
 
 /// A courier that answers every request with what this makes of it.

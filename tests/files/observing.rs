@@ -45,7 +45,7 @@ fn a_fifo_does_not_block() {
     let root = sandbox.root.clone();
     std::thread::spawn(move || {
         let found = observe(&root, [&path("/fifo")]).remove(&path("/fifo"));
-        tell.send((found, observe::open(&root, &path("/fifo")).map(drop)))
+        let _ = tell.send((found, observe::open(&root, &path("/fifo")).map(drop)));
     });
     let (found, opened) = told.recv_timeout(Duration::from_secs(5)).expect("because a FIFO is never opened");
     assert!(matches!(&found, Some(Found::Unfit(why)) if why.starts_with("a FIFO")), "{found:?}");

@@ -9,6 +9,7 @@ use trimtab::host::place::{Batch, New, NewNode, PlaceError, sweep};
 use trimtab_model::desired::Node;
 use trimtab_model::digest::Digest;
 use trimtab_model::ledger::Before;
+use trimtab_model::names::HostPath;
 use trimtab_model::observed::{Expected, Found};
 
 use crate::common::{Sandbox, inside, is_root, ours, path};
@@ -140,12 +141,12 @@ fn directories_on_the_way_are_made_told_and_given_back() {
     let mut batch = Batch::new(&sandbox.root);
     let file = batch.stage(&path("/opt/app/conf/a"), ours(NewNode::File(b"a"), 0o600)).unwrap();
     let folder = batch.stage(&path("/opt/app"), ours(NewNode::Directory, 0o750)).unwrap();
-    assert!(batch.made().map(|p| p.as_str()).eq(["/opt", "/opt/app", "/opt/app/conf"]));
+    assert!(batch.made().map(HostPath::as_str).eq(["/opt", "/opt/app", "/opt/app/conf"]));
     // Wanted as an entry of its own: that the staging made it is no race.
     let meta = batch.switch(folder, Expected::Absent).unwrap();
     assert_eq!(meta.mode, 0o750);
     batch.switch(file, Expected::Absent).unwrap();
-    assert!(batch.made().map(|p| p.as_str()).eq(["/opt", "/opt/app/conf"]));
+    assert!(batch.made().map(HostPath::as_str).eq(["/opt", "/opt/app/conf"]));
     assert!(matches!(sandbox.found("/opt"), Found::Directory { meta, .. } if meta.mode == 0o755));
     assert!(!batch.prune(&path("/opt/app/conf")).unwrap(), "something is in it");
     // The directory changed when the file in it went; it is still the one that was expected.
@@ -229,7 +230,7 @@ fn killed_between_staging_and_switching() {
     }
     let sandbox = Sandbox::new();
     sandbox.write("/etc/a", "old");
-    sandbox.write("/etc/.trimtab-notes", "the operator's");
+    sandbox.write("/etc/.trimtab-cafe", "the operator's");
     let assign = format!("TRIMTAB_TEST_FOLDER={}", sandbox.dir.path().display());
     let result = std::panic::catch_unwind(|| inside(NAME, &["env", &assign]));
     assert!(result.is_err(), "the child must have been killed");
@@ -237,7 +238,7 @@ fn killed_between_staging_and_switching() {
     assert_eq!(sandbox.leftovers().len(), 3);
     let (removed, failures) = sweep(&sandbox.root, &[path("/etc/a"), path("/etc/b"), path("/none/x")]);
     assert_eq!((removed.len(), failures.len()), (2, 0), "{removed:?} {failures:?}");
-    assert_eq!(sandbox.leftovers(), [sandbox.real("/etc/.trimtab-notes")]);
+    assert_eq!(sandbox.leftovers(), [sandbox.real("/etc/.trimtab-cafe")]);
     assert_eq!(sandbox.text("/etc/a"), "old");
 }
 

@@ -45,6 +45,7 @@ fn a_full_disk() {
     ledger.revision = "x".repeat(1 << 20);
     let error = store.save_ledger(&ledger).unwrap_err();
     told(&error, &["cannot save", "ledger.json", "free some space", "the old file is intact"]);
+    assert!(!sandbox.real("/state/.ledger.json.new").exists() && !sandbox.real("/state/blobs/.new").exists());
     let loaded = store.load_ledger().unwrap();
     assert_eq!((loaded.ledger.generation, loaded.warning), (7, None));
     // Once there is room again all goes on.

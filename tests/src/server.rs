@@ -398,13 +398,13 @@ impl Shared {
     fn write(&self, to: &mut dyn Duplex, response: Response, fault: &Fault) -> io::Result<()> {
         let mut head = format!("HTTP/1.1 {}\r\n", response.status);
         for (name, value) in &response.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            head.extend([name, ": ", value, "\r\n"]);
         }
         let body = &response.body;
         match fault {
             // Without a length the body ends when the connection does: never.
             Fault::Endless => head.push_str("Connection: close\r\n\r\n"),
-            _ => head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len())),
+            _ => head.extend(["Content-Length: ", &body.len().to_string(), "\r\n\r\n"]),
         }
         to.write_all(head.as_bytes())?;
         match fault {

@@ -28,16 +28,15 @@ pub fn start(audience: Audience) {
         .then(tracing_journald::layer)
         .and_then(Result::ok)
         .map(|layer| layer.with_field_prefix(None).with_syslog_identifier("trimtab".to_owned()));
-    let started = match journal {
-        Some(layer) => registry.with(layer).try_init(),
-        None => {
-            let text = tracing_subscriber::fmt::layer()
-                .with_writer(std::io::stderr)
-                .with_target(false)
-                .with_ansi(std::io::stderr().is_terminal())
-                .compact();
-            registry.with(text).try_init()
-        }
+    let started = if let Some(layer) = journal {
+        registry.with(layer).try_init()
+    } else {
+        let text = tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_target(false)
+            .with_ansi(std::io::stderr().is_terminal())
+            .compact();
+        registry.with(text).try_init()
     };
     // A second start (a test in the same process) keeps the first.
     drop(started);

@@ -97,7 +97,7 @@ fn pause(settings: &AgentSettings, failures: u32) -> Duration {
     // A fleet that lost its network at once must not come back at once.
     let share = if failures == 0 { 10 } else { 3 };
     let spread = base / share;
-    base - spread + random_below(spread * 2)
+    base.saturating_sub(spread) + random_below(spread * 2)
 }
 
 fn random_below(limit: Duration) -> Duration {

@@ -110,8 +110,12 @@ impl Finding {
 
     /// The finding as rustc would draw it; `color` for terminals only.
     pub fn draw(&self, color: bool) -> String {
+        self.draw_at(&Level::ERROR, color)
+    }
+
+    fn draw_at(&self, level: &Level<'static>, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
-        let mut group = Group::with_title(Level::ERROR.primary_title(self.message.as_str()));
+        let mut group = Group::with_title(level.clone().primary_title(self.message.as_str()));
         for (at, spot) in self.spots.iter().enumerate() {
             let kind = if at == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
             if spot.line == 0 {
@@ -197,6 +201,11 @@ impl Findings {
         text.push_str(&self.summary());
         text.push('\n');
         text
+    }
+
+    /// As [`Findings::draw`], for what is no more than a warning.
+    pub fn draw_warnings(&self, color: bool) -> String {
+        self.list.iter().map(|finding| finding.draw_at(&Level::WARNING, color) + "\n\n").collect()
     }
 
     /// "3 problems".

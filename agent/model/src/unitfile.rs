@@ -108,16 +108,16 @@ impl UnitFile {
     }
 
     /// The values of a key in a section that are in force: an empty assignment drops those before it.
-    pub fn values<'f>(&'f self, section: &str, key: &str) -> Vec<&'f Assignment> {
+    pub fn values(&self, section: &str, key: &str) -> Vec<&Assignment> {
         self.live(|a| a.section == section && a.key == key)
     }
 
     /// As [`UnitFile::values`], in any section.
-    pub fn anywhere<'f>(&'f self, key: &str) -> Vec<&'f Assignment> {
+    pub fn anywhere(&self, key: &str) -> Vec<&Assignment> {
         self.live(|a| a.key == key)
     }
 
-    fn live<'f>(&'f self, wanted: impl Fn(&Assignment) -> bool) -> Vec<&'f Assignment> {
+    fn live(&self, wanted: impl Fn(&Assignment) -> bool) -> Vec<&Assignment> {
         let mut live = Vec::new();
         for assignment in self.assignments.iter().filter(|a| wanted(a)) {
             if assignment.value.is_empty() {

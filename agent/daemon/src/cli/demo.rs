@@ -238,10 +238,10 @@ fn wait(stage: &Stage, log: &Path, what: &'static str, done: impl Fn(&Status) ->
     let places = Places::new(&stage.host);
     let deadline = Instant::now() + Duration::from_secs(SECONDS);
     while Instant::now() < deadline {
-        if let Ok(status) = status::read(&places) {
-            if done(&status) {
-                return Ok(status);
-            }
+        if let Ok(status) = status::read(&places)
+            && done(&status)
+        {
+            return Ok(status);
         }
         std::thread::sleep(Duration::from_millis(50));
     }

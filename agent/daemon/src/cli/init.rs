@@ -65,11 +65,11 @@ pub(super) fn run(places: &Places, args: &Args) -> ExitCode {
         }
     };
     let (agent_path, trust_path) = (places.agent_toml(), places.trust_toml());
-    if !args.force {
-        if let Some(existing) = [&agent_path, &trust_path].into_iter().find(|path| path.exists()) {
-            complain(&format!("{} exists: this host is enrolled already; --force replaces the enrolment", existing.display()));
-            return ExitCode::FAILURE;
-        }
+    if !args.force
+        && let Some(existing) = [&agent_path, &trust_path].into_iter().find(|path| path.exists())
+    {
+        complain(&format!("{} exists: this host is enrolled already; --force replaces the enrolment", existing.display()));
+        return ExitCode::FAILURE;
     }
     for (path, text) in [(&agent_path, &agent_text), (&trust_path, &trust_text)] {
         if let Err(error) = write(path, text) {

@@ -171,10 +171,12 @@ pub(super) fn sync(places: &Places, args: &SyncArgs) -> ExitCode {
     while Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
         let Ok(status) = status::read(places) else { continue };
-        if let Some(pass) = status.last_pass {
-            if pass.number > known && pass.wake == Wake::Asked && pass.started >= asked.saturating_sub(1) {
-                return answer(&pass, args.json);
-            }
+        if let Some(pass) = status.last_pass
+            && pass.number > known
+            && pass.wake == Wake::Asked
+            && pass.started >= asked.saturating_sub(1)
+        {
+            return answer(&pass, args.json);
         }
     }
     complain(&format!(

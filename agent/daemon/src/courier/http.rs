@@ -70,9 +70,9 @@ impl Web {
                 builder.no_proxy().proxy(proxy)
             }
         };
-        if tls {
-            builder = builder.tls_backend_preconfigured(tls_config(config)?);
-        }
+        // Always given, or reqwest would look for a provider that nobody installed, and panic.
+        let certain = tls || config.proxy.as_deref().is_some_and(|proxy| proxy == "environment" || proxy.starts_with("https:"));
+        builder = builder.tls_backend_preconfigured(tls_config(config, certain)?);
         let client = builder.build().map_err(CourierError::Client)?;
         let headers = credentials(config)?;
         let host = reqwest::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
@@ -85,14 +85,14 @@ impl Web {
     }
 }
 
-/// The authorities, the client certificate, and ring underneath.
-fn tls_config(config: &SourceConfig) -> Result<rustls::ClientConfig, CourierError> {
+/// The authorities, the client certificate, and ring underneath. Without need, nobody is trusted.
+fn tls_config(config: &SourceConfig, needed: bool) -> Result<rustls::ClientConfig, CourierError> {
     let mut roots = rustls::RootCertStore::empty();
     if let Some(path) = &config.ca_file {
         for certificate in certificates(path)? {
             roots.add(certificate).map_err(|source| CourierError::Certificate { path: path.clone(), source: source.into() })?;
         }
-    } else {
+    } else if needed {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
             return Err(CourierError::NoAuthorities);

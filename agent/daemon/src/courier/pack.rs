@@ -19,6 +19,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
 use super::CourierError;
+use super::meter::Meter;
 use super::store::Store;
 
 /// The CPU time that one pack may take.
@@ -41,7 +42,7 @@ pub(super) fn unpack(
     store: &mut Store,
     hash: gix_hash::Kind,
     bounds: Bounds,
-    deadline: Instant,
+    meter: &Meter,
 ) -> Result<(), CourierError> {
     let mut head = [0; 12];
     from.read_exact(&mut head).map_err(|error| CourierError::Pack(error.into()))?;
@@ -56,10 +57,13 @@ pub(super) fn unpack(
         let most = bounds.objects;
         return Err(CourierError::Bound(format!("the server wants to send {count} objects where at most {most} are expected")));
     }
-    let watch = Watch::start(deadline)?;
+    let watch = Watch::start(meter.deadline())?;
     let result = explode(&mut Cursor::new(head).chain(from), store, hash, bounds, &watch.interrupt);
     match result {
-        Err(_) if watch.interrupt.load(Ordering::Relaxed) && Instant::now() < deadline => Err(CourierError::Costly(CPU)),
+        Err(_) if watch.interrupt.load(Ordering::Relaxed) => match meter.patience() {
+            Ok(_) => Err(CourierError::Costly(CPU)),
+            Err(late) => Err(late.into()),
+        },
         other => other,
     }
 }

@@ -52,7 +52,11 @@ pub fn source_of(config: &Path) -> Result<SourceConfig, CourierError> {
     let wrong = |source: Box<dyn std::error::Error + Send + Sync>| CourierError::Config { path: config.to_owned(), source };
     let mut text = String::new();
     fs::File::open(config).and_then(|file| file.take(1 << 20).read_to_string(&mut text)).map_err(|error| wrong(error.into()))?;
-    Ok(toml::from_str::<OnlySource>(&text).map_err(|error| wrong(error.into()))?.source)
+    toml::from_str::<OnlySource>(&text).map(|only| only.source).map_err(|error| {
+        // Not its own text: that quotes the line, and with it a password that somebody wrote into the URL.
+        let line = error.span().map_or(1, |span| 1 + text.bytes().take(span.start).filter(|b| *b == b'\n').count());
+        wrong(format!("line {line}: {}", error.message()).into())
+    })
 }
 
 /// Whatever a server sends, this process stays within these. Lower limits that are there already are kept.

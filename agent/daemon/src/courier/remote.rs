@@ -181,10 +181,8 @@ impl Remote {
         plan: impl Fn(Server) -> Result<(Ask, Bounds), CourierError>,
     ) -> Result<(), CourierError> {
         let (store, meter) = (&mut self.store, &self.meter);
-        self.session.fetch(
-            |server| plan(server).map(|(ask, _)| ask),
-            |reader, server| unpack(reader, store, hash, plan(server)?.1, meter.deadline()),
-        )
+        self.session
+            .fetch(|server| plan(server).map(|(ask, _)| ask), |reader, server| unpack(reader, store, hash, plan(server)?.1, meter))
     }
 }
 

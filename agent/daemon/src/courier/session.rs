@@ -99,11 +99,8 @@ impl Link {
 
     fn server(&self) -> Server {
         let capabilities = &self.handshake.capabilities;
-        let filters = if self.is_v2() {
-            capabilities.capability("fetch").and_then(|fetch| fetch.supports("filter")).unwrap_or(false)
-        } else {
-            capabilities.contains("filter")
-        };
+        // What was filtered out could not be asked for later with the old protocol, so there it is no use.
+        let filters = self.is_v2() && capabilities.capability("fetch").and_then(|fetch| fetch.supports("filter")) == Some(true);
         Server { by_id: self.is_v2(), filters }
     }
 }
@@ -172,7 +169,9 @@ impl Session {
             };
             let error = self.reason(fault, command, link.ssh.as_mut());
             let refused = link.assumed && is_refusal(&error);
-            let stale = link.used && link.ssh.is_some() && matches!(error, CourierError::Link(_) | CourierError::Refused { .. });
+            // A connection that lay idle may have gone; what was too slow or too much would only be so again.
+            let gone = matches!(error, CourierError::Link(LinkError::Broken { .. } | LinkError::Ssh { .. }));
+            let stale = link.used && (gone || matches!(error, CourierError::Refused { .. }));
             if properly || !(refused || stale) {
                 return Err(error);
             }

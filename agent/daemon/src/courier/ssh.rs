@@ -37,7 +37,7 @@ impl Ssh {
             return Err(CourierError::Request("ssh to a location that is not ssh"));
         };
         let (ours, theirs) = UnixStream::pair().map_err(CourierError::Runtime)?;
-        let log = scratch.join("ssh.log");
+        let log = scratch.join(format!("{}-ssh", std::process::id()));
         let errors = File::create(&log).map_err(|source| CourierError::Cache { path: log.clone(), source })?;
         let mut command = Command::new("ssh");
         command.args(["-T", "-oBatchMode=yes", "-oSendEnv=GIT_PROTOCOL", "-oForwardAgent=no", "-oClearAllForwardings=yes"]);
@@ -76,12 +76,16 @@ impl Ssh {
     /// Why it failed, if it has ended by now.
     pub(super) fn verdict(&mut self) -> Option<LinkError> {
         // It closes its output a moment before it ends.
-        for _ in 0..20 {
-            match self.child.try_wait() {
-                Ok(None) => std::thread::sleep(std::time::Duration::from_millis(10)),
-                Ok(Some(status)) if status.success() => return None,
-                _ => break,
+        let mut tries = 0;
+        while let Ok(None) = self.child.try_wait() {
+            if tries == 20 {
+                return None;
             }
+            tries += 1;
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        if matches!(self.child.try_wait(), Ok(Some(status)) if status.success()) {
+            return None;
         }
         let mut bytes = Vec::new();
         let _ = File::open(&self.log).and_then(|file| file.take(2000).read_to_end(&mut bytes));

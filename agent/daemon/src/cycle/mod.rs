@@ -14,15 +14,17 @@ mod source;
 mod tell;
 mod texts;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use trimtab_model::desired::Desired;
 use trimtab_model::digest::Digest;
 use trimtab_model::facts::Host;
+use trimtab_model::finding::Findings;
 use trimtab_model::ledger::Ledger;
 use trimtab_model::plan::Plan;
-use trimtab_model::report::{Failure, Outcome, Pass, Wake};
+use trimtab_model::report::{Failure, Outcome, Pass, TrustReport, Wake};
 
 use crate::apply::Machine;
 use crate::config::{Places, Settings};
@@ -83,7 +85,7 @@ pub struct Looked {
 pub(crate) struct Wanted {
     key: Key,
     desired: Desired,
-    contents: std::collections::BTreeMap<Digest, Vec<u8>>,
+    contents: BTreeMap<Digest, Vec<u8>>,
     fresh: bool,
 }
 
@@ -152,9 +154,9 @@ impl Cycle {
             duration_ms: 0,
             outcome: Outcome::Unchanged,
             revision: String::new(),
-            trust: Default::default(),
+            trust: TrustReport::default(),
             source_error: String::new(),
-            findings: Default::default(),
+            findings: Findings::default(),
             changes: Vec::new(),
             problems: Vec::new(),
             failures: Vec::new(),
@@ -168,7 +170,7 @@ impl Cycle {
         self.current.as_ref().map(|current| Wanted {
             key: current.key.clone(),
             desired: current.desired.clone(),
-            contents: Default::default(),
+            contents: BTreeMap::new(),
             fresh: false,
         })
     }
@@ -199,7 +201,7 @@ impl Cycle {
     fn judge(&mut self, answer: Answer, pass: &mut Pass) -> Option<Wanted> {
         match answer {
             Answer::Same { key } => {
-                pass.trust.verdict = "unchanged".to_owned();
+                "unchanged".clone_into(&mut pass.trust.verdict);
                 pass.trust.signer = self.signer();
                 self.tell_refused_again(&key, pass);
                 None
@@ -218,7 +220,7 @@ impl Cycle {
                 None
             }
             Answer::Refused { verdict, commit } => {
-                pass.trust.verdict = verdict.code().to_owned();
+                verdict.code().clone_into(&mut pass.trust.verdict);
                 pass.trust.message =
                     verdict.cause().map_or_else(|| verdict.to_string(), |cause| format!("{verdict}: {}", chain(cause)));
                 self.history.attempted(&commit);
@@ -241,7 +243,7 @@ impl Cycle {
 
     /// Remembers a proven commit, durably, before anything follows from it. `None`: it could not be remembered, so it is not acted on.
     fn accept(&mut self, proven: &crate::trust::prove::Proven, new: bool, pass: &mut Pass) -> Option<()> {
-        pass.trust.verdict = if new { "accepted" } else { "unchanged" }.to_owned();
+        if new { "accepted" } else { "unchanged" }.clone_into(&mut pass.trust.verdict);
         pass.trust.signer = proven.signer().to_string();
         self.history.attempted(&proven.commit().to_string());
         if self.hold == Hold::ReadOnly {

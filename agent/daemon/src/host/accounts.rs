@@ -62,12 +62,11 @@ struct Table {
 impl Accounts {
     /// Reads both files.
     pub fn load(root: &Root) -> Self {
-        let euid = root.euid();
-        let egid = if root.is_privileged() { 0 } else { nix::unistd::getegid().as_raw() };
+        let (uid, gid) = root.root_ids();
         let mut accounts = Self {
             root: root.clone(),
-            users: Table::new(USERS, euid, root.is_host()),
-            groups: Table::new(GROUPS, egid, root.is_host()),
+            users: Table::new(USERS, uid, root.is_host()),
+            groups: Table::new(GROUPS, gid, root.is_host()),
         };
         accounts.refresh();
         accounts

@@ -123,6 +123,12 @@ impl Root {
         self.0.euid
     }
 
+    /// The numbers of the user and group that root's things have here: 0, except in a sandbox of an ordinary user, where they are that
+    /// user's own. An ordinary user who looks at the machine itself sees it as root does.
+    pub fn root_ids(&self) -> (u32, u32) {
+        if self.is_host() || self.is_privileged() { (0, 0) } else { (self.0.euid, nix::unistd::getegid().as_raw()) }
+    }
+
     /// Whether owners can be set: false for a sandbox of an ordinary user.
     pub fn is_privileged(&self) -> bool {
         self.0.euid == 0
@@ -158,7 +164,7 @@ impl Root {
     }
 
     /// Opens the directory that holds `path`, and makes it and those above it (0755, root's) where they are missing. Each one made is
-    /// appended to `made`, outermost first, also when a later one fails: the ledger must know them.
+    /// appended to `made`, outermost first, also when a later one fails: the ledger must know them. They are not synced here.
     pub fn make_parent(&self, path: &HostPath, made: &mut Vec<HostPath>) -> Result<OwnedFd, RootError> {
         match self.parent(path) {
             Err(RootError::Missing { .. }) => {}
@@ -198,7 +204,6 @@ impl Root {
             nix::unistd::fchown(&made, Some(0.into()), Some(0.into()))?;
         }
         nix::sys::stat::fchmod(&made, Mode::from_bits_truncate(0o755))?;
-        nix::unistd::fsync(dir)?;
         Ok(made)
     }
 
@@ -276,7 +281,7 @@ impl Root {
 
     // Who could have made this link, or put it there? Only those whom root trusts anyway.
     fn judge_link(&self, dir: &FileStat, link: &FileStat) -> Result<(), String> {
-        let trusted = |uid: u32| uid == 0 || uid == self.0.euid;
+        let trusted = |uid: u32| uid == 0 || uid == self.root_ids().0;
         if !trusted(link.st_uid) {
             return Err(format!("it belongs to user {}", link.st_uid));
         }
@@ -358,5 +363,79 @@ pub(crate) fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             other => return other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // What the tests in tests/files see with openat2, seen without it: an old kernel, or a seccomp filter.
+    fn without_openat2(path: &Path) -> Root {
+        let root = Root::open(path).expect("because the folder is there");
+        root.0.openat2.store(false, Ordering::Relaxed);
+        root
+    }
+
+    fn path(text: &str) -> HostPath {
+        text.parse().expect("because it is normal")
+    }
+
+    #[test]
+    fn the_slow_way_leads_to_the_same_places() {
+        let dir = tempfile::tempdir().expect("because /tmp is writable");
+        std::fs::create_dir_all(dir.path().join("etc/deep/er")).expect("because the folder is ours");
+        std::fs::write(dir.path().join("etc/file"), "").expect("because the folder is ours");
+        std::os::unix::fs::symlink("/etc/deep", dir.path().join("link")).expect("because the folder is ours");
+        let (fast, slow) = (Root::open(dir.path()).expect("because it is there"), without_openat2(dir.path()));
+        for text in ["/x", "/etc/x", "/etc/deep/er/x", "/link/er/x"] {
+            let [a, b] =
+                [&fast, &slow].map(|root| inode(&fstat(root.parent(&path(text)).expect(text)).expect("because it is open")));
+            assert_eq!(a, b, "{text}");
+        }
+        for text in ["/none/x", "/etc/file/x", "/link/none/x"] {
+            let [a, b] = [&fast, &slow].map(|root| root.parent(&path(text)).map(drop).expect_err(text).to_string());
+            assert_eq!(a, b, "{text}");
+        }
+        assert!(!slow.has_openat2() && fast.has_openat2());
+    }
+
+    // In a mount namespace of its own, which needs root: without it only the first half is tried.
+    #[test]
+    fn mount_points_are_known_without_openat2() {
+        use crate::host::observe::observe;
+        use trimtab_model::observed::Found;
+        const NAME: &str = "host::root::tests::mount_points_are_known_without_openat2";
+        let mount = |root: &Root, text: &str| match observe(root, [&path(text)]).remove(&path(text)) {
+            Some(Found::Directory { mount, .. }) => mount,
+            Some(Found::Unfit(why)) => why.contains("mounted over"),
+            other => panic!("{text}: {other:?}"),
+        };
+        if let Some(folder) = std::env::var_os("TRIMTAB_TEST_FOLDER") {
+            // The same file system mounted on itself has no device number of its own: only the mount table tells.
+            let root = without_openat2(folder.as_ref());
+            assert!(mount(&root, "/a b") && mount(&root, "/file") && !mount(&root, "/plain"));
+            return;
+        }
+        let host = without_openat2(Path::new("/"));
+        assert!(mount(&host, "/proc") && !mount(&host, "/proc/sys/kernel"));
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: mounting needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().expect("because /tmp is writable");
+        for name in ["a b", "plain"] {
+            std::fs::create_dir(dir.path().join(name)).expect("because the folder is ours");
+        }
+        std::fs::write(dir.path().join("file"), "").expect("because the folder is ours");
+        let script = r#"cd "$TRIMTAB_TEST_FOLDER" && mount --bind plain "a b" && mount --bind file file && exec "$0" "$@""#;
+        let status = std::process::Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", script])
+            .arg(std::env::current_exe().expect("because it runs"))
+            .args([NAME, "--exact", "--nocapture"])
+            .env("TRIMTAB_TEST_FOLDER", dir.path())
+            .status()
+            .expect("because util-linux is there");
+        assert!(status.success(), "{status}");
     }
 }

@@ -58,7 +58,7 @@ pub fn worker(mut stdin: impl Read, mut stdout: impl Write) -> Result<(), Worker
             let list = rendered.contents.iter().map(|(digest, bytes)| (*digest, bytes.len() as u64)).collect();
             (Answer::Rendered { desired: rendered.desired, contents: list }, rendered.contents)
         }
-        Err(findings) => (Answer::Refused(findings), Default::default()),
+        Err(findings) => (Answer::Refused(findings), std::collections::BTreeMap::new()),
     };
     let mut body = serde_json::to_vec(&answer).map_err(|source| WireError::Malformed { peer: "agent", source })?;
     let head = Head { index: body.len() as u64 };

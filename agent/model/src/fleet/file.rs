@@ -109,13 +109,8 @@ impl<'s> Group<'s> {
         {
             findings.at(name.place, format!("`{}` cannot be the name of a group: {}", brief(&name.value), error.why));
         }
-        let select = match table.item("select") {
-            Some(_) => table.string("select", findings).and_then(|text| read_selector(&text, findings)),
-            None => {
-                findings.at_with(table.place, "`select` is missing here", "`select = \"*\"` is every host");
-                None
-            }
-        };
+        let select = table.required("select", "`select = \"*\"` is every host", findings);
+        let select = select.and_then(|item| item.string("select", findings)).and_then(|text| read_selector(&text, findings));
         let components = read_components(&mut table, "components", bundle, findings);
         let set = Settings::read(table.table("set", findings), bundle, variables, findings);
         table.finish(findings);

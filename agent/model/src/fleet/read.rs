@@ -49,19 +49,20 @@ impl<'s> Place<'s> {
         if self.text.is_empty() {
             return 0;
         }
-        let before = self.text.as_bytes().get(..self.start).unwrap_or(self.text.as_bytes());
-        u32::try_from(before.iter().filter(|b| **b == b'\n').count()).unwrap_or(u32::MAX - 1) + 1
+        let before = self.text.get(..self.start).unwrap_or(self.text);
+        u32::try_from(before.matches('\n').count()).unwrap_or(u32::MAX - 1) + 1
     }
 
     /// A part of this place, by bytes from its start: a spot inside of a TOML string. The whole place where the string has
     /// escapes, for then the bytes of its value are not the bytes of its text.
+    #[must_use]
     pub fn within(&self, value: &str, start: usize, end: usize) -> Self {
         let raw = self.text.get(self.start..self.end).unwrap_or_default();
         let quotes = if raw.starts_with("\"\"\"") || raw.starts_with("'''") { 3 } else { 1 };
-        match raw.get(quotes..).is_some_and(|inner| inner.starts_with(value)) {
-            true => Self { start: self.start + quotes + start, end: self.start + quotes + end.max(start + 1), ..*self },
-            false => *self,
+        if !raw.get(quotes..).is_some_and(|inner| inner.starts_with(value)) {
+            return *self;
         }
+        Self { start: self.start + quotes + start, end: self.start + quotes + end.max(start + 1), ..*self }
     }
 }
 
@@ -179,7 +180,7 @@ impl<'s> Document<'s> {
 
     /// The top table.
     pub fn root(&self) -> Table<'_, 's> {
-        Table { table: self.root.get_ref(), place: self.place, asked: BTreeSet::new() }
+        Table { values: self.root.get_ref(), place: self.place, asked: BTreeSet::new() }
     }
 }
 
@@ -194,7 +195,7 @@ pub fn text<'s>(file: &'s str, bytes: &'s [u8], findings: &mut Findings) -> Opti
         Ok(text) => Some(text),
         Err(error) => {
             let good = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
-            let line = good.bytes().filter(|b| *b == b'\n').count() + 1;
+            let line = good.matches('\n').count() + 1;
             findings.at(Place::file(file), format!("line {line} is not UTF-8 text"));
             None
         }
@@ -204,7 +205,7 @@ pub fn text<'s>(file: &'s str, bytes: &'s [u8], findings: &mut Findings) -> Opti
 /// One table of a file; remembers which keys were asked for.
 #[derive(Debug, Clone)]
 pub struct Table<'d, 's> {
-    table: &'d DeTable<'s>,
+    values: &'d DeTable<'s>,
     /// Its header, or the inline table.
     pub place: Place<'s>,
     asked: BTreeSet<&'static str>,
@@ -233,7 +234,7 @@ impl<'d, 's> Item<'d, 's> {
 
     /// A table, or a finding.
     pub fn table(self, what: &str, findings: &mut Findings) -> Option<Table<'d, 's>> {
-        let found = self.value.as_table().map(|table| Table { table, place: self.place, asked: BTreeSet::new() });
+        let found = self.value.as_table().map(|table| Table { values: table, place: self.place, asked: BTreeSet::new() });
         self.or_wrong(found, what, "a table", findings)
     }
 
@@ -274,7 +275,7 @@ impl<'d, 's> Table<'d, 's> {
     /// The value at a key, whatever it is.
     pub fn item(&mut self, key: &'static str) -> Option<Item<'d, 's>> {
         self.asked.insert(key);
-        self.table.get(key).map(|value| Item::of(value, self.place))
+        self.values.get(key).map(|value| Item::of(value, self.place))
     }
 
     /// A string.
@@ -284,11 +285,16 @@ impl<'d, 's> Table<'d, 's> {
 
     /// A string that must be there.
     pub fn required_string(&mut self, key: &'static str, findings: &mut Findings) -> Option<Located<'s, String>> {
-        if self.item(key).is_none() {
-            findings.at(self.place, format!("`{key}` is missing here"));
-            return None;
+        self.required(key, "", findings)?.string(key, findings)
+    }
+
+    /// A value that must be there, whatever it is.
+    pub fn required(&mut self, key: &'static str, help: &str, findings: &mut Findings) -> Option<Item<'d, 's>> {
+        let item = self.item(key);
+        if item.is_none() {
+            findings.at_with(self.place, format!("`{key}` is missing here"), help);
         }
-        self.string(key, findings)
+        item
     }
 
     /// A boolean.
@@ -325,7 +331,7 @@ impl<'d, 's> Table<'d, 's> {
     /// All keys and values, for tables whose keys are the operator's own.
     pub fn entries(&self) -> impl Iterator<Item = (Located<'s, &'d str>, Item<'d, 's>)> + use<'d, 's> {
         let place = self.place;
-        self.table.iter().map(move |(key, value)| {
+        self.values.iter().map(move |(key, value)| {
             let span = key.span();
             let key = Located { value: key.get_ref().as_ref(), place: Place { start: span.start, end: span.end, ..place } };
             (key, Item::of(value, place))
@@ -336,6 +342,10 @@ impl<'d, 's> Table<'d, 's> {
     pub fn finish(self, findings: &mut Findings) {
         for (key, _) in self.entries() {
             if self.asked.contains(key.value) {
+                continue;
+            }
+            if findings.is_full() {
+                findings.more += 1;
                 continue;
             }
             let mut help = did_you_mean(key.value, self.asked.iter().copied());

@@ -94,7 +94,7 @@ impl Place<'_> {
         let back = match &owned.before {
             Before::Absent if matches!(self.found, Found::Missing) => None,
             Before::Absent => Some((Verb::Remove, Action::Remove { path: self.path.clone(), expected: self.found.expectation() })),
-            original if *original == before(self.found) => None,
+            original @ Before::Original { .. } if *original == before(self.found) => None,
             original @ Before::Original { .. } => Some((
                 Verb::Restore,
                 Action::Restore { path: self.path.clone(), expected: self.found.expectation(), before: original.clone() },

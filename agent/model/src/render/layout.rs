@@ -188,7 +188,7 @@ fn plain_part(path: &HostPath) -> Result<Part, Wrong> {
             );
         }
     }
-    let is_conf = |directory: &str| path.parent().is_some_and(|p| p.as_str() == directory) && path.as_str().ends_with(".conf");
+    let is_conf = |directory: &str| path.parent().is_some_and(|p| p.as_str() == directory) && ends_in(path.file_name(), "conf");
     Ok(match path {
         _ if is_conf("/etc/sysusers.d") => Part::Sysusers,
         _ if is_conf("/etc/tmpfiles.d") => Part::Tmpfiles,
@@ -197,8 +197,13 @@ fn plain_part(path: &HostPath) -> Result<Part, Wrong> {
     })
 }
 
+/// Whether a name has this ending, and something before it. Names on a host are case-sensitive.
+pub(super) fn ends_in(name: &str, ending: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(stem, end)| !stem.is_empty() && end == ending)
+}
+
 fn conf_part(below: &str, part: Part) -> Result<Part, Wrong> {
-    if below.contains('/') || !below.ends_with(".conf") || below == ".conf" {
+    if below.contains('/') || !ends_in(below, "conf") {
         return wrong(
             "only files ending in .conf belong here, without sub-folders",
             "the programs that read them ignore all others",
@@ -216,7 +221,7 @@ fn unit_part(below: &str) -> Result<Part, Wrong> {
     match below.split_once('/') {
         None => Ok(Part::UnitFile(unit(below)?)),
         Some((folder, name)) => match folder.strip_suffix(".d") {
-            Some(stem) if name.ends_with(".conf") && !name.contains('/') => {
+            Some(stem) if ends_in(name, "conf") && !name.contains('/') => {
                 if crate::names::UNIT_TYPES.contains(&stem) {
                     return wrong(
                         format!("drop-ins for every {stem} of the host are not supported"),
@@ -239,7 +244,7 @@ fn quadlet_part(below: &str) -> Result<Part, Wrong> {
         None if kind(below) => Ok(Part::Quadlet(below.to_owned())),
         None => Ok(Part::Plain),
         Some((folder, name)) => match folder.strip_suffix(".d") {
-            Some(stem) if name.ends_with(".conf") && !name.contains('/') => {
+            Some(stem) if ends_in(name, "conf") && !name.contains('/') => {
                 if QUADLETS.contains(&stem) || stem.rsplit_once('.').is_some_and(|(stem, _)| stem.ends_with('-')) {
                     return wrong(
                         "drop-ins for several Quadlet files at once are not supported",

@@ -97,7 +97,7 @@ impl<'b> Pass<'b> {
         let mut rendered = Rendered {
             desired: Desired {
                 entries: BTreeMap::new(),
-                units: units.units,
+                units: units.managed,
                 images: units.images,
                 components: choice
                     .components
@@ -140,12 +140,11 @@ impl<'b> Pass<'b> {
                 What::Bytes(bytes) => Some(bytes.to_vec()),
                 What::Template(bytes) => {
                     watch(draft.place.file);
-                    match contexts.get(&draft.component) {
-                        Some(context) => engine.render(draft.place.file, bytes, context, &mut self.findings),
-                        None => {
-                            engine.compile(draft.place.file, bytes, &mut self.findings);
-                            None
-                        }
+                    if let Some(context) = contexts.get(&draft.component) {
+                        engine.render(draft.place.file, bytes, context, &mut self.findings)
+                    } else {
+                        engine.compile(draft.place.file, bytes, &mut self.findings);
+                        None
                     }
                 }
             };

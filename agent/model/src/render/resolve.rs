@@ -59,7 +59,7 @@ pub(super) fn choose<'b>(bundle: &'b Bundle, host: &Host, findings: &mut Finding
         judge_without(file, &assigned, &components, findings);
     }
     judge_rings(&components, findings);
-    Some(Choice { groups, labels, components, missing, file, fleet })
+    Some(Choice { fleet, file, labels, groups, components, missing })
 }
 
 fn close<'b>(

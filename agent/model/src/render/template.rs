@@ -171,7 +171,10 @@ fn tell(error: &Error, file: &str, text: &str, names: &[String], findings: &mut 
     };
     let span = error.range().filter(|range| text.get(range.clone()).is_some_and(|t| !t.is_empty())).unwrap_or_else(whole_line);
     let place = Place { file, text, start: span.start, end: span.end };
-    let source = text.get(span).unwrap_or_default();
+    // The span of `a.b.c` begins at the part that is missing; a person wants the whole of it.
+    let before = text.get(..span.start).unwrap_or_default();
+    let path = before.trim_end_matches(|c: char| c.is_ascii_alphanumeric() || "_.".contains(c)).len();
+    let source = text.get(if text[span.clone()].starts_with('.') { path..span.end } else { span }).unwrap_or_default();
     let detail = error.detail().map(brief).unwrap_or_default();
     let (message, help) = match error.kind() {
         ErrorKind::UndefinedError => undefined(source, names),

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::layout::{Draft, Part, QUADLETS, What, is_own_unit};
+use super::layout::{Draft, Part, QUADLETS, What, ends_in, is_own_unit};
 use super::uses::{self, Inputs};
 use crate::desired::{Enablement, OnChange, Origin, Role, Unit};
 use crate::finding::Findings;
@@ -26,7 +26,7 @@ pub(super) struct Ready<'b> {
 /// All units of a host, and what their files are for.
 #[derive(Default)]
 pub(super) struct Units {
-    pub(super) units: BTreeMap<UnitName, Unit>,
+    pub(super) managed: BTreeMap<UnitName, Unit>,
     pub(super) images: BTreeMap<String, Origin>,
     pub(super) roles: BTreeMap<HostPath, Role>,
 }
@@ -34,7 +34,7 @@ pub(super) struct Units {
 /// A parsed unit or Quadlet file, or drop-in.
 struct Text<'r> {
     ready: &'r Ready<'r>,
-    text: UnitFile,
+    parsed: UnitFile,
     rendered: &'r str,
 }
 
@@ -108,8 +108,8 @@ impl<'r> Builder<'r, '_> {
                 self.findings.at(Place::file(ready.draft.place.file), "a unit must be UTF-8 text, and this is not");
                 continue;
             };
-            let (text, strays) = UnitFile::parse(rendered);
-            let text = Text { ready, text, rendered };
+            let (parsed, strays) = UnitFile::parse(rendered);
+            let text = Text { ready, parsed, rendered };
             let note = if matches!(ready.draft.what, What::Template(_)) { "the line is that of the rendered file" } else { "" };
             for stray in strays {
                 self.findings.at_with(text.place(stray.start, stray.end), stray.message, note);
@@ -160,10 +160,10 @@ impl<'r> Builder<'r, '_> {
 
     fn quadlet_text(&self, path: &HostPath, file: &str) -> UnitFile {
         let folder = format!("{path}.d/");
-        let mut text = self.texts.get(path).map(|t| t.text.clone()).unwrap_or_default();
+        let mut text = self.texts.get(path).map(|t| t.parsed.clone()).unwrap_or_default();
         for (other, drop_in) in &self.texts {
             if other.as_str().starts_with(&folder) && drop_in.ready.draft.part == Part::QuadletDropIn(file.to_owned()) {
-                text.lay_over(&drop_in.text);
+                text.lay_over(&drop_in.parsed);
             }
         }
         text
@@ -236,20 +236,9 @@ impl<'r> Builder<'r, '_> {
 
     fn build(&mut self, name: &UnitName) {
         let own = self.defines.get(name).or_else(|| self.defines.get(&name.template()?)).copied();
-        let mut definition: BTreeSet<&HostPath> = own.into_iter().collect();
-        for (unit, paths) in &self.drop_ins {
-            let prefix = unit.as_str().rsplit_once('.').filter(|_| is_prefix(unit));
-            let by_prefix = prefix.is_some_and(|(stem, kind)| name.as_str().starts_with(stem) && name.kind() == kind);
-            if unit == name || Some(unit) == name.template().as_ref() || by_prefix {
-                definition.extend(paths);
-            }
-        }
-        // The file first, then its drop-ins in the order of their own names, as systemd and Podman lay them.
-        let mut order: Vec<_> = definition.iter().copied().collect();
-        order.sort_by_key(|path| (Some(*path) != own, path.file_name(), path.as_str()));
+        let order = self.definition(name, own);
         let mut text = UnitFile::default();
-        order.iter().filter_map(|path| self.texts.get(*path)).for_each(|part| text.lay_over(&part.text));
-
+        order.iter().filter_map(|path| self.texts.get(*path)).for_each(|part| text.lay_over(&part.parsed));
         let quadlet = order.iter().find_map(|path| match &self.files[*path].draft.part {
             Part::Quadlet(file) | Part::QuadletDropIn(file) => file.rsplit('.').next().filter(|kind| QUADLETS.contains(kind)),
             _ => None,
@@ -266,19 +255,10 @@ impl<'r> Builder<'r, '_> {
             }
             (None, None) => return,
         };
-        let definition: BTreeSet<HostPath> = definition.into_iter().cloned().collect();
+        let definition: BTreeSet<HostPath> = order.into_iter().cloned().collect();
         let inputs = uses::inputs(&text, name, quadlet);
         let mut uses = self.used(&inputs, rule.map(|(_, rule)| rule));
-        let mut after = BTreeSet::new();
-        for other in &inputs.quadlets {
-            if let Some(unit) = self.quadlets.get(other) {
-                uses.extend(self.defines.get(unit).map(|path| (*path).clone()));
-                after.insert(unit.clone());
-            } else {
-                let place = Place::file(&origin.file);
-                self.warnings.at(place, format!("it names the Quadlet file `{other}`, which no component of this host provides"));
-            }
-        }
+        let mut after = self.linked(&inputs, &origin, &mut uses);
         uses.retain(|path| !definition.contains(path));
         after.remove(name);
         self.images(&inputs, &origin);
@@ -293,7 +273,37 @@ impl<'r> Builder<'r, '_> {
             generated: quadlet.is_some(),
             origin,
         };
-        self.made.units.insert(name.clone(), unit);
+        self.made.managed.insert(name.clone(), unit);
+    }
+
+    /// What a unit is made of: its file first, then its drop-ins in the order of their own names, as systemd and Podman lay them.
+    fn definition(&self, name: &UnitName, own: Option<&'r HostPath>) -> Vec<&'r HostPath> {
+        let mut definition: BTreeSet<&HostPath> = own.into_iter().collect();
+        for (unit, paths) in &self.drop_ins {
+            let prefix = unit.as_str().rsplit_once('.').filter(|_| is_prefix(unit));
+            let by_prefix = prefix.is_some_and(|(stem, kind)| name.as_str().starts_with(stem) && name.kind() == kind);
+            if unit == name || Some(unit) == name.template().as_ref() || by_prefix {
+                definition.extend(paths);
+            }
+        }
+        let mut order: Vec<_> = definition.into_iter().collect();
+        order.sort_by_key(|path| (Some(*path) != own, path.file_name(), path.as_str()));
+        order
+    }
+
+    /// The units of the Quadlet files that a unit names; the files themselves are added to what it uses.
+    fn linked(&mut self, inputs: &Inputs, origin: &Origin, uses: &mut BTreeSet<HostPath>) -> BTreeSet<UnitName> {
+        let mut after = BTreeSet::new();
+        for other in &inputs.quadlets {
+            if let Some(unit) = self.quadlets.get(other) {
+                uses.extend(self.defines.get(unit).map(|path| (*path).clone()));
+                after.insert(unit.clone());
+            } else {
+                let place = Place::file(&origin.file);
+                self.warnings.at(place, format!("it names the Quadlet file `{other}`, which no component of this host provides"));
+            }
+        }
+        after
     }
 
     fn generated(&mut self, kind: &str, text: &UnitFile, rule: Option<&UnitRule<'_>>) -> Option<bool> {
@@ -383,9 +393,9 @@ impl<'r> Builder<'r, '_> {
     /// An image that a `.build` makes here is not pulled from anywhere.
     fn drop_built_images(&mut self) {
         for part in
-            self.texts.values().filter(|part| matches!(&part.ready.draft.part, Part::Quadlet(file) if file.ends_with(".build")))
+            self.texts.values().filter(|part| matches!(&part.ready.draft.part, Part::Quadlet(file) if ends_in(file, "build")))
         {
-            for tag in part.text.values("Build", "ImageTag") {
+            for tag in part.parsed.values("Build", "ImageTag") {
                 self.made.images.remove(&tag.value);
             }
         }

@@ -3,7 +3,7 @@
 //! Limits: a path that only the running manager knows (some specifiers) or that a program opens by itself is not found here;
 //! `uses` of a `[[unit]]` names it.
 
-use super::layout::QUADLET_DIR;
+use super::layout::{QUADLET_DIR, ends_in};
 use crate::names::UnitName;
 use crate::unitfile::{Assignment, UnitFile, expand, words};
 
@@ -91,7 +91,9 @@ impl Reader<'_> {
             self.each(key, |r, _, value| r.path(value.split_once(':').map_or("", |(_, path)| path)));
         }
         self.each("ConfigurationDirectory", |r, _, value| {
-            words(value).iter().for_each(|name| r.path(&format!("/etc/{}", name.split(':').next().unwrap_or(name))));
+            for name in words(value) {
+                r.path(&format!("/etc/{}", name.split(':').next().unwrap_or(&name)));
+            }
         });
         for key in ["BindPaths", "BindReadOnlyPaths"] {
             self.each(key, |r, _, value| {
@@ -127,7 +129,7 @@ impl Reader<'_> {
         for key in ["Network", "Pod"] {
             self.each(key, |r, _, value| {
                 let name = value.split(':').next().unwrap_or(value);
-                if [".network", ".container", ".pod"].iter().any(|end| name.ends_with(end)) {
+                if ["network", "container", "pod"].iter().any(|end| ends_in(name, end)) {
                     r.inputs.quadlets.push(name.to_owned());
                 }
             });
@@ -137,19 +139,19 @@ impl Reader<'_> {
 
     fn images(&mut self, kind: &str) {
         let pulls = self.text.last(&section(kind), "Pull") != Some("never");
-        for assignment in self.text.values(&section(kind), "Image").last().copied().into_iter() {
-            let Some(image) = expand(&assignment.value, self.unit) else { continue };
-            if image.ends_with(".image") || image.ends_with(".build") {
-                self.inputs.quadlets.push(image);
-            } else if ["container", "image"].contains(&kind) && pulls {
-                self.inputs.images.push((image, assignment.line));
-            }
+        let section = section(kind);
+        let Some(assignment) = self.text.values(&section, "Image").last().copied() else { return };
+        let Some(image) = expand(&assignment.value, self.unit) else { return };
+        if ends_in(&image, "image") || ends_in(&image, "build") {
+            self.inputs.quadlets.push(image);
+        } else if ["container", "image"].contains(&kind) && pulls {
+            self.inputs.images.push((image, assignment.line));
         }
     }
 
     fn volume(&mut self, value: &str) {
         let source = value.split(':').next().unwrap_or(value);
-        if source.ends_with(".volume") && !source.contains('/') {
+        if ends_in(source, "volume") && !source.contains('/') {
             self.inputs.quadlets.push(source.to_owned());
         } else if source.starts_with(['/', '.']) {
             self.quadlet_path(source);
@@ -162,7 +164,7 @@ impl Reader<'_> {
             if !["source", "src"].contains(&key.trim()) {
                 continue;
             }
-            if [".volume", ".image", ".build"].iter().any(|end| source.ends_with(end)) && !source.contains('/') {
+            if ["volume", "image", "build"].iter().any(|end| ends_in(source, end)) && !source.contains('/') {
                 self.inputs.quadlets.push(source.to_owned());
             } else if source.starts_with(['/', '.']) {
                 self.quadlet_path(source);

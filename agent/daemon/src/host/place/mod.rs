@@ -269,12 +269,27 @@ impl Batch {
         }
         let mut made = Vec::new();
         let parent = self.root.make_parent(path, &mut made);
+        // Each one is told, whatever fails here: a directory that the ledger does not know stays for ever.
+        let mut failure = None;
         for path in made {
-            let fd = self.root.directory(path.relative())?;
-            let stat = fstat(&fd).map_err(|errno| failed("look at", &path, errno))?;
-            self.made.insert(path, inode(&stat));
+            let known = self.note_made(&path).unwrap_or_else(|error| {
+                failure.get_or_insert(error);
+                (0, 0)
+            });
+            self.made.insert(path, known);
         }
-        Ok(parent?)
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(parent?),
+        }
+    }
+
+    fn note_made(&mut self, path: &HostPath) -> Result<(u64, u64), PlaceError> {
+        self.remember(&self.root.parent(path)?, path)?;
+        let stat = self.root.directory(path.relative()).and_then(|fd| {
+            fstat(&fd).map_err(|errno| RootError::Io { operation: "look at", path: path.to_string(), source: errno.into() })
+        })?;
+        Ok(inode(&stat))
     }
 
     fn stage_file(
