@@ -52,6 +52,7 @@ fn the_containers_example_serves_its_page_and_a_second_pass_changes_nothing() {
     settled(&m);
     before.assert_same(&Watched::new(&m, EVERYTHING, &units));
 
+    let before = Watched::new(&m, &["/etc/web", "/etc/containers"], &units);
     // The page is mounted into the container: a new text restarts it, and nothing else.
     m.sh(&format!("sed -i 's/The shop in Lyon/The shop by the river/' {host}"));
     ana.push("A new name");

@@ -59,7 +59,9 @@ fn what_is_no_file_is_left_alone_and_told_and_the_rest_converges() {
     ana.push("Two services");
     enrol(&m, &ana, "");
     converge(&m);
-    for stand in ["mkfifo /etc/one.conf", "mkdir -p /etc/one.conf/somebodys", "mkdir /etc/one.conf && mount -t tmpfs none /etc/one.conf"] {
+    for stand in
+        ["mkfifo /etc/one.conf", "mkdir -p /etc/one.conf/somebodys", "mkdir /etc/one.conf && mount -t tmpfs none /etc/one.conf"]
+    {
         m.sh(&format!("rm /etc/one.conf; {stand}; echo SETTING=mine > /etc/two.conf"));
         let said = refused(&m);
         assert!(said.contains("/etc/one.conf"), "{stand}: {said}");
