@@ -1,6 +1,6 @@
 //! What somebody changes by hand is put right.
 
-use trimtab_tests::lab::trimtab::{converge, enrol, settled, start_agent};
+use trimtab_tests::lab::trimtab::{converge, enrol, refused, settled, start_agent};
 use trimtab_tests::lab::{self, Person, Watched, eventually};
 
 use crate::fleet;
@@ -29,7 +29,6 @@ fn spoiled_files_are_repaired_and_what_they_held_is_kept() {
             "stat -c %F /etc/one.conf; cat /etc/one.conf",
             "regular file\nSETTING=1",
         ),
-        ("rm /etc/one.conf; mkfifo /etc/one.conf", "test ! -L /etc/one.conf -a -f /etc/one.conf && cat /etc/one.conf", "SETTING=1"),
         ("ln -sfn /etc/shadow /etc/one.link", "readlink /etc/one.link", "one.conf"),
         ("rm /etc/systemd/system/one.service; systemctl daemon-reload", "systemctl cat one | grep -c ExecStart", "1"),
         ("systemctl stop one", "systemctl is-active one", "active"),
@@ -48,6 +47,30 @@ fn spoiled_files_are_repaired_and_what_they_held_is_kept() {
     assert_eq!(m.sh("sha256sum /etc/shadow; stat -c '%i %a %Y' /etc/shadow"), shadow, "no link was followed");
     let kept = m.sh("grep -rl SETTING=mine /var/lib/trimtab | wc -l");
     assert_ne!(kept, "0", "what repair overwrote is kept for the operator");
+}
+
+#[test]
+fn what_is_no_file_is_left_alone_and_told_and_the_rest_converges() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    let ana = Person::new(&m, "ana");
+    fleet::assign(&ana, &["one", "two"]);
+    fleet::service(&ana, "one", "1");
+    fleet::service(&ana, "two", "1");
+    ana.push("Two services");
+    enrol(&m, &ana, "");
+    converge(&m);
+    for stand in
+        ["mkfifo /etc/one.conf", "mkdir -p /etc/one.conf/somebodys", "mkdir /etc/one.conf && mount -t tmpfs none /etc/one.conf"]
+    {
+        m.sh(&format!("rm /etc/one.conf; {stand}; echo SETTING=mine > /etc/two.conf"));
+        let said = refused(&m);
+        assert!(said.contains("/etc/one.conf"), "{stand}: {said}");
+        assert_eq!(m.read("/etc/two.conf"), "SETTING=1", "the other file converges beside {stand}");
+        m.sh("umount -q /etc/one.conf; rm -r /etc/one.conf");
+        converge(&m);
+        assert_eq!(m.sh("cat /etc/one.conf; systemctl is-active one two"), "SETTING=1\nactive\nactive");
+        settled(&m);
+    }
 }
 
 #[test]

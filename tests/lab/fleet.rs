@@ -15,7 +15,8 @@ pub(crate) fn service(person: &Person<'_>, name: &str, setting: &str) {
     person.write(
         &format!("components/{name}/systemd/{name}.service"),
         &format!(
-            "[Service]\nEnvironmentFile=/etc/{name}.conf\nExecStart=/bin/sh -c 'echo \"setting $$SETTING\"; exec sleep infinity'\n\n\
+            // Scenarios start it more often than systemd thinks well of.
+            "[Unit]\nStartLimitIntervalSec=0\n\n[Service]\nEnvironmentFile=/etc/{name}.conf\nExecStart=/bin/sh -c 'echo \"setting $$SETTING\"; exec sleep infinity'\n\n\
              [Install]\nWantedBy=multi-user.target\n"
         ),
     );

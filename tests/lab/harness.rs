@@ -1,5 +1,11 @@
 //! The lab itself: that a machine is what the scenarios take it for. No trimtab in these.
 
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
 use trimtab_tests::lab::{self, Boot, Person, Watched, eventually};
 
 #[test]
@@ -85,4 +91,37 @@ fn the_units_are_clean() {
     m.sh("systemctl enable --now trimtab-courier.socket");
     assert_eq!(m.sh("stat -c '%U:%G %a' /run/trimtab-courier/courier.sock"), "root:root 600");
     assert_eq!(m.sh("id -un trimtab-courier"), "trimtab-courier");
+}
+
+/// Not a test of its own: the one below starts it and kills it.
+#[test]
+#[ignore = "started by a_killed_owner_leaves_nothing_behind"]
+fn holds_a_machine_until_it_is_killed() {
+    let Some(m) = lab::boot("held") else { return };
+    println!("\nheld {} {}", m.leader(), m.upper().display());
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+#[test]
+fn a_killed_owner_leaves_nothing_behind() {
+    if !lab::open() {
+        return;
+    }
+    let mut owner = Command::new(std::env::current_exe().expect("because Linux knows it"))
+        .args(["--exact", "harness::holds_a_machine_until_it_is_killed", "--ignored", "--nocapture"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("because it is this very program");
+    let output = BufReader::new(owner.stdout.take().expect("because it is piped"));
+    let line = output.lines().map_while(Result::ok).find(|line| line.starts_with("held ")).expect("because it boots");
+    let mut words = line.split(' ').skip(1);
+    let (leader, upper) = (words.next().expect("because it says so"), words.next().expect("because it says so"));
+    let (process, folder) = (Path::new("/proc").join(leader), Path::new(upper).parent().expect("because it is in one"));
+    assert!(process.is_dir() && folder.is_dir());
+    owner.kill().expect("because it sleeps");
+    owner.wait().expect("because it is our child");
+    eventually("its processes and its folder are gone", 10, || !process.is_dir() && !folder.is_dir());
+    let group = folder.file_name().expect("because it has one").to_string_lossy();
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("because Linux has it");
+    assert!(!mounts.contains(&*group), "nothing of it was mounted out here");
 }
