@@ -1,16 +1,19 @@
 //! From the plan to a changed host, and what is remembered of it.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use trimtab_model::desired::Desired;
 use trimtab_model::digest::Digest;
 use trimtab_model::ledger::{KeptDrift, MAX_KEPT};
+use trimtab_model::names::HostPath;
 use trimtab_model::plan::Plan;
 use trimtab_model::report::{Failure, Outcome, Pass};
 
 use super::look::needed;
 use super::{Current, Cycle, Looked, Refused, Wanted, worsen};
 use crate::apply::{self, Applied, NotBegun};
+use crate::host::place;
 use crate::log::chain;
 use crate::store::{Kept, Store, StoreError};
 
@@ -23,6 +26,7 @@ impl Cycle {
             worsen(&mut pass, Outcome::Partial);
             return Looked { pass, plan, wanted: Some(wanted) };
         }
+        self.sweep(&wanted);
         let applied = self.apply(&plan, &wanted).await;
         if let Some(reason) = &applied.not_begun {
             self.not_begun(reason, &wanted, &mut pass);
@@ -50,6 +54,21 @@ impl Cycle {
             self.store.put(bytes)?;
         }
         Ok(())
+    }
+
+    /// Takes away what a killed process left staged: once, for only a process that held the lock before this one can have left any.
+    fn sweep(&mut self, wanted: &Wanted) {
+        if std::mem::replace(&mut self.swept, true) {
+            return;
+        }
+        let paths: BTreeSet<&HostPath> = wanted.desired.entries.keys().chain(self.ledger.entries.keys()).collect();
+        let (removed, errors) = place::sweep(&self.machine.root, paths);
+        if !removed.is_empty() {
+            tracing::info!("{} files that an interrupted pass had staged were removed", removed.len());
+        }
+        for error in errors {
+            tracing::warn!("what an interrupted pass had staged could not be removed: {}", chain(&error));
+        }
     }
 
     async fn apply(&mut self, plan: &Plan, wanted: &Wanted) -> Applied {

@@ -67,6 +67,8 @@ pub struct Cycle {
     refused: Option<Refused>,
     /// The desired state whose images are known to be in local storage: asking Podman costs a process.
     images_known: Option<Digest>,
+    /// What a killed process left beside its targets has been taken away.
+    swept: bool,
     history: History,
     remarks: Vec<String>,
 }

@@ -118,6 +118,7 @@ impl Cycle {
             current,
             refused: None,
             images_known: None,
+            swept: false,
             remarks,
         })
     }

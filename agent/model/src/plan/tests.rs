@@ -308,6 +308,21 @@ fn one_service() -> (Host, Desired) {
     (host, desired)
 }
 
+#[test]
+fn a_job_that_its_timer_starts_is_recorded_and_then_left_alone() {
+    let mut desired = Desired::default();
+    desired.entries.insert(path("/etc/systemd/system/a.service"), entry("unit", Role::Unit(unit("a.service"))));
+    let mut job = service("/etc/systemd/system/a.service", &[]);
+    (job.enabled, job.active, job.oneshot) = (None, None, true);
+    desired.units.insert(unit("a.service"), job);
+    let mut host = Host::default();
+    let plan = host.plan(&desired);
+    host.apply(&desired, &plan, usize::MAX);
+    assert!(host.units["a.service"].active.is_empty());
+    let again = host.plan(&desired);
+    assert!(again.is_empty() && again.bookkeeping.is_empty(), "{again:#?}");
+}
+
 fn verbs(plan: &Plan) -> Vec<(String, Verb, Cause)> {
     plan.changes.iter().map(|change| (change.resource.clone(), change.verb, change.cause)).collect()
 }

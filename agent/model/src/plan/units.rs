@@ -50,9 +50,10 @@ impl Subject<'_> {
         }
     }
 
-    /// Nothing runs with old input: it is up to date, or it does not run, or its change is not to be followed.
+    /// Nothing runs with old input: it is up to date, or it does not run (and is not to be run once for it), or is not to be told.
     fn nothing_pending(&self, want: &Unit, stale: bool) -> bool {
-        !stale || want.on_change == OnChange::Nothing || (!self.is_active() && !want.oneshot)
+        let runs_once = want.oneshot && want.active == Some(true);
+        !stale || want.on_change == OnChange::Nothing || (!self.is_active() && !runs_once)
     }
 
     fn was(&self) -> Was {
