@@ -1,10 +1,10 @@
-//! Makes what the packages carry for readers: `cargo run -p trimtab --example pages -- FOLDER`.
+//! Makes what the packages carry for readers: `cargo run -p trimtab --example pages -- FOLDER DATE`.
 //!
 //! - `man/*.8` from the definition of the command line itself, one page for each command a person types;
 //! - `man/*.5` and `man/*.7` from Markdown: the pages beside this file, and `examples/FORMAT.md` for the fleet repository;
 //! - `completions/` for bash, zsh and fish.
 //!
-//! The same source gives the same bytes: no date, no path, no environment gets in.
+//! The same source and date give the same bytes: no clock, no path, no environment gets in.
 
 use std::error::Error;
 use std::fs;
@@ -17,6 +17,12 @@ mod markdown;
 
 const MANUAL: &str = "trimtab";
 
+/// What stands at the foot of every page.
+struct Edition {
+    source: String,
+    date: String,
+}
+
 /// Pages written by hand: name, section, the line under NAME, and the text.
 const FORMATS: [(&str, &str, &str, &str); 3] = [
     ("trimtab-agent.toml", "5", "how a host follows its fleet repository", include_str!("agent.toml.md")),
@@ -25,19 +31,20 @@ const FORMATS: [(&str, &str, &str, &str); 3] = [
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let out = std::env::args_os().nth(1).ok_or("usage: pages FOLDER")?;
+    let mut words = std::env::args().skip(1);
+    let (Some(out), Some(date)) = (words.next(), words.next()) else { return Err("usage: pages FOLDER DATE".into()) };
     let out = Path::new(&out);
     let (man, completions) = (out.join("man"), out.join("completions"));
     fs::create_dir_all(&man)?;
     fs::create_dir_all(&completions)?;
 
-    let source = format!("trimtab {}", env!("CARGO_PKG_VERSION"));
+    let edition = Edition { source: format!("trimtab {}", env!("CARGO_PKG_VERSION")), date };
     for (name, section, what, text) in FORMATS {
-        fs::write(man.join(format!("{name}.{section}")), markdown::page(name, section, &source, what, text))?;
+        fs::write(man.join(format!("{name}.{section}")), markdown::page(name, section, &edition, what, text))?;
     }
     let mut command = shown(trimtab::cli::command());
     command.build();
-    pages(&command, &source, &man)?;
+    pages(&command, &edition, &man)?;
     for (shell, file) in [(Shell::Bash, "trimtab.bash"), (Shell::Zsh, "_trimtab"), (Shell::Fish, "trimtab.fish")] {
         let mut text = Vec::new();
         clap_complete::generate(shell, &mut command, "trimtab", &mut text);
@@ -61,9 +68,10 @@ fn shown(full: clap::Command) -> clap::Command {
     command.subcommands(typed)
 }
 
-fn pages(command: &clap::Command, source: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
+fn pages(command: &clap::Command, edition: &Edition, folder: &Path) -> Result<(), Box<dyn Error>> {
     let name = command.get_display_name().unwrap_or("trimtab").to_owned();
-    let page = Man::new(command.clone()).title(name.to_uppercase()).section("8").source(source).manual(MANUAL);
+    let page = Man::new(command.clone()).title(name.to_uppercase()).section("8").manual(MANUAL);
+    let page = page.source(&edition.source).date(&edition.date);
     let mut text = Vec::new();
     page.render_title(&mut text)?;
     page.render_name_section(&mut text)?;
@@ -81,9 +89,14 @@ fn pages(command: &clap::Command, source: &str, folder: &Path) -> Result<(), Box
         text.extend(markdown::literal(heading, example.unwrap_or(&after)).bytes());
     }
     text.extend(markdown::body(include_str!("common.md")).bytes());
+    // Each part of clap's brings the definition of the apostrophe; once at the top is enough.
+    let text = String::from_utf8(text)?;
+    let apostrophe: Vec<&str> = text.lines().take(2).collect();
+    let rest = text.lines().skip(2).filter(|line| !apostrophe.contains(line));
+    let text = apostrophe.iter().copied().chain(rest).collect::<Vec<_>>().join("\n") + "\n";
     fs::write(folder.join(format!("{name}.8")), text)?;
     for one in command.get_subcommands() {
-        pages(one, source, folder)?;
+        pages(one, edition, folder)?;
     }
     Ok(())
 }

@@ -3,9 +3,11 @@
 
 use std::fmt::Write as _;
 
+use crate::{Edition, MANUAL};
+
 /// A whole page. The document's own title is replaced by NAME.
-pub(crate) fn page(name: &str, section: &str, source: &str, what: &str, text: &str) -> String {
-    let mut roff = format!(".TH {} {section} \"\" \"{source}\" trimtab\n", name.to_uppercase());
+pub(crate) fn page(name: &str, section: &str, edition: &Edition, what: &str, text: &str) -> String {
+    let mut roff = format!(".TH {} {section} {} \"{}\" {MANUAL}\n", name.to_uppercase(), edition.date, edition.source);
     let _ = write!(roff, ".SH NAME\n{} \\- {}\n", escape(name), escape(what));
     let rest = text.split_once('\n').map_or("", |(first, rest)| if first.starts_with("# ") { rest } else { text });
     roff + ".SH DESCRIPTION\n" + &body(rest)
@@ -125,6 +127,8 @@ fn escape(text: &str) -> String {
             '-' => roff.push_str("\\-"),
             '~' => roff.push_str("\\(ti"),
             '^' => roff.push_str("\\(ha"),
+            '\'' => roff.push_str("\\(aq"),
+            '`' => roff.push_str("\\(ga"),
             '…' => roff.push_str("..."),
             other => roff.push(other),
         }
