@@ -136,6 +136,10 @@ fn statuses_come_with_advice_and_the_pages_first_words() {
     server.set_fault(Fault::Status(404, "x".repeat(10_000)));
     let message = refused(source(&url));
     assert!(message.contains("check url") && message.len() < 500, "{message}");
+    // A login page, as the Wi-Fi of a hotel shows it.
+    server.set_fault(Fault::Status(200, "<html>log in</html>".into()));
+    let error = poll(source(&url)).unwrap_err();
+    assert!(error.to_string().contains("did not answer") && error.class() == Class::Retry, "{error}");
     server.set_fault(Fault::None);
     assert!(refused(source(&format!("{}/nothing", server.url()))).contains("404"));
 }

@@ -202,7 +202,7 @@ fn deltas_that_unpack_to_much_are_refused() {
     let error = scene.client.advance(&id(&"3".repeat(40)), Some(&id(&"4".repeat(40)))).unwrap_err();
     println!("{error} after {:?}", start.elapsed());
     assert_eq!(error.class(), Class::Hold, "{error}");
-    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
     // Many more than were asked for are refused by their number.
     let error = scene.client.objects(ObjectKind::Blob, &[id(&"3".repeat(40))], 16 << 20).unwrap_err();
     assert!(matches!(error, ObjectError::TooLarge { .. }), "{error}");
@@ -217,7 +217,7 @@ fn deltas_that_burn_time_end_at_the_total_timeout() {
     let error = scene.client.advance(&id(&"3".repeat(40)), Some(&id(&"4".repeat(40)))).unwrap_err();
     println!("{error} after {:?}", start.elapsed());
     assert!(error.to_string().contains("total-timeout") && error.class() == Class::Retry, "{error}");
-    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
     scene.survived();
 }
 

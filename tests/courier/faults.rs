@@ -47,7 +47,7 @@ impl Scene {
 #[test]
 fn silence_ends_at_the_idle_timeout() {
     let mut scene = Scene::new(|config| config.idle_timeout = Duration::from_millis(400));
-    let (poll, fetch) = scene.under(&Fault::Stall(10), Duration::from_secs(2));
+    let (poll, fetch) = scene.under(&Fault::Stall(10), Duration::from_secs(5));
     assert_eq!(poll.class(), Class::Retry);
     assert!(poll.to_string().contains("idle-timeout") && fetch.contains("idle-timeout"), "{poll} / {fetch}");
 }
@@ -58,7 +58,7 @@ fn a_trickle_ends_at_the_total_timeout() {
         config.idle_timeout = Duration::from_millis(500);
         config.total_timeout = Duration::from_millis(900);
     });
-    let (poll, fetch) = scene.under(&Fault::Trickle(Duration::from_millis(50)), Duration::from_secs(2));
+    let (poll, fetch) = scene.under(&Fault::Trickle(Duration::from_millis(50)), Duration::from_secs(5));
     assert_eq!(poll.class(), Class::Retry);
     assert!(poll.to_string().contains("total-timeout") && fetch.contains("total-timeout"), "{poll} / {fetch}");
 }
@@ -72,7 +72,7 @@ fn an_endless_answer_ends_at_the_byte_limit() {
     let _ = scene.courier.client.poll("refs/heads/main");
     let blob = scene.fleet.id("HEAD:file");
     let fetched = scene.courier.client.objects(ObjectKind::Blob, &[blob], LIMIT);
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
     println!("endless: {fetched:.60?}, {} bytes", scene.server.bytes_down());
     // Socket buffers on both sides hold some more than was read.
     assert!(scene.server.bytes_down() < 16 << 20, "{}", scene.server.bytes_down());
@@ -99,10 +99,10 @@ fn a_pack_larger_than_the_limit_is_refused() {
 #[test]
 fn a_cut_line_and_rubbish_are_told() {
     let mut scene = Scene::new(|_| {});
-    let (poll, _) = scene.under(&Fault::Cut(10), Duration::from_secs(3));
+    let (poll, _) = scene.under(&Fault::Cut(10), Duration::from_secs(5));
     assert_eq!(poll.class(), Class::Retry, "{poll}");
     for rubbish in [&b""[..], b"zzzz", b"<html>", b"0009ERR x", b"ffff", b"0008pack0000", &vec![0; 70_000]] {
-        let (poll, _) = scene.under(&Fault::Canned(rubbish.to_vec()), Duration::from_secs(3));
+        let (poll, _) = scene.under(&Fault::Canned(rubbish.to_vec()), Duration::from_secs(5));
         assert_eq!(poll.class(), Class::Retry, "{poll}");
     }
 }

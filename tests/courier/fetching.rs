@@ -213,6 +213,45 @@ fn a_rewritten_history_does_not_stop_it() {
 }
 
 #[test]
+fn of_a_history_that_is_too_much_only_the_tip_is_taken() {
+    let fleet = Fleet::new();
+    let commit = |n: u64| {
+        let (message, head) = (noise(n, 2000), "commit refs/heads/import\ncommitter t <t@t> 1 +0000\n");
+        format!("{head}data {}\n{message}\nM 644 inline file\ndata 1\nx\n", message.len())
+    };
+    fs::write(fleet.root().join("import"), (0..150).map(commit).collect::<String>()).unwrap();
+    git(&fleet.work(), &["-c", "alias.take=!git fast-import --quiet <../import", "take"]);
+    let tip = fleet.id("import");
+    let server = GitServer::start(fleet.root(), Tls::Off);
+    let mut config = source(&format!("{}/fleet/.git", server.url()));
+    config.max_bytes = 64 << 10;
+    let mut courier = Courier::new(config);
+    courier.client.advance(&tip, Some(&id(&"2".repeat(40)))).unwrap();
+    assert_eq!(server.requests(), 2, "{:#?}", server.log());
+    assert_eq!(walk(&mut courier.client, tip), files(&[("file", "x")]));
+    assert_eq!(server.requests(), 4);
+}
+
+#[test]
+fn a_large_file_of_somebody_elses_does_not_matter() {
+    let fleet = Fleet::new();
+    let tip = fleet.commit(&[("mine", "1"), ("theirs", &"x".repeat((16 << 20) + 1))]);
+    let server = GitServer::start(fleet.root(), Tls::Off);
+    for filters in [true, false] {
+        git(&fleet.work(), &["config", "uploadpack.allowFilter", &filters.to_string()]);
+        server.reset();
+        let mut courier = Courier::new(source(&format!("{}/fleet/.git", server.url())));
+        courier.client.advance(&tip, None).unwrap();
+        courier.client.objects(ObjectKind::Tree, &[fleet.id("HEAD^{tree}")], LIMIT).unwrap();
+        assert_eq!(courier.client.objects(ObjectKind::Blob, &[fleet.id("HEAD:mine")], LIMIT).unwrap(), [b"1"]);
+        if !filters {
+            let theirs = courier.client.objects(ObjectKind::Blob, &[fleet.id("HEAD:theirs")], LIMIT).map(drop);
+            assert!(matches!(theirs, Err(ObjectError::TooLarge { .. })), "{theirs:?}");
+        }
+    }
+}
+
+#[test]
 fn more_than_one_reply_can_hold_is_asked_for_again() {
     let fleet = Fleet::new();
     let big: Vec<_> = (0..3u8).map(|n| (format!("f{n}"), char::from(b'a' + n).to_string().repeat(3 << 20))).collect();

@@ -126,6 +126,11 @@ fn a_sandbox_of_an_ordinary_user_is_that_users() {
         for own in ["/", "/etc", "/link"] {
             lchown(sandbox.real(own), Some(1000), Some(1000)).unwrap();
         }
+        let closed = |folder: &std::path::Path| fs::metadata(folder).unwrap().permissions().mode() & 0o001 == 0;
+        if let Some(closed) = sandbox.dir.path().ancestors().find(|folder| closed(folder)) {
+            eprintln!("skipped: {} is closed to ordinary users; set TMPDIR to an open one", closed.display());
+            return;
+        }
         inside(NAME, &["env", &format!("TRIMTAB_TEST_FOLDER={}", sandbox.dir.path().display())]);
         assert_eq!(sandbox.text("/etc/new/x"), "x");
         assert!(sandbox.leftovers().is_empty());

@@ -171,10 +171,9 @@ async fn quadlets(changed: &Changed<'_>, wanted: &Desired, copies: &Copies, runn
     let subjects = Subjects {
         stands_for: QUADLETS,
         files: changed.quadlets.keys().filter_map(|path| Some((below(path, QUADLETS)?.to_owned(), (*path).clone()))).collect(),
-        units: BTreeMap::new(),
         all: names(Path::new(&from)),
-        coming: BTreeSet::new(),
         folder: from,
+        ..Subjects::default()
     };
     Ok(subjects.read_quadlet(&output.text(), output.is_success()))
 }
@@ -222,6 +221,9 @@ async fn units(changed: &Changed<'_>, wanted: &Desired, copies: &Copies, runner:
     for (path, unit) in changed.units.iter().chain(&changed.quadlets) {
         if let Some(name) = below(path, UNITS) {
             subjects.files.insert(name.to_owned(), (*path).clone());
+        }
+        if changed.quadlets.contains_key(path) {
+            subjects.generated.insert(unit.to_string(), (*path).clone());
         }
         // The unit's own file speaks for the unit; a drop-in only where no file of the unit changes.
         let own = path.file_name() == unit.as_str() || !path.as_str().contains(".d/");

@@ -82,6 +82,13 @@ impl Pass<'_> {
         }
     }
 
+    /// The unit was started, but not with what it should have read.
+    pub(super) fn has_not_read(&mut self, unit: &UnitName) {
+        if let Some(owned) = self.ledger.units.get_mut(unit) {
+            owned.inputs = None;
+        }
+    }
+
     /// What was done is no longer pending, and what was told is what the next pass judges drift by.
     pub(super) fn settle(&mut self) {
         let mut done: Vec<&HostPath> = Vec::new();
@@ -125,10 +132,14 @@ impl Pass<'_> {
         }
         // A unit without steps whose files could not be written has not settled either.
         let held = settled && self.failures.because(Some(&want.origin.component)).is_some();
+        // What was stopped, or is masked, runs with no input at all: the next start reads what is there then.
+        let is_down =
+            |action: &Action| matches!(action, Action::Stop { unit: other, .. } | Action::Mask { unit: other } if other == unit);
+        let down = self.plan.steps.iter().any(|step| is_down(&step.action));
         let inputs = self.wanted.inputs(want);
         if let Some(owned) = self.ledger.units.get_mut(unit) {
             (owned.enabled, owned.active, owned.origin) = (want.enabled, want.active, want.origin.clone());
-            if settled && !held {
+            if (settled && !held) || down {
                 owned.inputs = Some(inputs);
             }
         }

@@ -108,7 +108,7 @@ pub enum NotBegun {
 }
 
 fn refusal(verdict: &Verdict) -> String {
-    let first = verdict.errors.first().map_or_else(String::new, |first| format!("{}: {}", first.path, first.message));
+    let first = verdict.errors.first().map_or_else(String::new, Complaint::to_string);
     match verdict.errors.len() {
         0 | 1 => format!("nothing was changed, for a check refused {first}"),
         more => format!("nothing was changed, for checks refused {more} things, the first: {first}"),
@@ -255,7 +255,7 @@ impl Pass<'_> {
         let checking = check::check(self.plan, self.wanted, self.contents, &self.machine.runner, &self.machine.scratch);
         let verdict = checking.await.map_err(NotBegun::Unchecked)?;
         for warning in &verdict.warnings {
-            self.applied.remarks.push(format!("{}: {}", warning.path, warning.message));
+            self.applied.remarks.push(warning.to_string());
         }
         if verdict.errors.is_empty() { Ok(()) } else { Err(NotBegun::Refused(verdict)) }
     }
@@ -331,3 +331,6 @@ impl Pass<'_> {
         self.applied
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -143,8 +143,8 @@ impl Pass<'_> {
             Err(error) if verb == JobVerb::Stop && error.is_absent() => Outcome::Done,
             Err(error) => {
                 let mut message = chain(&error);
-                if error.is_of_unit() {
-                    message.push_str(&last_words(&self.machine.runner, unit).await);
+                if let Some(invocation) = error.invocation() {
+                    message.push_str(&last_words(&self.machine.runner, invocation).await);
                 }
                 Outcome::Failed { message }
             }
@@ -196,7 +196,11 @@ impl Pass<'_> {
             }
         }
         match removed {
-            Err(error) => Outcome::Failed { message: format!("its network could not be made anew: {}", chain(&error)) },
+            Err(error) => {
+                // It runs, but with the old network: the next pass must try again.
+                self.has_not_read(unit);
+                Outcome::Failed { message: format!("its network could not be made anew: {}", chain(&error)) }
+            }
             Ok(()) => started,
         }
     }
@@ -225,14 +229,11 @@ async fn tool(runner: &Runner, what: &'static str, programs: &[&str], options: &
     result.map_or_else(|error: CommandError| Outcome::Failed { message: chain(&error) }, |_| Outcome::Done)
 }
 
-/// What a unit said at the end, for whoever must find out why it does not run.
-async fn last_words(runner: &Runner, unit: &UnitName) -> String {
-    let asking = Command::new(
-        "journal",
-        ["journalctl", "-u", unit.as_str(), "-n", "10", "--since", "-10min", "--no-pager", "-q", "-o", "cat"],
-    )
-    .timeout(Duration::from_secs(10));
-    match command::run(&asking, runner).await {
+/// What a run of a unit said at the end, for whoever must find out why it does not run: its own words, and systemd's about it.
+async fn last_words(runner: &Runner, invocation: &str) -> String {
+    let (own, systemds) = (format!("_SYSTEMD_INVOCATION_ID={invocation}"), format!("INVOCATION_ID={invocation}"));
+    let words = ["journalctl", &own, "+", &systemds, "-n", "10", "--no-pager", "-q", "-o", "cat"];
+    match command::run(&Command::new("journal", words).timeout(Duration::from_secs(10)), runner).await {
         Ok(output) if output.is_success() && !output.stdout.is_empty() => {
             format!("\nits last words:\n{}", command::last_lines(&String::from_utf8_lossy(&output.stdout), 10))
         }

@@ -5,6 +5,7 @@
 //! and a key that the older ones do not know must not hold them back. A known key with a bad value is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use trimtab_model::names::HostPath;
 
@@ -15,6 +16,16 @@ pub struct Complaint {
     pub path: HostPath,
     /// The checker's own sentence, with the file's real path in it.
     pub message: String,
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Most checkers begin with the path themselves.
+        if !self.message.contains(self.path.as_str()) {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
+    }
 }
 
 /// What a checker's output means.
@@ -47,6 +58,8 @@ pub(super) struct Subjects {
     pub(super) files: BTreeMap<String, HostPath>,
     /// Units that change, each with the changed file that a complaint about the unit is put down to.
     pub(super) units: BTreeMap<String, HostPath>,
+    /// Units below the folder that a generator made, each with the changed file that it was made of.
+    pub(super) generated: BTreeMap<String, HostPath>,
     /// Every name below the folder, changed or not.
     pub(super) all: BTreeSet<String>,
     /// Programs that come with this pass.
@@ -111,7 +124,10 @@ impl Subjects {
         };
         // A line about a given file: only by its whole path, or it could be an unchanged neighbour's.
         if line.contains(&format!("{}/", self.folder)) {
-            let named = by_length(&self.files).into_iter().find(|(name, _)| mentions(line, &format!("{}/{name}", self.folder)));
+            let named = by_length(&self.files)
+                .into_iter()
+                .chain(by_length(&self.generated))
+                .find(|(name, _)| mentions(line, &format!("{}/{name}", self.folder)));
             if let Some((_, path)) = named {
                 return Some(path);
             }
@@ -145,8 +161,13 @@ impl Subjects {
         self.coming.iter().any(beneath)
     }
 
+    /// The line as it reads to somebody who knows nothing of the copies.
     fn in_place(&self, line: &str) -> String {
-        line.replace(&format!("{}/", self.folder), &format!("{}/", self.stands_for)).chars().take(500).collect()
+        let mut text = line.to_owned();
+        for name in self.generated.keys() {
+            text = text.replace(&format!("{}/{name}", self.folder), &format!("generated {name}"));
+        }
+        text.replace(&format!("{}/", self.folder), &format!("{}/", self.stands_for)).chars().take(500).collect()
     }
 
     /// A refusal that names nothing we know is put down to all that changes: better held than switched unread.
@@ -156,10 +177,11 @@ impl Subjects {
             let all: BTreeSet<&HostPath> = self.files.values().chain(self.units.values()).collect();
             verdict.errors.extend(all.into_iter().map(|path| Complaint { path: path.clone(), message: message.clone() }));
         }
-        verdict.errors.sort();
-        verdict.errors.dedup();
-        verdict.warnings.sort();
-        verdict.warnings.dedup();
+        for list in [&mut verdict.errors, &mut verdict.warnings] {
+            // The checker's own order: what it found first is what the rest follows from.
+            let mut seen = BTreeSet::new();
+            list.retain(|complaint| seen.insert(complaint.clone()));
+        }
         verdict
     }
 }
@@ -184,4 +206,89 @@ fn mentions(line: &str, path: &str) -> bool {
         let next = line[at + path.len()..].chars().next();
         next.is_none_or(|c| !(c.is_ascii_alphanumeric() || "-_.@/\\".contains(c)))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subjects(changed: &[&str]) -> Subjects {
+        let path = |name: &&str| ((*name).to_owned(), format!("/etc/systemd/system/{name}").parse().unwrap());
+        let units = changed.iter().filter(|name| !name.contains('/')).map(path).collect();
+        Subjects {
+            folder: "/run/t/units".to_owned(),
+            stands_for: "/etc/systemd/system",
+            files: changed.iter().map(path).collect(),
+            units,
+            all: BTreeSet::from(["a.service".to_owned(), "old.service".to_owned()]),
+            coming: BTreeSet::from(["/opt/app/run".to_owned()]),
+            ..Subjects::default()
+        }
+    }
+
+    fn paths(list: &[Complaint]) -> Vec<&str> {
+        list.iter().map(|complaint| complaint.path.as_str()).collect()
+    }
+
+    // What systemd 252 and 257 really say, line by line.
+    #[test]
+    fn complaints_go_to_the_file_that_caused_them() {
+        let changed = subjects(&["a.service", "a.service.d/10.conf"]);
+        let verdict = changed.read_analyze(
+            "/run/t/units/a.service:2: Failed to parse service type, ignoring: nonsense\n\
+             /run/t/units/a.service.d/10.conf:2: Failed to parse TimeoutStartSec= parameter, ignoring: abc\n\
+             a.service: Service has no ExecStart=, ExecStop=, or SuccessAction=. Refusing.\n",
+            false,
+        );
+        let whole = "/etc/systemd/system/a.service";
+        assert_eq!(paths(&verdict.errors), [whole, "/etc/systemd/system/a.service.d/10.conf", whole]);
+        assert_eq!(
+            verdict.errors[0].to_string(),
+            "/etc/systemd/system/a.service:2: Failed to parse service type, ignoring: nonsense"
+        );
+    }
+
+    #[test]
+    fn what_is_only_true_before_the_switch_is_no_error() {
+        let changed = subjects(&["a.service"]);
+        let coming = "a.service: Command /opt/app/run is not executable: No such file or directory\n";
+        assert_eq!(changed.read_analyze(coming, false), Verdict::default());
+        let absent = "a.service: Command /opt/app/runner is not executable: No such file or directory\n";
+        assert_eq!(paths(&changed.read_analyze(absent, false).errors).len(), 1);
+    }
+
+    #[test]
+    fn an_unknown_key_is_a_warning() {
+        let changed = subjects(&["a.service"]);
+        let verdict = changed.read_analyze("/run/t/units/a.service:3: Unknown key 'Foo' in section [Service], ignoring.\n", false);
+        assert_eq!((verdict.errors.len(), verdict.warnings.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_neighbours_trouble_is_not_ours_but_an_unread_refusal_is() {
+        let changed = subjects(&["a.service"]);
+        let neighbour = "/run/t/units/old.service:2: Failed to parse service type, ignoring: x\nUnit old.service has a bad unit file setting.\n";
+        assert_eq!(changed.read_analyze(neighbour, false), Verdict::default());
+        assert_eq!(paths(&changed.read_analyze("Failed to initialize manager: Permission denied\n", false).errors).len(), 1);
+        assert_eq!(changed.read_analyze("", true), Verdict::default());
+    }
+
+    // What Podman 5.4's generator really says.
+    #[test]
+    fn quadlets_complaints_are_read() {
+        let mut changed = subjects(&[]);
+        changed.folder = "/run/t/quadlets".to_owned();
+        changed.stands_for = "/etc/containers/systemd";
+        changed.files = BTreeMap::from([("web.container".to_owned(), "/etc/containers/systemd/web.container".parse().unwrap())]);
+        changed.all = BTreeSet::from(["web.container".to_owned(), "theirs.container".to_owned()]);
+        let said = "quadlet-generator[12]: converting \"web.container\": unsupported key 'X' in group 'Container' in /run/t/quadlets/web.container\n";
+        let verdict = changed.read_quadlet(said, false);
+        assert_eq!(
+            verdict.errors[0].message,
+            "converting \"web.container\": unsupported key 'X' in group 'Container' in /etc/containers/systemd/web.container"
+        );
+        let theirs = "quadlet-generator[12]: converting \"theirs.container\": no Image or Rootfs key specified\n";
+        assert_eq!(changed.read_quadlet(theirs, false), Verdict::default());
+        assert_eq!(changed.read_quadlet("quadlet-generator[12]: something new\n", false).errors.len(), 1);
+    }
 }

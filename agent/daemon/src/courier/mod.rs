@@ -136,6 +136,9 @@ pub enum CourierError {
         /// What gix said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Somebody started it by hand.
+    #[error("the courier's standard input must be the socket of an agent; systemd or the agent starts it, nobody else need")]
+    NoSocket(#[source] io::Error),
     /// The agent asked something that makes no sense.
     #[error("the request makes no sense: {0}")]
     Request(&'static str),
@@ -157,6 +160,7 @@ impl CourierError {
             | Self::Proxy(_)
             | Self::NoSingleObjects
             | Self::Local { .. }
+            | Self::NoSocket(_)
             | Self::Client(_) => Class::Configuration,
             Self::Missing(_) | Self::Bound(_) | Self::Costly(_) | Self::Pack(_) => Class::Hold,
             Self::Link(link) => link.class(),

@@ -25,6 +25,7 @@ pub fn run_as_process(config: &Path, cache: &Path) -> ExitCode {
     let outcome = limit_self().and_then(|()| {
         // systemd (Accept=yes, StandardInput=socket) and the agent alike put the connection there.
         let stream = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from).map_err(CourierError::Runtime)?;
+        stream.local_addr().map_err(CourierError::NoSocket)?;
         match source_of(config) {
             Ok(source) => serve(stream, CourierConfig { source, cache: cache.to_owned() }, cache),
             Err(error) => refuse(stream, error),

@@ -93,7 +93,8 @@ pub enum Class {
     Retry,
     /// This revision is the trouble: it breaks a bound, or the server sends rubbish for it.
     Hold,
-    /// Somebody has to change the configuration, here or on the server.
+    /// Somebody has to change the configuration, here or on the server. Not a reason to stop trying: what the server
+    /// refuses today it may grant tomorrow, without anybody touching this machine.
     Configuration,
 }
 

@@ -74,10 +74,11 @@ impl Remote {
         }
         self.store.trim()?;
         if have.is_some() {
-            let bounds = Bounds { objects: MAX_ADVANCE, object: UNASKED, total: self.quota.bytes };
+            let (largest, total) = (self.largest(), self.quota.bytes);
             let limit = self.max_bytes.min(ADVANCE_BYTES);
             let ask = Ask { wants: vec![tip], have, shallow: false, filter: Some("blob:none"), limit };
-            match self.fetch(tip.kind(), |_| Ok((ask.clone(), bounds))) {
+            let plan = |server| Ok((ask.clone(), Bounds { objects: MAX_ADVANCE, object: largest(server), total }));
+            match self.fetch(tip.kind(), plan) {
                 Err(error) if is_bound(&error) => {}
                 other => return other.and_then(|()| self.expect(tip)),
             }
@@ -88,12 +89,18 @@ impl Remote {
 
     /// The tip alone; from a server that cannot filter, with its whole tree.
     fn only_tip(&mut self, tip: ObjectId) -> Result<(), CourierError> {
-        let (max_bytes, total) = (self.max_bytes, self.quota.bytes);
+        let (max_bytes, total, largest) = (self.max_bytes, self.quota.bytes, self.largest());
         self.fetch(tip.kind(), |server| {
             let (objects, limit) = if server.filters { (16, 1 << 20) } else { (MAX_TREE, max_bytes) };
             let ask = Ask { wants: vec![tip], have: None, shallow: true, filter: Some("tree:0"), limit };
-            Ok((ask, Bounds { objects, object: UNASKED, total }))
+            Ok((ask, Bounds { objects, object: largest(server), total }))
         })
+    }
+
+    /// The largest object to take unasked. A server that cannot filter sends all that other hosts need, too.
+    fn largest(&self) -> impl Fn(Server) -> u64 + use<> {
+        let most = self.max_bytes.max(UNASKED);
+        move |server| if server.filters { UNASKED } else { most }
     }
 
     fn expect(&self, id: ObjectId) -> Result<(), CourierError> {
@@ -132,7 +139,7 @@ impl Remote {
 
     fn bring_these(&mut self, kind: Kind, ids: &[ObjectId], limit: u64) -> Result<Result<(), ObjectId>, CourierError> {
         let Some(first) = ids.first().copied() else { return Ok(Ok(())) };
-        let (max_bytes, total, tip) = (self.max_bytes, self.quota.bytes, self.tip);
+        let (max_bytes, total, tip, largest) = (self.max_bytes, self.quota.bytes, self.tip, self.largest());
         let count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
         let result = self.fetch(first.kind(), |server| {
             let shallow = matches!(kind, Kind::Commit | Kind::Tag);
@@ -143,10 +150,12 @@ impl Remote {
                 ask.wants = vec![tip.ok_or(CourierError::NoSingleObjects)?];
                 ask.shallow = true;
             }
-            if !server.by_id || !server.filters {
-                objects = MAX_TREE;
+            // Never below a mebibyte: the same buffers also hold what Git itself needs.
+            let mut object = limit.max(1 << 20);
+            if !server.by_id || !server.filters && kind != Kind::Blob {
+                (objects, object) = (MAX_TREE, largest(server));
             }
-            Ok((ask, Bounds { objects, object: limit.max(1 << 20), total }))
+            Ok((ask, Bounds { objects, object, total }))
         });
         match result {
             Err(error) if is_bound(&error) => match ids.len() {

@@ -100,6 +100,7 @@ impl Walk {
     /// One generation further back; whether a commit with this payload is in it.
     fn step(&mut self, source: &mut impl ObjectSource, want: &Digest) -> Result<bool, FetchError> {
         let mut ids = std::mem::take(&mut self.frontier);
+        // At the bound nothing is left to be asked for, and the walk is over.
         if ids.len() > MAX_COMMITS - self.count {
             ids.truncate(MAX_COMMITS - self.count);
             self.bounded = true;
@@ -129,11 +130,6 @@ impl Walk {
             let parents = commit::parents(&object).unwrap_or_default();
             self.frontier.extend(parents.iter().copied().filter(|id| self.seen.insert(*id)));
             self.links.insert(object.id(), parents);
-        }
-        // The bound ends the walk at once: what lies beyond is not asked for.
-        if self.count >= MAX_COMMITS && !self.frontier.is_empty() {
-            self.bounded = true;
-            self.frontier.clear();
         }
         Ok(false)
     }

@@ -329,6 +329,7 @@ fn parse(folder: &str, kind: gix_hash::Kind, mut bytes: &[u8], room: usize) -> R
         if path.split('/').count() > MAX_DEPTH {
             return Err(entry(shown(), "it lies in more than 32 folders"));
         }
+        // Control characters and what is too long; and everything that the model's own rules may add one day.
         path.parse::<RepoPath>().map_err(|error| entry(shown(), error.why))?;
         // git sorts a folder as if its name ended in a slash.
         let key = [name, if kind == EntryKind::Folder { b"/" } else { b"" }].concat();
@@ -360,9 +361,5 @@ fn check_name(name: &[u8], kind: EntryKind) -> Result<&str, String> {
     // Not `protect_windows`: backslashes and colons are everyday characters in the names of systemd units.
     let options = gix_validate::path::component::Options { protect_windows: false, protect_hfs: true, protect_ntfs: true };
     gix_validate::path::component(name.into(), mode, options).map_err(|error| format!("this name is not allowed: {error}"))?;
-    let text = std::str::from_utf8(name).map_err(|_| "its name is not UTF-8; rename it".to_owned())?;
-    if text.chars().any(char::is_control) {
-        return Err("its name has a control character in it; rename it".to_owned());
-    }
-    Ok(text)
+    std::str::from_utf8(name).map_err(|_| "its name is not UTF-8; rename it".to_owned())
 }

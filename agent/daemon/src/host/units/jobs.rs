@@ -144,11 +144,9 @@ fn job_path(reply: &Message, method: &'static str, unit: &str) -> Result<String,
 /// Runs one job to its judged end.
 pub(super) async fn run(bus: &Bus, verb: JobVerb, unit: &UnitName, timeout: Duration) -> Result<JobOutcome, UnitError> {
     if matches!(verb, JobVerb::Start | JobVerb::Restart) {
-        let before = bus.properties(unit.as_str(), "org.freedesktop.systemd1.Unit").await?;
-        if before.text("ActiveState") == "failed" {
-            // Otherwise a unit that ran into its start limit under the old definition refuses the new one as well.
-            reset_failed(bus, unit).await;
-        }
+        // This also empties the unit's start limit. Otherwise a handful of commits within seconds would have systemd refuse the last restart
+        // and leave a healthy service stopped; and a unit that ran into its limit under an old definition would refuse the new one.
+        reset_failed(bus, unit).await;
     }
     let body = (unit.as_str(), "replace");
     let result = match queue_and_wait(bus, verb.method(), unit.as_str(), &body, timeout).await {
@@ -215,7 +213,8 @@ fn kind_interface(kind: &str) -> Option<&'static str> {
 
 /// Whether a job did what was asked, by the state that it left and not by its own word alone.
 pub(super) fn judge(verb: JobVerb, unit: &UnitName, result: &str, after: After) -> Result<JobOutcome, UnitError> {
-    let failed = |why: String| UnitError::Job { verb: verb.word(), unit: unit.to_string(), why };
+    let invocation = after.invocation.clone();
+    let failed = |why: String| UnitError::Job { verb: verb.word(), unit: unit.to_string(), why, invocation: invocation.clone() };
     let state = &after.found;
     let own = if after.result.is_empty() || after.result == "success" { String::new() } else { format!(" ({})", after.result) };
     if verb == JobVerb::Stop {
@@ -246,4 +245,52 @@ pub(super) fn judge(verb: JobVerb, unit: &UnitName, result: &str, after: After) 
         other => return Err(failed(format!("the job ended as {other}{own}"))),
     }
     Ok(JobOutcome { found: after.found, condition_met: after.condition_met, invocation: after.invocation })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(active: &str, sub: &str, result: &str) -> After {
+        let found = UnitFound { load: "loaded".into(), active: active.into(), sub: sub.into(), ..UnitFound::default() };
+        After { found, condition_met: true, result: result.into(), invocation: String::new() }
+    }
+
+    fn judged(verb: JobVerb, result: &str, after: After) -> Result<bool, String> {
+        let unit = "a.service".parse().unwrap();
+        judge(verb, &unit, result, after).map(|outcome| outcome.condition_met).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn done_is_not_believed() {
+        assert_eq!(judged(JobVerb::Start, "done", after("active", "running", "success")), Ok(true));
+        // A oneshot that ran to its end.
+        assert_eq!(judged(JobVerb::Start, "done", after("inactive", "dead", "success")), Ok(true));
+        let unmet = After { condition_met: false, ..after("inactive", "dead", "success") };
+        assert_eq!(judged(JobVerb::Start, "done", unmet), Ok(false));
+        let died = judged(JobVerb::Start, "done", after("failed", "failed", "exit-code"));
+        assert_eq!(died, Err("could not start a.service: it failed (exit-code)".to_owned()));
+        let again = judged(JobVerb::Restart, "done", after("activating", "auto-restart", "exit-code"));
+        assert_eq!(again, Err("could not restart a.service: it failed (exit-code), and systemd is about to try again".to_owned()));
+        assert!(judged(JobVerb::Start, "dependency", after("inactive", "dead", "success")).is_err());
+        assert!(judged(JobVerb::Reload, "skipped", after("active", "running", "success")).is_err());
+    }
+
+    #[test]
+    fn a_stop_is_judged_by_what_runs_afterwards() {
+        assert_eq!(judged(JobVerb::Stop, "done", after("inactive", "dead", "success")), Ok(true));
+        // It died of the stop: stopped all the same.
+        assert_eq!(judged(JobVerb::Stop, "done", after("failed", "failed", "signal")), Ok(true));
+        assert!(judged(JobVerb::Stop, "done", after("active", "running", "success")).unwrap_err().contains("active again"));
+        assert!(judged(JobVerb::Stop, "timeout", after("deactivating", "stop-sigterm", "timeout")).is_err());
+    }
+
+    #[test]
+    fn an_end_that_overtakes_the_reply_is_not_lost() {
+        let mut early = Early::default();
+        early.keep(End { job: "/job/7".to_owned(), result: "failed".to_owned() });
+        early.keep(End { job: "/job/8".to_owned(), result: "done".to_owned() });
+        assert_eq!(early.of("/job/8").as_deref(), Some("done"));
+        assert_eq!(early.of("/job/9"), None);
+    }
 }

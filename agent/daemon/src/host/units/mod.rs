@@ -69,6 +69,8 @@ pub enum UnitError {
         unit: String,
         /// What became of it.
         why: String,
+        /// The run that ended so; empty when it never ran.
+        invocation: String,
     },
     /// A job did not end.
     #[error("{unit} was still at it after {}; systemd goes on with the job", humantime::format_duration(*after))]
@@ -119,9 +121,12 @@ impl UnitError {
         matches!(self, Self::Refused { name, .. } if names.contains(&name.as_str()))
     }
 
-    /// Whether the unit's own journal is likely to say more.
-    pub fn is_of_unit(&self) -> bool {
-        matches!(self, Self::Job { .. } | Self::Slow { .. })
+    /// The run whose journal is likely to say more.
+    pub fn invocation(&self) -> Option<&str> {
+        match self {
+            Self::Job { invocation, .. } if !invocation.is_empty() => Some(invocation),
+            _ => None,
+        }
     }
 }
 

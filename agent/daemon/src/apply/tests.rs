@@ -1,0 +1,240 @@
+//! The executor on a real folder, without systemd: order, intent, failure and giving back.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use trimtab_model::desired::{Desired, Entry, FileState, Node, Origin, Role};
+use trimtab_model::observed::Observed;
+use trimtab_model::plan::plan;
+
+use super::*;
+use crate::host::observe;
+use crate::store::Places;
+
+/// A sandbox, a store, and what the last pass wanted.
+struct Bench {
+    folder: tempfile::TempDir,
+    machine: Machine,
+    store: Store,
+    ledger: Ledger,
+    contents: RefCell<BTreeMap<Digest, Vec<u8>>>,
+}
+
+fn places(folder: &std::path::Path) -> Places {
+    Places { state: folder.join("state"), trust_copy: folder.join("copy"), runtime: folder.join("run") }
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let sandbox = folder.path().join("root");
+        fs::create_dir(&sandbox).unwrap();
+        fs::set_permissions(&sandbox, fs::Permissions::from_mode(0o755)).unwrap();
+        let root = Root::open(&sandbox).unwrap();
+        let store = Store::open(places(folder.path())).unwrap();
+        let machine = Machine {
+            accounts: Accounts::load(&root),
+            root,
+            systemd: None,
+            runner: Runner::Child,
+            scratch: folder.path().join("run"),
+        };
+        Self { folder, machine, store, ledger: Ledger::default(), contents: RefCell::default() }
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.folder.path().join("root").join(path.trim_start_matches('/'))
+    }
+
+    fn text(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.at(path)).ok()
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
+        fs::write(self.at(path), text).unwrap();
+    }
+
+    /// A file that is wanted.
+    fn want(&self, desired: &mut Desired, component: &str, path: &str, text: &str) {
+        let digest = Digest::of(text.as_bytes());
+        self.contents.borrow_mut().insert(digest, text.as_bytes().to_vec());
+        put(desired, component, path, Node::File { digest, size: text.len() as u64 });
+    }
+
+    fn plan(&self, desired: &Desired) -> Plan {
+        let paths: BTreeSet<&HostPath> = desired.entries.keys().chain(self.ledger.entries.keys()).collect();
+        let own = BTreeMap::from([("root".to_owned(), Some(nix::unistd::geteuid().as_raw()))]);
+        let group = BTreeMap::from([("root".to_owned(), Some(nix::unistd::getegid().as_raw()))]);
+        let entries = observe::observe(&self.machine.root, paths);
+        plan(desired, &Observed { entries, users: own, groups: group, ..Observed::default() }, &self.ledger)
+    }
+
+    async fn apply(&mut self, plan: &Plan, desired: &Desired) -> Applied {
+        let contents =
+            |digest: Digest| self.contents.borrow().get(&digest).cloned().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
+        apply(&mut self.machine, plan, desired, &contents, &mut self.ledger, &mut self.store).await
+    }
+
+    async fn pass(&mut self, desired: &Desired) -> Applied {
+        let plan = self.plan(desired);
+        self.apply(&plan, desired).await
+    }
+
+    /// Nothing is left to do, nothing is left lying about, and the ledger on disk is the one in memory.
+    fn assert_settled(&self, desired: &Desired) {
+        let plan = self.plan(desired);
+        assert!(plan.is_empty() && plan.bookkeeping.is_empty(), "{plan:#?}");
+        assert_eq!(self.store.load_ledger().unwrap().ledger, self.ledger);
+        let listing = std::process::Command::new("find").arg(self.at("")).args(["-name", ".trimtab-*"]).output().unwrap();
+        assert!(listing.stdout.is_empty(), "{}", String::from_utf8_lossy(&listing.stdout));
+    }
+}
+
+fn put(desired: &mut Desired, component: &str, path: &str, node: Node) {
+    let mode = if matches!(node, Node::Directory) { 0o750 } else { 0o640 };
+    let state = FileState { node, mode, owner: "root".parse().unwrap(), group: "root".parse().unwrap() };
+    let origin = Origin { component: component.parse().unwrap(), file: "x".to_owned(), line: 0 };
+    desired.entries.insert(path.parse().unwrap(), Entry { state, role: Role::Plain, shown: true, origin });
+    desired.components.entry(component.parse().unwrap()).or_default();
+}
+
+#[tokio::test]
+async fn converges_holds_and_gives_everything_back() {
+    let mut bench = Bench::new();
+    bench.write("/etc/motd", "the operator's");
+    let mut desired = Desired::default();
+    bench.want(&mut desired, "a", "/etc/motd", "ours");
+    bench.want(&mut desired, "a", "/opt/app/deep/file", "new");
+    put(&mut desired, "a", "/opt/app/dir", Node::Directory);
+    bench.want(&mut desired, "a", "/opt/app/dir/inside", "in");
+    put(&mut desired, "a", "/opt/app/link", Node::Symlink { target: "deep/file".to_owned() });
+    let applied = bench.pass(&desired).await;
+    assert!(applied.is_complete(), "{applied:#?}");
+    bench.assert_settled(&desired);
+    assert_eq!(bench.text("/opt/app/link").as_deref(), Some("new"));
+    assert_eq!(fs::metadata(bench.at("/opt/app/dir")).unwrap().permissions().mode() & 0o7777, 0o750);
+
+    let nothing = Desired::default();
+    assert!(bench.pass(&nothing).await.is_complete());
+    bench.assert_settled(&nothing);
+    assert_eq!(bench.text("/etc/motd").as_deref(), Some("the operator's"));
+    assert!(!bench.at("/opt").exists(), "directories made on the way go as well");
+    assert_eq!(bench.ledger, Ledger::default());
+}
+
+#[tokio::test]
+async fn a_failure_takes_its_component_and_its_dependents_and_nobody_else() {
+    let mut bench = Bench::new();
+    let mut desired = Desired::default();
+    for (component, path) in [("bad", "/etc/a"), ("bad", "/etc/unknown"), ("needs", "/etc/b"), ("free", "/etc/c")] {
+        bench.want(&mut desired, component, path, path);
+    }
+    desired.entries.get_mut("/etc/unknown").unwrap().state.owner = "nobody-has-this".parse().unwrap();
+    desired.components.insert("needs".parse().unwrap(), BTreeSet::from(["bad".parse().unwrap()]));
+    let applied = bench.pass(&desired).await;
+    assert!(!applied.is_complete());
+    let texts: Vec<String> = applied.outcomes.iter().map(|outcome| format!("{outcome:?}")).collect();
+    assert!(texts.iter().any(|text| text.contains("user nobody-has-this does not exist")), "{texts:?}");
+    assert!(texts.iter().any(|text| text.contains("it depends on component bad, of which file /etc/unknown failed")), "{texts:?}");
+    // Staged before the failure was known, and still not switched.
+    assert_eq!((bench.text("/etc/a"), bench.text("/etc/b")), (None, None));
+    assert_eq!(bench.text("/etc/c").as_deref(), Some("/etc/c"));
+    let owned: Vec<&str> = bench.ledger.entries.keys().map(HostPath::as_str).collect();
+    assert_eq!(owned, ["/etc/c"]);
+    assert!(!bench.ledger.entries["/etc/c"].pending);
+}
+
+#[tokio::test]
+async fn an_edit_between_look_and_switch_is_a_race_and_stays() {
+    let mut bench = Bench::new();
+    let mut desired = Desired::default();
+    bench.want(&mut desired, "a", "/etc/conf", "one");
+    assert!(bench.pass(&desired).await.is_complete());
+    bench.want(&mut desired, "a", "/etc/conf", "two");
+    let plan = bench.plan(&desired);
+    bench.write("/etc/conf", "edited meanwhile");
+    let applied = bench.apply(&plan, &desired).await;
+    assert!(matches!(applied.outcomes[0], Outcome::Raced { .. }), "{applied:#?}");
+    assert_eq!(bench.text("/etc/conf").as_deref(), Some("edited meanwhile"));
+    assert!(bench.ledger.entries["/etc/conf"].pending, "it is still to be done");
+    assert!(bench.pass(&desired).await.is_complete());
+    bench.assert_settled(&desired);
+}
+
+#[tokio::test]
+async fn what_drift_repair_overwrites_is_kept() {
+    let mut bench = Bench::new();
+    let mut desired = Desired::default();
+    bench.want(&mut desired, "a", "/etc/conf", "ours");
+    bench.want(&mut desired, "a", "/etc/other", "ours too");
+    assert!(bench.pass(&desired).await.is_complete());
+    bench.write("/etc/conf", "somebody's work");
+    fs::set_permissions(bench.at("/etc/other"), fs::Permissions::from_mode(0o666)).unwrap();
+    let applied = bench.pass(&desired).await;
+    assert!(applied.is_complete());
+    // A mode put right loses nobody's work, so there is one thing to keep and not two.
+    assert_eq!(applied.kept.iter().map(|kept| kept.path.as_str()).collect::<Vec<_>>(), ["/etc/conf"]);
+    assert_eq!(bench.store.read(&applied.kept[0].digest).unwrap(), b"somebody's work");
+    bench.assert_settled(&desired);
+}
+
+#[tokio::test]
+async fn without_a_saved_intent_nothing_is_touched() {
+    let mut bench = Bench::new();
+    // A store that is only looked at refuses to save.
+    bench.store = Store::look(places(bench.folder.path())).unwrap();
+    let mut desired = Desired::default();
+    bench.want(&mut desired, "a", "/etc/deep/conf", "ours");
+    let applied = bench.pass(&desired).await;
+    assert!(matches!(applied.not_begun, Some(NotBegun::Unsaved(_))), "{applied:#?}");
+    assert!(matches!(applied.outcomes[0], Outcome::Skipped { .. }));
+    assert!(!bench.at("/etc").exists());
+    assert_eq!(bench.ledger, Ledger::default());
+}
+
+#[tokio::test]
+async fn content_that_is_not_what_its_digest_says_is_never_written() {
+    let mut bench = Bench::new();
+    let mut desired = Desired::default();
+    bench.want(&mut desired, "a", "/etc/conf", "right");
+    bench.contents.borrow_mut().insert(Digest::of(b"right"), b"wrong".to_vec());
+    let applied = bench.pass(&desired).await;
+    assert!(matches!(&applied.outcomes[0], Outcome::Failed { message } if message.contains("digest differs")), "{applied:#?}");
+    assert!(!bench.at("/etc/conf").exists());
+}
+
+#[tokio::test]
+async fn an_adopted_file_is_given_back_as_it_was_after_an_update() {
+    let mut bench = Bench::new();
+    bench.write("/etc/conf", "same");
+    fs::set_permissions(bench.at("/etc/conf"), fs::Permissions::from_mode(0o640)).unwrap();
+    let mut desired = Desired::default();
+    bench.want(&mut desired, "a", "/etc/conf", "same");
+    let plan = bench.plan(&desired);
+    assert!(plan.is_empty() && !plan.bookkeeping.is_empty());
+    assert!(bench.apply(&plan, &desired).await.is_complete());
+    bench.want(&mut desired, "a", "/etc/conf", "updated");
+    assert!(bench.pass(&desired).await.is_complete());
+    assert_eq!(bench.text("/etc/conf").as_deref(), Some("updated"));
+    assert!(bench.pass(&Desired::default()).await.is_complete());
+    assert_eq!(bench.text("/etc/conf").as_deref(), Some("same"));
+}
+
+#[tokio::test]
+async fn systemds_own_steps_are_not_run_in_a_sandbox() {
+    let mut bench = Bench::new();
+    let mut desired = Desired::default();
+    bench.want(&mut desired, "a", "/etc/sysusers.d/app.conf", "u app -");
+    desired.entries.get_mut("/etc/sysusers.d/app.conf").unwrap().role = Role::Sysusers;
+    let plan = bench.plan(&desired);
+    let applied = bench.apply(&plan, &desired).await;
+    assert!(
+        applied.is_complete() && applied.outcomes.iter().any(|outcome| matches!(outcome, Outcome::NotRun { .. })),
+        "{applied:#?}"
+    );
+    bench.assert_settled(&desired);
+}
