@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Instant;
 
 use trimtab_tests::lab::trimtab::{converge, enrol, replace_binary, settled, start_agent};
 use trimtab_tests::lab::{self, Machine, Person, Watched, eventually};
@@ -83,12 +84,19 @@ fn a_pass_that_is_killed_at_any_moment_leaves_whole_files_and_is_redone() {
     write("a");
     enrol(&m, &ana, "");
     converge(&m);
-    // Up to the length of a whole pass, at moments that no run repeats.
-    for round in ["b", "c", "d", "e", "f", "g"] {
+    write("b");
+    let began = Instant::now();
+    converge(&m);
+    let whole = u32::try_from(began.elapsed().as_millis()).expect("because a pass does not take weeks");
+    // Spread over a whole pass, and within that at moments that no run repeats.
+    let rounds = ["c", "d", "e", "f", "g", "h", "i", "j"];
+    for (number, round) in (0..).zip(rounds) {
         write(round);
-        m.sh(
-            "trimtab once >/tmp/once 2>&1 & sleep 0.$(shuf -i 0-4 -n 1)$(shuf -i 0-9 -n 1); kill -9 $! 2>/dev/null; wait $!; true",
-        );
+        let (from, to) = (whole * number / 8, whole * (number + 1) / 8);
+        m.sh(&format!(
+            "at=$(printf %05d $(shuf -i {from}-{to} -n 1)); trimtab once >/tmp/once 2>&1 & sleep ${{at%???}}.${{at#??}}; \
+             kill -9 $! 2>/dev/null; wait $!; true"
+        ));
         let kinds = m.sh("for f in /etc/big/[0-9]; do fold -w1 $f | sort -u | tr -d '\\n'; stat -c ' %s' $f; done");
         for line in kinds.lines() {
             assert!(line.len() == "a 20001".len() && line.ends_with(" 20001"), "a file that is neither old nor new: {line}");
@@ -123,6 +131,15 @@ fn a_killed_agent_is_started_again_and_a_power_cut_or_reboot_changes_nothing() {
     assert_eq!(m.sh("systemctl is-active trimtab one"), "active\nactive");
     synced(&m);
     before.assert_same(&Watched::new(&m, SHOWN, &[]));
+    fleet::service(&ana, "one", "2b");
+    ana.push("Cut in the middle of its pass");
+    m.sh("sync; (trimtab sync >/dev/null 2>&1 &) ; sleep 0.1");
+    m.power_cut();
+    m.start();
+    eventually("it goes on where it was", 20, || m.read("/etc/one.conf") == "SETTING=2b");
+    synced(&m);
+    assert_eq!(m.sh("systemctl is-active one; journalctl -q -b -u one -o cat | grep setting | tail -n 1"), "active\nsetting 2b");
+    let before = Watched::new(&m, SHOWN, &[]);
     m.reboot();
     synced(&m);
     before.assert_same(&Watched::new(&m, SHOWN, &[]));

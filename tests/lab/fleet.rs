@@ -27,8 +27,8 @@ pub(crate) fn container(person: &Person<'_>, name: &str, digest: &str) {
     person.write(
         &format!("components/{name}/quadlet/{name}.container"),
         &format!(
-            "[Container]\nImage=localhost:5000/busybox@{digest}\nExec=/bin/httpd -f -p 8080 -h /etc\nPublishPort=8080:8080\n\n\
-             [Service]\nTimeoutStopSec=3\n\n[Install]\nWantedBy=multi-user.target\n"
+            "[Container]\nImage=localhost:5000/busybox@{digest}\nExec=/bin/httpd -f -p 8080 -h /etc\nPublishPort=8080:8080\n\
+             StopTimeout=0\n\n[Install]\nWantedBy=multi-user.target\n"
         ),
     );
 }

@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use trimtab_model::facts::PathPolicy;
+use trimtab_model::finding::{Finding, Spot};
 use trimtab_model::names::HostName;
 
-use crate::courier::SourceConfig;
+use crate::courier::{self, SourceConfig};
+use crate::log::chain;
+use crate::trust::owner::{OwnerError, read_owned};
 
 /// Everything that `agent.toml` may say.
 #[derive(Debug, Clone, Deserialize)]
@@ -140,49 +143,35 @@ impl Places {
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("{} cannot be read; `trimtab init` writes it", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file says something that cannot be understood.
-    #[error("{} is wrong:\n{message}", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Line, column, a caret under the spot, and why.
-        message: String,
-    },
+    /// The file cannot be read, or others could have written it.
+    #[error("agent.toml cannot be used; `trimtab init` writes it")]
+    Read(#[from] OwnerError),
+    /// The file says something that cannot be used; line, column, a caret under the spot, and why.
+    #[error("agent.toml is wrong:\n{0}")]
+    Parse(String),
 }
 
 /// Longest `agent.toml` that is read.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Reads a small text file of the operator's.
-pub fn read_text(path: &Path) -> Result<String, ConfigError> {
-    use std::io::Read as _;
-    let fail = |source| ConfigError::Read { path: path.to_owned(), source };
-    let mut text = String::new();
-    std::fs::File::open(path).map_err(fail)?.take(MAX_BYTES).read_to_string(&mut text).map_err(fail)?;
-    Ok(text)
-}
-
 impl Settings {
     /// Reads and parses `agent.toml`.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::parse(&read_text(path)?).map_err(|message| ConfigError::Parse { path: path.to_owned(), message })
+        Self::parse(&path.display().to_string(), &read_owned(path, MAX_BYTES)?).map_err(ConfigError::Parse)
     }
 
     /// Whether a text would be accepted; the error has line, column and a caret.
     pub fn check(text: &str) -> Result<(), String> {
-        Self::parse(text).map(drop)
+        Self::parse("agent.toml", text).map(drop)
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
+    fn parse(file: &str, text: &str) -> Result<Self, String> {
+        let settings: Self = toml::from_str(text).map_err(|error| {
+            let spot = Spot::at(file, &courier::masked(text), error.span().unwrap_or_default(), "");
+            Finding::new(error.message(), spot).draw(false)
+        })?;
+        settings.source.check().map_err(|error| Finding::new(chain(&error), Spot::file(file)).draw(false))?;
+        Ok(settings)
     }
 }
 
@@ -192,14 +181,23 @@ mod tests {
 
     #[test]
     fn a_typo_is_refused_with_its_place() {
-        let error = Settings::parse("[source]\nurl = \"https://x/y.git\"\n[agent]\nintervall = \"5min\"\n").unwrap_err();
-        assert!(error.contains("line 4, column 1") && error.contains("intervall"), "{error}");
+        let error = Settings::parse("a.toml", "[source]\nurl = \"https://x/y.git\"\n[agent]\nintervall = \"5min\"\n").unwrap_err();
+        assert!(error.contains("a.toml:4:1") && error.contains("^^^^^^^^^"), "{error}");
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_refused_and_not_repeated() {
+        for url in ["https://me:geheim@x/y.git", "https://me:ge@heim@x/y.git", "http://x/y.git", "wat://me:geheim@x"] {
+            let error = Settings::parse("a.toml", &format!("[source]\nurl = \"{url}\"\n")).unwrap_err();
+            assert!(!error.contains("heim"), "{error}");
+        }
     }
 
     #[test]
     fn durations_need_a_unit() {
-        let with =
-            |interval: &str| Settings::parse(&format!("[source]\nurl = \"https://x/y.git\"\n[agent]\ninterval = {interval}\n"));
+        let with = |interval: &str| {
+            Settings::parse("a.toml", &format!("[source]\nurl = \"https://x/y.git\"\n[agent]\ninterval = {interval}\n"))
+        };
         assert_eq!(with("\"5min\"").unwrap().agent.interval, Duration::from_secs(300));
         for bad in ["\"5\"", "5", "\"0s\"", "\"10ms\"", "\"30days\"", "\"soon\""] {
             assert!(with(bad).is_err(), "{bad}");

@@ -42,7 +42,8 @@ pub fn start(audience: Audience) {
     drop(started);
 }
 
-/// An error and all its causes in one line, told once, at the edge.
+/// An error and all its causes in one line, told once, at the edge. Control characters (a server's words may be among the causes)
+/// become spaces.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -55,5 +56,5 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         }
         next = cause.source();
     }
-    text
+    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }

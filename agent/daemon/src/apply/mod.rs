@@ -17,7 +17,6 @@ mod network;
 mod services;
 mod verify;
 
-use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +36,7 @@ use crate::host::images;
 use crate::host::place::Batch;
 use crate::host::root::Root;
 use crate::host::units::Systemd;
+use crate::log::chain;
 use crate::store::{Store, StoreError};
 
 /// Where the content of a wanted file comes from: what was rendered in this pass, or the store.
@@ -137,18 +137,6 @@ impl Applied {
             && self.unsaved.is_none()
             && self.outcomes.iter().all(|outcome| matches!(outcome, Outcome::Done | Outcome::NotRun { .. }))
     }
-}
-
-/// An error and its causes, in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Carries out a plan. The ledger is edited and saved along the way; after a plan that was not begun it is as it was.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use trimtab_model::report::{Outcome, Pass, Wake};
+use trimtab_model::report::{Outcome, Pass, Status, Wake};
 
 use super::{color, complain, fail, print_json, say, status};
 use crate::config::Places;
@@ -143,30 +143,18 @@ pub(super) fn plan(places: &Places, args: &PlanArgs) -> ExitCode {
 }
 
 pub(super) fn sync(places: &Places, args: &SyncArgs) -> ExitCode {
-    let before = match status::read(places) {
-        Ok(status) if status.agent_pid > 0 => status,
-        Ok(_) => {
-            complain("no agent is running: `systemctl start trimtab`, or make a single pass with `trimtab once`");
-            return ExitCode::from(75);
-        }
-        Err(message) => {
-            complain(&message);
-            return ExitCode::from(75);
-        }
+    let deadline = Instant::now() + args.timeout;
+    let Some(before) = first_status(places, deadline) else {
+        complain("no agent is running: `systemctl start trimtab`, or make a single pass with `trimtab once`");
+        return ExitCode::from(75);
     };
     let pid = nix::unistd::Pid::from_raw(i32::try_from(before.agent_pid).unwrap_or(0));
-    let is_agent = std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == "trimtab");
-    if !is_agent {
-        complain("the agent is not running any more: `systemctl start trimtab`");
-        return ExitCode::from(75);
-    }
     if let Err(error) = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP) {
         complain(&format!("the agent (process {pid}) cannot be asked: {error}"));
         return ExitCode::FAILURE;
     }
     // A pass that was running when the signal came looked at the repository before: it is not the answer.
     let asked = status::now();
-    let deadline = Instant::now() + args.timeout;
     let known = before.last_pass.map_or(0, |pass| pass.number);
     while Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
@@ -184,4 +172,26 @@ pub(super) fn sync(places: &Places, args: &SyncArgs) -> ExitCode {
         humantime::format_duration(args.timeout)
     ));
     ExitCode::from(75)
+}
+
+/// The status of the running agent; one that has just started is waited for, its first pass has not ended yet. `None`: none runs.
+fn first_status(places: &Places, deadline: Instant) -> Option<Status> {
+    let holder = || -> Option<u32> {
+        let text = std::fs::read_to_string(places.store().state.join("lock")).ok()?;
+        text.split_whitespace().find_map(|word| word.parse().ok()).filter(|pid| is_trimtab(*pid))
+    };
+    loop {
+        if let Some(status) = status::read(places).ok().filter(|status| status.agent_pid > 0 && is_trimtab(status.agent_pid)) {
+            return Some(status);
+        }
+        holder()?;
+        if Instant::now() > deadline {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn is_trimtab(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == "trimtab")
 }

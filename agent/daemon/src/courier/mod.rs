@@ -32,6 +32,7 @@ pub use self::process::{run_as_process, source_of};
 pub use self::protocol::{Class, Traffic};
 pub use self::serve::serve;
 pub use self::source::{Location, SourceConfig, SourceError};
+pub(crate) use source::masked;
 
 use crate::wire::WireError;
 
@@ -169,19 +170,9 @@ impl CourierError {
     }
 }
 
-/// The whole chain of causes in one line; a cause that only repeats what was said is left out.
+/// The whole chain of causes in one line, for a protocol whose messages are lines.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    crate::log::chain(error).replace('\n', " ")
 }
 
 /// The first line of a secret's file, which is at most 64 KiB.

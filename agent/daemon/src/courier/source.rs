@@ -93,7 +93,7 @@ mod span {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SourceError {
     /// The text is no location that the courier knows how to reach.
-    #[error("url {text:?}: {reason}")]
+    #[error("url {:?}: {reason}", masked(text))]
     Url {
         /// As written, unless it held a secret.
         text: String,
@@ -259,6 +259,19 @@ impl<'de> Deserialize<'de> for Location {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         Self::parse(&String::deserialize(from)?).map_err(serde::de::Error::custom)
     }
+}
+
+/// The text as it may be shown: what somebody wrote before the `@` of a URL may be a password. Every byte stays where it was.
+pub(crate) fn masked(text: &str) -> String {
+    let mut shown = text.to_owned();
+    let mut from = 0;
+    while let Some(at) = shown[from..].find("://").map(|at| from + at + 3) {
+        let end = shown[at..].find(['/', '"', '\'', '\n']).map_or(shown.len(), |end| at + end);
+        let secret = shown[at..end].rfind('@').map_or(at, |sign| at + sign);
+        shown.replace_range(at..secret, &"*".repeat(secret - at));
+        from = at;
+    }
+    shown
 }
 
 impl SourceConfig {

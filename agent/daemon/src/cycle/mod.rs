@@ -188,7 +188,7 @@ impl Cycle {
             host: self.host.clone(),
             inputs: self.inputs,
             known: known.into_iter().flatten().cloned().collect(),
-            total: self.settings.source.total_timeout,
+            patience: self.settings.source.patience(),
             now: pass.started,
         };
         let answer = tokio::task::spawn_blocking(move || ask.run()).await;

@@ -95,8 +95,7 @@ impl Cycle {
             }
         };
         let host = host(&settings, &root)?;
-        let trust_text = crate::config::read_text(&places.trust_toml())?;
-        let inputs = [host.digest().to_string(), env!("CARGO_PKG_VERSION").to_owned(), trust_text].join("\n");
+        let inputs = [host.digest().to_string(), env!("CARGO_PKG_VERSION").to_owned(), trust.digest().to_string()].join("\n");
         let program = std::env::current_exe().map_err(OpenError::Program)?;
         let accounts = Accounts::load(&root);
         let earlier = store.load_status().ok().flatten().and_then(|text| serde_json::from_slice(&text).ok());

@@ -44,7 +44,7 @@ pub(super) struct Ask {
     /// The keys of the renderings that need no second look: the one in force and the one that was refused.
     pub(super) known: Vec<Key>,
     /// How long one question to the courier may take.
-    pub(super) total: std::time::Duration,
+    pub(super) patience: std::time::Duration,
     pub(super) now: u64,
 }
 
@@ -111,9 +111,9 @@ impl Ask {
     fn courier(&self) -> Result<Client, ClientError> {
         let socket = self.places.courier_socket();
         if socket.exists() {
-            Client::connect(&socket, self.total)
+            Client::connect(&socket, self.patience)
         } else {
-            Client::spawn(&self.program, &self.places.agent_toml(), &self.places.cache(), self.total)
+            Client::spawn(&self.program, &self.places.agent_toml(), &self.places.cache(), self.patience)
         }
     }
 
@@ -133,9 +133,9 @@ impl Ask {
 
 fn of_client(error: &ClientError, commit: &str) -> Answer {
     let class = match error.class() {
-        courier::protocol::Class::Retry => Class::Retry,
-        // Somebody has to change something, here or at the server: the host is held on what it has and looks again.
-        courier::protocol::Class::Hold | courier::protocol::Class::Configuration => Class::Hold,
+        // Somebody may have to change something, here or at the server; until then it is looked for again, and never given up.
+        courier::protocol::Class::Retry | courier::protocol::Class::Configuration => Class::Retry,
+        courier::protocol::Class::Hold => Class::Hold,
     };
     Answer::Trouble { message: chain(error), class, commit: commit.to_owned() }
 }

@@ -17,6 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use toml::Spanned;
+use trimtab_model::digest::Digest;
 use trimtab_model::finding::{Finding, Findings, Spot};
 
 use super::Class;
@@ -96,6 +97,15 @@ struct File {
 }
 
 impl TrustConfig {
+    /// A digest over all of it: what was accepted under another one is judged anew.
+    pub fn digest(&self) -> Digest {
+        let mut text = format!("{}\n{}\n", self.reference, self.trailer.as_deref().unwrap_or_default());
+        for trusted in &self.keys {
+            text.push_str(&format!("{}\n", trusted.key.fingerprint()));
+        }
+        Digest::of(text.as_bytes())
+    }
+
     /// Reads the file after checking who can write it.
     pub fn load(path: &Path) -> Result<Self, TrustFileError> {
         let text = read_owned(path, MAX_FILE)?;
