@@ -212,3 +212,17 @@ fn the_rpm_is_installed_upgraded_and_erased() {
     assert_eq!(m.sh("systemctl list-unit-files --no-legend 'trimtab*'; systemctl --failed --no-legend"), "");
     before.assert_same(&Watched::new(&m, &HOST[..2], &["one.service"]));
 }
+
+/// systemd's own measure: 0 is a unit that may do nothing, 10 one that may do everything.
+#[test]
+fn the_units_give_up_what_they_can() {
+    let Some(m) = lab::boot("units") else { return };
+    let exposure = |unit: &str| -> f64 {
+        let told = m.sh(&format!("systemd-analyze security --no-pager {unit} | tail -n 1"));
+        let figure = told.split(": ").nth(1).and_then(|rest| rest.split(' ').next());
+        figure.and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("no figure in {told:?}"))
+    };
+    let (courier, agent) = (exposure("trimtab-courier@x.service"), exposure("trimtab.service"));
+    assert!(courier <= 2.0, "the courier's exposure is {courier}");
+    assert!(agent <= 4.2, "the agent's exposure is {agent}");
+}
