@@ -140,7 +140,7 @@ fn with_agent(options: &Options, fleet: &Fleet, row: &mut impl FnMut(&'static st
 
     let wakes = agent.wake_ups();
     sleep(Duration::from_secs(options.idle));
-    let wakes = (agent.wake_ups() - wakes) as f64 * 60.0 / options.idle as f64;
+    let wakes = agent.wake_ups().saturating_sub(wakes) as f64 * 60.0 / options.idle as f64;
     row("idle agent, RSS", agent.memory("Rss") as f64 / 1024.0, "MiB", Some(6.0));
     row("idle agent, PSS", agent.memory("Pss") as f64 / 1024.0, "MiB", None);
     row("idle agent, wake-ups a minute", wakes, "", Some(2.0));
