@@ -14,20 +14,23 @@ use super::look::needed;
 use super::{Current, Cycle, Looked, Refused, Wanted, worsen};
 use crate::apply::{self, Applied, NotBegun};
 use crate::host::place;
-use crate::log::chain;
+use crate::log::{Laps, chain};
 use crate::store::{Kept, Store, StoreError};
 
 impl Cycle {
     /// Carries a plan out and takes its wanted state as the one in force, unless it was refused before anything was touched.
     pub(super) async fn carry_out(&mut self, looked: Looked) -> Looked {
         let Looked { mut pass, plan, wanted: Some(wanted) } = looked else { return looked };
+        let clock = Laps::start();
         if let Err(error) = self.keep_contents(&wanted) {
             pass.failures.push(Failure { resource: "store".to_owned(), message: chain(&error), skipped: false });
             worsen(&mut pass, Outcome::Partial);
             return Looked { pass, plan, wanted: Some(wanted) };
         }
+        clock.lap("kept contents");
         self.sweep(&wanted);
         let applied = self.apply(&plan, &wanted).await;
+        clock.lap("applied");
         if let Some(reason) = &applied.not_begun {
             self.not_begun(reason, &wanted, &mut pass);
             return Looked { pass, plan, wanted: Some(wanted) };
@@ -39,6 +42,7 @@ impl Cycle {
         }
         self.remember_kept(&mut pass);
         self.take_in_force(&wanted, &mut pass, complete && plan.problems.is_empty());
+        clock.lap("remembered");
         Looked { pass, plan, wanted: Some(wanted) }
     }
 

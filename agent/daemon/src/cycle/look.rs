@@ -9,7 +9,7 @@ use trimtab_model::report::{Failure, Outcome, Pass, Wake};
 
 use super::{Cycle, Wanted, worsen};
 use crate::host::{images, observe};
-use crate::log::chain;
+use crate::log::{Laps, chain};
 
 impl Cycle {
     /// Looks at everything that is wanted or owned, and plans.
@@ -37,11 +37,16 @@ impl Cycle {
                 observed.groups.insert(state.group.to_string(), self.machine.accounts.group(state.group.as_str()));
             }
         }
+        let clock = Laps::start();
         let paths: BTreeSet<&HostPath> = wanted.desired.entries.keys().chain(self.ledger.entries.keys()).collect();
         observed.entries = observe::observe(&self.machine.root, paths);
+        clock.lap("looked at files");
         self.units(wanted, &mut observed, pass).await;
         self.images(wanted, wake, &mut observed, pass).await;
-        plan(&wanted.desired, &observed, &self.ledger)
+        clock.lap("looked at units and images");
+        let plan = plan(&wanted.desired, &observed, &self.ledger);
+        clock.lap("planned");
+        plan
     }
 
     async fn units(&mut self, wanted: &Wanted, observed: &mut Observed, pass: &mut Pass) {
