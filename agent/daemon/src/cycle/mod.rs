@@ -110,6 +110,9 @@ impl Cycle {
         if let Some(systemd) = &self.machine.systemd {
             systemd.rest();
         }
+        if self.hold == Hold::Agent {
+            crate::host::sys::give_back();
+        }
         pass
     }
 
