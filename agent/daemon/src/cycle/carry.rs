@@ -20,11 +20,20 @@ use crate::store::{Kept, Store, StoreError};
 impl Cycle {
     /// Carries a plan out and takes its wanted state as the one in force, unless it was refused before anything was touched.
     pub(super) async fn carry_out(&mut self, looked: Looked) -> Looked {
-        let Looked { mut pass, plan, wanted: Some(wanted) } = looked else { return looked };
+        let Looked { mut pass, mut plan, wanted: Some(mut wanted) } = looked else { return looked };
         if let Err(error) = self.keep_contents(&wanted) {
             pass.failures.push(Failure { resource: "store".to_owned(), message: chain(&error), skipped: false });
             worsen(&mut pass, Outcome::Partial);
-            return Looked { pass, plan, wanted: Some(wanted) };
+            // The new state must wait for room; the one in force is held meanwhile.
+            let Some(held) = self.in_force().filter(|held| held.key != wanted.key) else {
+                pass.changes.clear();
+                return Looked { pass, plan, wanted: Some(wanted) };
+            };
+            pass.revision.clone_from(&held.key.commit);
+            plan = self.plan(&held, pass.wake, &mut pass).await;
+            pass.changes.clone_from(&plan.changes);
+            pass.problems.clone_from(&plan.problems);
+            wanted = held;
         }
         self.sweep(&wanted);
         let applied = self.apply(&plan, &wanted).await;
