@@ -43,6 +43,10 @@ pub(super) struct Ask {
     pub(super) inputs: Digest,
     /// The keys of the renderings that need no second look: the one in force and the one that was refused.
     pub(super) known: Vec<Key>,
+    /// As whom a courier runs that is started from here; `None`: as this process itself.
+    pub(super) courier: Option<(u32, u32)>,
+    /// Couriers are started by systemd and by nobody else: the agent's own unit has no network, and its children neither.
+    pub(super) only_socket: bool,
     /// How long one question to the courier may take.
     pub(super) patience: std::time::Duration,
     pub(super) now: u64,
@@ -110,10 +114,10 @@ impl Ask {
 
     fn courier(&self) -> Result<Client, ClientError> {
         let socket = self.places.courier_socket();
-        if socket.exists() {
+        if self.only_socket || socket.exists() {
             Client::connect(&socket, self.patience)
         } else {
-            Client::spawn(&self.program, &self.places.agent_toml(), &self.places.cache(), self.patience)
+            Client::spawn_as(self.courier, &self.program, &self.places.agent_toml(), &self.places.cache(), self.patience)
         }
     }
 
