@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::time::{Duration, Instant};
 
 use trimtab_model::desired::Desired;
 use trimtab_model::digest::Digest;
@@ -16,6 +17,9 @@ use crate::apply::{self, Applied, NotBegun};
 use crate::host::place;
 use crate::log::chain;
 use crate::store::{Kept, Store, StoreError};
+
+/// What a checker refused is checked again after this long; at once when a person asks.
+const CHECK_AGAIN: Duration = Duration::from_secs(10 * 60);
 
 impl Cycle {
     /// Carries a plan out and takes its wanted state as the one in force, unless it was refused before anything was touched.
@@ -103,7 +107,8 @@ impl Cycle {
                 pass.failures.push(Failure { resource: format!("file {}", complaint.path), message, skipped: false });
             }
             worsen(pass, Outcome::Held);
-            self.refused = Some(Refused { key: wanted.key.clone(), pass: Box::new(pass.clone()) });
+            let again = Some(Instant::now() + CHECK_AGAIN);
+            self.refused = Some(Refused { key: wanted.key.clone(), pass: Box::new(pass.clone()), again });
         } else {
             // A full disk, a checker that did not run: the same revision may well go through later.
             worsen(pass, Outcome::Partial);

@@ -53,6 +53,8 @@ struct Current {
 struct Refused {
     key: Key,
     pass: Box<Pass>,
+    /// When to try it all the same: a checker judges by what is on this host, and a program that was missing may be installed by then.
+    again: Option<Instant>,
 }
 
 /// Everything between two passes.
@@ -184,6 +186,8 @@ impl Cycle {
 
     /// Asks the source; `None` means that what is in force stays in force.
     async fn ask(&mut self, pass: &mut Pass) -> Option<Wanted> {
+        let is_due = |again: Instant| pass.wake == Wake::Asked || Instant::now() >= again;
+        self.refused.take_if(|refused| refused.again.is_some_and(is_due));
         let only_socket = self.hold == Hold::Agent && self.machine.systemd.is_some();
         if only_socket {
             self.raise_courier().await;
@@ -250,7 +254,7 @@ impl Cycle {
                 pass.findings = findings;
                 worsen(pass, Outcome::Held);
                 self.history.attempted(&key.commit);
-                self.refused = Some(Refused { key, pass: Box::new(pass.clone()) });
+                self.refused = Some(Refused { key, pass: Box::new(pass.clone()), again: None });
                 None
             }
             Answer::Refused { verdict, commit } => {

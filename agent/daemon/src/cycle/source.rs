@@ -4,7 +4,6 @@
 
 use std::path::PathBuf;
 
-use gix_hash::ObjectId;
 use trimtab_model::bundle::Bundle;
 use trimtab_model::desired::Rendered;
 use trimtab_model::digest::Digest;
@@ -95,7 +94,10 @@ impl Ask {
             Verdict::Unchanged(proven) => (proven, false),
             verdict => return Err(Answer::Refused { verdict, commit }),
         };
-        let bundle = self.read(&proven, tip, &mut courier)?;
+        let bundle = match self.read(&proven, &mut courier) {
+            Ok(bundle) => bundle,
+            Err(error) => return Err(unread(&error, proven, new, key)),
+        };
         // The courier is not needed while rendering: its memory goes back now.
         drop(courier);
         match render_in_child(&self.program, &bundle, &self.host, Limits::default()) {
@@ -122,17 +124,24 @@ impl Ask {
     }
 
     /// This host's own slice of the tree.
-    fn read(&self, proven: &Proven, tip: ObjectId, courier: &mut Client) -> Result<Bundle, Answer> {
+    fn read(&self, proven: &Proven, courier: &mut Client) -> Result<Bundle, tree::TreeError> {
         let host_file = format!("hosts/{}.toml", self.host.name);
         let first: Vec<RepoPath> =
             ["fleet.toml", &host_file].iter().map(|path| path.parse().expect("because a host name has no slash")).collect();
         // What is wrong with the repository is told by the rendering, all of it at once: here the reading only stops.
         let more = |bundle: &Bundle| trimtab_model::render::needs(bundle, &self.host).unwrap_or_default();
-        tree::read(proven, courier, &first, more).map_err(|error| {
-            let class = error.class();
-            Answer::Trouble { message: chain(&error), class, commit: tip.to_string() }
-        })
+        tree::read(proven, courier, &first, more)
     }
+}
+
+/// What the commit itself is to blame for is found at each look: remembered, or a file that is too large would be fetched with every poll.
+fn unread(error: &tree::TreeError, proven: Box<Proven>, new: bool, key: Key) -> Answer {
+    let Some(path) = error.wrong_at() else {
+        return Answer::Trouble { message: chain(error), class: error.class(), commit: key.commit };
+    };
+    let mut findings = Findings::default();
+    findings.push(Finding::new(chain(error), Spot::file(path)));
+    Answer::Wrong { proven, new, key, findings }
 }
 
 fn of_client(error: &ClientError, commit: &str) -> Answer {

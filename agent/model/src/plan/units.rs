@@ -178,7 +178,8 @@ impl Subject<'_> {
         let was = owned.was_enabled.zip(owned.was_active);
         match was {
             None => {
-                if self.is_active() || self.found.active == "failed" {
+                // One that is still on its way down is waited for: its file must not go before it.
+                if self.is_active() || matches!(self.found.active.as_str(), "failed" | "deactivating") {
                     change(plan, Verb::Stop, &self.found.active, "no longer in the repository");
                 }
                 if self.is_enabled() && !owned.generated {
