@@ -20,6 +20,7 @@ mod verify;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use trimtab_model::desired::{Desired, Role};
 use trimtab_model::digest::Digest;
@@ -55,6 +56,10 @@ pub struct Machine {
     pub runner: Runner,
     /// A folder of ours for copies that checkers read; on a tmpfs if there is one.
     pub scratch: PathBuf,
+    /// How long one start, stop, restart or reload of a unit is waited for.
+    pub unit_timeout: Duration,
+    /// How long one image may take to pull.
+    pub pull_timeout: Duration,
 }
 
 /// How one step ended.
@@ -165,6 +170,7 @@ pub async fn apply(
         reload_due: false,
         reload_failed: false,
         appliers_failed: Vec::new(),
+        repairs: false,
     };
     match pass.run().await {
         Ok(()) => pass.end(),
@@ -196,11 +202,14 @@ struct Pass<'a> {
     reload_failed: bool,
     /// Roles whose applier failed; their files stay pending, so that it is run again.
     appliers_failed: Vec<Role>,
+    /// The ledger on the disk already says all that this plan leads to.
+    repairs: bool,
 }
 
 impl Pass<'_> {
     async fn run(&mut self) -> Result<(), NotBegun> {
         self.check().await?;
+        self.repairs = self.only_repairs();
         self.pull().await;
         let (accounts, others): (Vec<usize>, Vec<usize>) = self.puts().into_iter().partition(|at| self.brings_accounts(*at));
         self.note();
@@ -254,7 +263,7 @@ impl Pass<'_> {
             if self.skip(at) {
                 continue;
             }
-            let pulled = images::pull(image, &self.machine.runner).await;
+            let pulled = images::pull(image, self.machine.pull_timeout, &self.machine.runner).await;
             self.ended(at, pulled.map_or_else(|error| Outcome::Failed { message: chain(&error) }, |()| Outcome::Done));
         }
     }

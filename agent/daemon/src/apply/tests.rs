@@ -41,6 +41,8 @@ impl Bench {
             systemd: None,
             runner: Runner::Child,
             scratch: folder.path().join("run"),
+            unit_timeout: Duration::from_secs(1),
+            pull_timeout: Duration::from_secs(1),
         };
         Self { folder, machine, store, ledger: Ledger::default(), contents: RefCell::default() }
     }
@@ -194,6 +196,27 @@ async fn without_a_saved_intent_nothing_is_touched() {
     assert!(matches!(applied.outcomes[0], Outcome::Skipped { .. }));
     assert!(!bench.at("/etc").exists());
     assert_eq!(bench.ledger, Ledger::default());
+}
+
+#[tokio::test]
+async fn drift_is_repaired_without_room_to_write_it_down_and_nothing_new_is_begun() {
+    let mut bench = Bench::new();
+    let mut desired = Desired::default();
+    bench.want(&mut desired, "a", "/etc/conf", "ours");
+    assert!(bench.pass(&desired).await.is_complete());
+    let saved = bench.store.load_ledger().unwrap();
+    bench.store = Store::look(places(bench.folder.path())).unwrap();
+    bench.write("/etc/conf", "somebody's");
+    let applied = bench.pass(&desired).await;
+    assert!(applied.not_begun.is_none() && applied.unsaved.is_some(), "told, and not called complete: {applied:#?}");
+    assert_eq!(bench.text("/etc/conf").as_deref(), Some("ours"));
+    assert_eq!(bench.store.load_ledger().unwrap(), saved);
+
+    bench.write("/etc/conf", "somebody's");
+    bench.want(&mut desired, "a", "/etc/new", "new");
+    let applied = bench.pass(&desired).await;
+    assert!(matches!(applied.not_begun, Some(NotBegun::Unsaved(_))), "{applied:#?}");
+    assert!(!bench.at("/etc/new").exists());
 }
 
 #[tokio::test]

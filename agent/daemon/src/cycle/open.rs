@@ -59,10 +59,12 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// 75 when another process is at work, else 78: a person must look.
+    /// 78: a person must look, and systemd leaves the agent stopped. 75: what is wrong may be right again without one (another process is
+    /// at work, a disk is full or read-only, a name server has not given the host its name yet), and the agent is started again.
     pub fn exit_code(&self) -> u8 {
         match self {
-            OpenError::Store(StoreError::Locked { .. }) => 75,
+            OpenError::Store(error) if !error.must_halt() => 75,
+            OpenError::HostName(_) | OpenError::Program(_) => 75,
             _ => 78,
         }
     }
@@ -99,7 +101,8 @@ impl Cycle {
         let program = std::env::current_exe().map_err(OpenError::Program)?;
         let accounts = Accounts::load(&root);
         let earlier = store.load_status().ok().flatten().and_then(|text| serde_json::from_slice(&text).ok());
-        let systemd = if places.is_sandbox() { None } else { connect().await };
+        let systemd = if places.is_sandbox() { None } else { systemd() };
+        let (unit_timeout, pull_timeout) = (settings.agent.unit_timeout, settings.agent.pull_timeout);
         let runner = systemd.clone().map_or(Runner::Child, Runner::Systemd);
         Ok(Self {
             inputs: Digest::of(inputs.as_bytes()),
@@ -108,7 +111,15 @@ impl Cycle {
             settings,
             program,
             hold,
-            machine: Machine { root, accounts, systemd, runner, scratch: places.runtime().join("scratch") },
+            machine: Machine {
+                root,
+                accounts,
+                systemd,
+                runner,
+                scratch: places.runtime().join("scratch"),
+                unit_timeout,
+                pull_timeout,
+            },
             host,
             store,
             ledger,
@@ -146,18 +157,12 @@ fn recall(store: &Store, remarks: &mut Vec<String>) -> Result<Option<TrustState>
 }
 
 /// systemd, where it runs; a host without it has its files managed and says so.
-async fn connect() -> Option<std::sync::Arc<Systemd>> {
-    if !std::path::Path::new("/run/systemd/system").exists() {
+fn systemd() -> Option<std::sync::Arc<Systemd>> {
+    let found = Systemd::of_this_machine();
+    if found.is_none() {
         tracing::warn!("systemd does not run here: files are managed, units are not");
-        return None;
     }
-    match Systemd::connect().await {
-        Ok(systemd) => Some(std::sync::Arc::new(systemd)),
-        Err(error) => {
-            tracing::warn!("systemd cannot be reached, units are not managed: {}", chain(&error));
-            None
-        }
-    }
+    found.map(std::sync::Arc::new)
 }
 
 fn host(settings: &Settings, root: &Root) -> Result<Host, NameError> {

@@ -10,9 +10,6 @@ use serde::Deserialize;
 
 use super::command::{self, Command, CommandError, Runner};
 
-/// A large image over a cellular link.
-const PULL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
-
 /// Room for the list of some thousand images.
 const LIST_LIMIT: usize = 8 << 20;
 
@@ -102,8 +99,8 @@ async fn exists(image: &str, runner: &Runner) -> Result<bool, ImageError> {
 }
 
 /// Gets one image into local storage.
-pub async fn pull(image: &str, runner: &Runner) -> Result<(), ImageError> {
-    let pulling = podman("pull", &["pull", "--quiet", "--", image]).about(format!("pull image {image}")).timeout(PULL_TIMEOUT);
+pub async fn pull(image: &str, timeout: Duration, runner: &Runner) -> Result<(), ImageError> {
+    let pulling = podman("pull", &["pull", "--quiet", "--", image]).about(format!("pull image {image}")).timeout(timeout);
     let failed = |error| told_missing(error, |source| ImageError::Pull { image: image.to_owned(), source });
     let started = std::time::Instant::now();
     command::run(&pulling, runner).await.and_then(command::Output::successful).map_err(failed)?;
