@@ -20,6 +20,7 @@ mod verify;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use trimtab_model::desired::{Desired, Role};
 use trimtab_model::digest::Digest;
@@ -42,6 +43,15 @@ use crate::store::{Store, StoreError};
 /// Where the content of a wanted file comes from: what was rendered in this pass, or the store.
 pub type Contents<'a> = dyn Fn(Digest) -> io::Result<Vec<u8>> + 'a;
 
+/// How long slow things may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// One start, stop, restart or reload of a unit; systemd goes on with a job that takes longer.
+    pub unit: Duration,
+    /// The pull of one image.
+    pub pull: Duration,
+}
+
 /// The machine that a plan is carried out on.
 #[derive(Debug)]
 pub struct Machine {
@@ -53,6 +63,8 @@ pub struct Machine {
     pub systemd: Option<Arc<Systemd>>,
     /// Who runs commands.
     pub runner: Runner,
+    /// How long slow things may take, as `agent.toml` says.
+    pub patience: Patience,
     /// A folder of ours for copies that checkers read; on a tmpfs if there is one.
     pub scratch: PathBuf,
 }
@@ -254,7 +266,7 @@ impl Pass<'_> {
             if self.skip(at) {
                 continue;
             }
-            let pulled = images::pull(image, &self.machine.runner).await;
+            let pulled = images::pull(image, &self.machine.runner, self.machine.patience.pull).await;
             self.ended(at, pulled.map_or_else(|error| Outcome::Failed { message: chain(&error) }, |()| Outcome::Done));
         }
     }

@@ -10,9 +10,6 @@ use super::{Outcome, Pass, chain, network};
 use crate::host::command::{self, Command, CommandError, Runner};
 use crate::host::units::{BootState, JobVerb, Systemd, UnitError};
 
-/// systemd has its own limits for each unit; this one is for units that have none.
-const JOB_TIMEOUT: Duration = Duration::from_secs(10 * 60);
-
 const SANDBOX: &str = "not run in a sandbox";
 
 const SYSCTL: [&str; 3] = ["/usr/lib/systemd/systemd-sysctl", "/lib/systemd/systemd-sysctl", "systemd-sysctl"];
@@ -127,7 +124,7 @@ impl Pass<'_> {
         if verb != JobVerb::Stop {
             self.reload_if_due().await;
         }
-        match systemd.job(verb, unit, JOB_TIMEOUT).await {
+        match systemd.job(verb, unit, self.machine.patience.unit).await {
             Ok(outcome) => {
                 if !outcome.condition_met {
                     let remark =

@@ -40,6 +40,7 @@ impl Bench {
             root,
             systemd: None,
             runner: Runner::Child,
+            patience: Patience { unit: Duration::from_secs(10), pull: Duration::from_secs(10) },
             scratch: folder.path().join("run"),
         };
         Self { folder, machine, store, ledger: Ledger::default(), contents: RefCell::default() }

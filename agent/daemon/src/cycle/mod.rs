@@ -37,6 +37,9 @@ use history::History;
 pub use open::{Hold, OpenError};
 use source::{Answer, Ask, Key};
 
+/// So often it is said that something long still goes on.
+const STILL: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// The desired state in force and the key it was rendered under.
 #[derive(Debug, Clone)]
 struct Current {
@@ -53,6 +56,8 @@ struct Refused {
 /// Everything between two passes.
 pub struct Cycle {
     settings: Settings,
+    /// Why the local configuration could not be read again; what was read before is in force.
+    misread: Option<String>,
     places: Places,
     program: PathBuf,
     hold: Hold,
@@ -149,19 +154,24 @@ impl Cycle {
     }
 
     fn begin(&mut self, wake: Wake) -> Pass {
+        let misread = self.misread.iter().map(|message| Failure {
+            resource: "local configuration".to_owned(),
+            message: message.clone(),
+            skipped: false,
+        });
         Pass {
             number: self.history.next_number(),
             wake,
             started: now(),
             duration_ms: 0,
-            outcome: Outcome::Unchanged,
+            outcome: if self.misread.is_some() { Outcome::Partial } else { Outcome::Unchanged },
             revision: String::new(),
             trust: TrustReport::default(),
             source_error: String::new(),
             findings: Findings::default(),
             changes: Vec::new(),
             problems: Vec::new(),
-            failures: Vec::new(),
+            failures: misread.collect(),
             kept: Vec::new(),
             remarks: std::mem::take(&mut self.remarks),
         }
@@ -191,7 +201,14 @@ impl Cycle {
             patience: self.settings.source.patience(),
             now: pass.started,
         };
-        let answer = tokio::task::spawn_blocking(move || ask.run()).await;
+        let mut asking = tokio::task::spawn_blocking(move || ask.run());
+        let answer = loop {
+            tokio::select! {
+                answer = &mut asking => break answer,
+                // For who waits at a terminal; the journal of an agent whose source is far away would fill with it.
+                () = tokio::time::sleep(STILL) => tracing::debug!(target: crate::log::PROGRESS, "still at it: asking the source"),
+            }
+        };
         let answer = answer.unwrap_or_else(|error| Answer::Trouble {
             message: format!("looking at the source ended unexpectedly: {error}"),
             class: Class::Retry,
