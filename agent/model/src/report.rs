@@ -100,6 +100,9 @@ pub struct Pass {
     pub wake: Wake,
     /// When, seconds since 1970.
     pub started: u64,
+    /// The same in milliseconds: `sync` must tell a pass that began before its question from one that began after it.
+    #[serde(default)]
+    pub started_ms: u64,
     /// How long it took, milliseconds.
     pub duration_ms: u64,
     /// How it ended.

@@ -294,14 +294,10 @@ impl Pass<'_> {
     fn ended(&mut self, at: usize, outcome: Outcome) {
         let step = &self.plan.steps[at];
         let resource = step.action.resource();
+        let done = format!("{} {resource}", services::done_word(&step.action));
         match &outcome {
             Outcome::Done => {
-                tracing::info!(
-                    trimtab_resource = resource,
-                    trimtab_outcome = "done",
-                    "{} {resource}",
-                    services::done_word(&step.action)
-                );
+                tracing::info!(trimtab_resource = resource, trimtab_outcome = "done", "{}", done.trim_end());
             }
             Outcome::NotRun { because } => tracing::debug!(trimtab_resource = resource, "{resource}: {because}"),
             Outcome::Skipped { because } => {

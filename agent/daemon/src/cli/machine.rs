@@ -166,13 +166,13 @@ pub(super) fn sync(places: &Places, args: &SyncArgs) -> ExitCode {
         complain("no agent is running: `systemctl start trimtab`, or make a single pass with `trimtab once`");
         return ExitCode::from(75);
     };
+    // A pass that was running when the signal came looked at the repository before: it is not the answer.
+    let asked = crate::cycle::now_ms();
     let pid = nix::unistd::Pid::from_raw(i32::try_from(before.agent_pid).unwrap_or(0));
     if let Err(error) = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP) {
         complain(&format!("the agent (process {pid}) cannot be asked: {error}"));
         return ExitCode::FAILURE;
     }
-    // A pass that was running when the signal came looked at the repository before: it is not the answer.
-    let asked = status::now();
     let known = before.last_pass.map_or(0, |pass| pass.number);
     let mut remark = std::io::stderr().is_terminal();
     while Instant::now() < deadline {
@@ -181,11 +181,15 @@ pub(super) fn sync(places: &Places, args: &SyncArgs) -> ExitCode {
             remark = false;
             eprintln_quietly("the pass goes on; `journalctl -fu trimtab` tells what it does");
         }
+        if !status::is_trimtab(before.agent_pid) {
+            complain("the agent ended before the pass did: `systemctl status trimtab` tells why; systemd starts it again");
+            return ExitCode::from(75);
+        }
         let Ok(status) = status::read(places) else { continue };
         if let Some(pass) = status.last_pass
             && pass.number > known
             && pass.wake == Wake::Asked
-            && pass.started >= asked.saturating_sub(1)
+            && pass.started_ms >= asked
         {
             // For `sync && …`: what was asked for is a host that is as the repository says, whether or not that took a change.
             let code = answer(&pass, args.json);

@@ -50,10 +50,11 @@ enum Command {
     /// Show what a pass would do, and do nothing: exit 0 nothing, 2 changes, 1 error.
     #[command(visible_alias = "diff", after_help = "Example:\n  trimtab plan --json | jq '.changes[].resource'")]
     Plan(machine::PlanArgs),
-    /// Ask the running agent for a pass now, and wait for its end.
+    /// Ask the running agent to read its settings again and make a pass now, and wait for its end: exit 0 when the host is then as
+    /// the repository says, 1 when not, 75 when no agent runs or the time is over.
     #[command(after_help = "Example:\n  trimtab sync && systemctl is-active app.service")]
     Sync(machine::SyncArgs),
-    /// How this host is: the last pass, the revision, what differs.
+    /// How this host is: the last pass, the revision, what differs; exit 1 when it is not ready or its agent does not run.
     #[command(after_help = "Example:\n  trimtab status --json | jq .ready")]
     Status(machine::Json),
     /// Check a fleet repository, as CI would: every file, every component, every host; all problems at once.
@@ -93,9 +94,12 @@ pub fn main() -> ExitCode {
         }
     };
     let places = crate::config::Places::new(&line.root);
-    let root_only = matches!(line.command, Command::Init(_) | Command::Agent | Command::Once(_) | Command::Plan(_));
+    let root_only =
+        matches!(line.command, Command::Init(_) | Command::Agent | Command::Once(_) | Command::Plan(_) | Command::Sync(_));
     if root_only && !places.is_sandbox() && !nix::unistd::geteuid().is_root() {
-        complain("this needs root, for it looks at (or changes) the machine: run it with sudo, or on a sandbox with --root DIR");
+        complain(
+            "this needs root, for it looks at the whole machine or changes it: run it with sudo, or on a sandbox with --root DIR",
+        );
         return ExitCode::FAILURE;
     }
     match line.command {

@@ -37,7 +37,7 @@ pub(super) fn run(places: &Places, json: Json) -> ExitCode {
         document["agentRunning"] = running.into();
         print_json(&document);
     } else {
-        say(&human(&status, gone, now()));
+        say(&human(&status, gone, crate::cycle::now_ms() / 1000));
     }
     if status.ready && !gone { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -45,10 +45,6 @@ pub(super) fn run(places: &Places, json: Json) -> ExitCode {
 /// Whether this process is a trimtab: the number of one that ended may belong to anybody by now.
 pub(super) fn is_trimtab(pid: u32) -> bool {
     pid > 0 && std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == "trimtab")
-}
-
-pub(super) fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn human(status: &Status, gone: bool, now: u64) -> String {

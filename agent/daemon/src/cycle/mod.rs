@@ -154,6 +154,7 @@ impl Cycle {
     }
 
     fn begin(&mut self, wake: Wake) -> Pass {
+        let now_ms = now_ms();
         let misread = self.misread.iter().map(|message| Failure {
             resource: "local configuration".to_owned(),
             message: message.clone(),
@@ -162,7 +163,8 @@ impl Cycle {
         Pass {
             number: self.history.next_number(),
             wake,
-            started: now(),
+            started: now_ms / 1000,
+            started_ms: now_ms,
             duration_ms: 0,
             outcome: if self.misread.is_some() { Outcome::Partial } else { Outcome::Unchanged },
             revision: String::new(),
@@ -320,7 +322,8 @@ fn worsen(pass: &mut Pass, outcome: Outcome) {
     pass.outcome = pass.outcome.max(outcome);
 }
 
-/// Seconds since 1970; the clock is read here and handed on as a value.
-fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+/// Milliseconds since 1970; the clock is read here and handed on as a value.
+pub(crate) fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
