@@ -8,4 +8,5 @@ mod converge;
 mod drift;
 mod fleet;
 mod harness;
+mod operator;
 mod refuse;

@@ -121,7 +121,9 @@ impl Cycle {
 
     fn take_in_force(&mut self, wanted: &Wanted, pass: &mut Pass, complete: bool) {
         let changed = self.current.as_ref().is_none_or(|current| current.key != wanted.key);
-        let digest = changed.then(|| wanted.desired.digest());
+        // Also without a change: what took several passes to converge is in force from the one that completed it.
+        let due = changed || (complete && self.ledger.revision != wanted.key.commit);
+        let digest = due.then(|| wanted.desired.digest());
         if wanted.fresh {
             self.refused = None;
         }
