@@ -9,6 +9,7 @@
 //! What drift repair overwrites is kept in the store first.
 //! Limits: what a failed step did half (a unit stopped but not started) is the next pass's to mend; there is no undo here.
 
+mod capable;
 mod check;
 mod failures;
 mod files;
@@ -28,6 +29,7 @@ use trimtab_model::ledger::Ledger;
 use trimtab_model::names::HostPath;
 use trimtab_model::plan::{Action, Plan, Step};
 
+pub use self::capable::on_this_host;
 pub use self::check::CheckError;
 use self::failures::Failures;
 pub use self::verify::{Complaint, Verdict};
