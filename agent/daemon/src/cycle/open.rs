@@ -72,7 +72,7 @@ impl OpenError {
 
 impl Cycle {
     /// Opens everything that a pass needs.
-    pub async fn open(places: &Places, hold: Hold) -> Result<Self, OpenError> {
+    pub fn open(places: &Places, hold: Hold) -> Result<Self, OpenError> {
         let settings = Settings::load(&places.agent_toml())?;
         let trust = TrustConfig::load(&places.trust_toml())?;
         let root = Root::open(&places.root)?;
