@@ -15,7 +15,7 @@ use crate::config::{ConfigError, Places, Settings};
 use crate::host::accounts::Accounts;
 use crate::host::command::Runner;
 use crate::host::root::{Root, RootError};
-use crate::host::units::Systemd;
+use crate::host::units::{JobVerb, Systemd};
 use crate::log::chain;
 use crate::store::{Store, StoreError};
 use crate::trust::keys::{TrustConfig, TrustFileError};
@@ -99,6 +99,9 @@ impl Cycle {
         let accounts = Accounts::load(&root);
         let earlier = store.load_status().ok().flatten().and_then(|text| serde_json::from_slice(&text).ok());
         let systemd = if places.is_sandbox() { None } else { connect().await };
+        if let Some(systemd) = &systemd {
+            wake_courier(places, systemd).await;
+        }
         let runner = systemd.clone().map_or(Runner::Child, Runner::Systemd);
         let scratch = places.runtime().join("scratch");
         let machine = Machine { root, accounts, systemd, runner, patience: patience(&settings), scratch };
@@ -195,6 +198,19 @@ async fn connect() -> Option<std::sync::Arc<Systemd>> {
             tracing::warn!("systemd cannot be reached, units are not managed: {}", chain(&error));
             None
         }
+    }
+}
+
+/// Has systemd listen for the courier. Otherwise the first `sudo trimtab plan` on a new host would have its own child, and so root, read
+/// what strangers send.
+async fn wake_courier(places: &Places, systemd: &Systemd) {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+    if places.courier_socket().exists() {
+        return;
+    }
+    let unit = "trimtab-courier.socket".parse().expect("because it is the name of a socket");
+    if let Err(error) = systemd.job(JobVerb::Start, &unit, PATIENCE).await {
+        tracing::warn!("the repository is fetched with this process's own privileges, not as trimtab-courier: {}", chain(&error));
     }
 }
 
