@@ -21,7 +21,7 @@ use std::time::Instant;
 use trimtab_model::desired::Desired;
 use trimtab_model::digest::Digest;
 use trimtab_model::facts::Host;
-use trimtab_model::finding::Findings;
+use trimtab_model::finding::{Finding, Findings, Spot};
 use trimtab_model::ledger::Ledger;
 use trimtab_model::names::UnitName;
 use trimtab_model::plan::Plan;
@@ -60,6 +60,42 @@ struct Refused {
     again: Option<Instant>,
 }
 
+/// What the last answer of the source was, for the passes that do not ask: a matter that lasts does not go away by not asking.
+#[derive(Default)]
+struct Matter {
+    outcome: Option<Outcome>,
+    source_error: String,
+    trust: TrustReport,
+    findings: Findings,
+    failures: Vec<Failure>,
+}
+
+impl Matter {
+    fn of(pass: &Pass) -> Self {
+        Self {
+            outcome: Some(pass.outcome),
+            source_error: pass.source_error.clone(),
+            trust: pass.trust.clone(),
+            findings: pass.findings.clone(),
+            failures: pass.failures.clone(),
+        }
+    }
+
+    fn tell_again(&self, pass: &mut Pass) {
+        pass.source_error.clone_from(&self.source_error);
+        pass.trust.clone_from(&self.trust);
+        pass.findings.clone_from(&self.findings);
+        for failure in &self.failures {
+            if !pass.failures.contains(failure) {
+                pass.failures.push(failure.clone());
+            }
+        }
+        if let Some(outcome) = self.outcome {
+            worsen(pass, outcome);
+        }
+    }
+}
+
 /// Everything between two passes.
 pub struct Cycle {
     settings: Settings,
@@ -77,6 +113,7 @@ pub struct Cycle {
     trust_state: Option<TrustState>,
     current: Option<Current>,
     refused: Option<Refused>,
+    matter: Matter,
     /// The desired state whose images are known to be in local storage: asking Podman costs a process.
     images_known: Option<Digest>,
     /// What a killed process left beside its targets has been taken away.
@@ -109,14 +146,11 @@ impl Cycle {
         &self.settings
     }
 
-    /// One pass. With `apply` false nothing is written anywhere.
-    pub async fn pass(&mut self, wake: Wake, apply: bool) -> Pass {
+    /// One pass. With `ask` false the source is left alone, and what it last said is said again.
+    pub async fn pass(&mut self, wake: Wake, ask: bool) -> Pass {
         let begun = Instant::now();
-        let mut looked = self.examine(wake, true).await;
-        if apply {
-            looked = self.carry_out(looked).await;
-        }
-        let mut pass = looked.pass;
+        let looked = self.examine(wake, ask).await;
+        let mut pass = self.carry_out(looked).await.pass;
         pass.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.conclude(&mut pass);
         if let Some(systemd) = &self.machine.systemd {
@@ -140,17 +174,17 @@ impl Cycle {
     /// From the source to the plan. The outcome is the one that the pass will have when every step of the plan is done.
     async fn examine(&mut self, wake: Wake, ask: bool) -> Looked {
         let mut pass = self.begin(wake);
-        let wanted = if ask { self.ask(&mut pass).await } else { None };
-        let wanted = wanted.or_else(|| self.in_force());
-        let Some(wanted) = wanted else {
+        let wanted = if ask {
+            let wanted = self.ask(&mut pass).await.and_then(|wanted| self.something(wanted, &mut pass));
+            self.matter = Matter::of(&pass);
+            wanted
+        } else {
+            self.matter.tell_again(&mut pass);
+            None
+        };
+        let Some(wanted) = wanted.or_else(|| self.in_force()) else {
             return Looked { pass, plan: Plan::default(), wanted: None };
         };
-        if wanted.desired.entries.is_empty() && wanted.desired.units.is_empty() && !self.ledger.entries.is_empty() {
-            let managed = self.ledger.entries.len();
-            pass.source_error = format!("the revision wants nothing at all on this host, where {managed} paths are managed");
-            worsen(&mut pass, Outcome::Held);
-            return Looked { pass, plan: Plan::default(), wanted: None };
-        }
         pass.revision.clone_from(&wanted.key.commit);
         let plan = self.plan(&wanted, wake, &mut pass).await;
         pass.changes.clone_from(&plan.changes);
@@ -161,6 +195,21 @@ impl Cycle {
             worsen(&mut pass, Outcome::Converged);
         }
         Looked { pass, plan, wanted: Some(wanted) }
+    }
+
+    /// A revision that wants nothing at all where something is managed is a mistake until somebody proves otherwise: it is refused.
+    fn something(&mut self, wanted: Wanted, pass: &mut Pass) -> Option<Wanted> {
+        let managed = self.ledger.entries.len() + self.ledger.units.len();
+        if !wanted.desired.entries.is_empty() || !wanted.desired.units.is_empty() || managed == 0 {
+            return Some(wanted);
+        }
+        let message = format!("this revision wants nothing at all on this host, where {managed} files and units are managed");
+        let finding = Finding::new(message, Spot::file("fleet.toml"));
+        pass.findings
+            .push(finding.help("assign at least one component to this host (labels and groups decide; see `trimtab render`)"));
+        worsen(pass, Outcome::Held);
+        self.refused = Some(Refused { key: wanted.key, pass: Box::new(pass.clone()), again: None });
+        None
     }
 
     fn begin(&mut self, wake: Wake) -> Pass {

@@ -9,7 +9,7 @@ use trimtab_model::names::{HostName, NameError};
 
 use super::history::History;
 use super::source::Key;
-use super::{Current, Cycle};
+use super::{Current, Cycle, Matter};
 use crate::apply::{Machine, Patience};
 use crate::config::{ConfigError, Places, Settings};
 use crate::host::accounts::Accounts;
@@ -120,6 +120,7 @@ impl Cycle {
             trust_state,
             current,
             refused: None,
+            matter: Matter::default(),
             images_known: None,
             swept: false,
             remarks,
