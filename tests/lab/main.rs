@@ -9,4 +9,6 @@ mod drift;
 mod faults;
 mod fleet;
 mod harness;
+mod operator;
+mod package;
 mod refuse;

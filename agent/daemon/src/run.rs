@@ -53,7 +53,11 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
             tokio::select! {
                 () = tokio::time::sleep_until(deadline.into()) => break,
                 () = feed() => notify(&[sd_notify::NotifyState::Watchdog]),
-                _ = hangup.recv() => { wake = Wake::Asked; break }
+                _ = hangup.recv() => {
+                    cycle.reread();
+                    wake = Wake::Asked;
+                    break;
+                }
                 _ = terminate.recv() => return Ok(leave()),
                 _ = interrupt.recv() => return Ok(leave()),
             }
@@ -79,9 +83,11 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
     let _ = sd_notify::notify(states);
 }
 
+/// One line whatever happens: systemd takes a further one for a message of its own, and what a failed service said may be in here.
 fn status_line(pass: &Pass) -> String {
     let revision: String = pass.revision.chars().take(12).collect();
-    format!("{} at {revision}: {}", pass.outcome.word(), pass.reason())
+    let text = format!("{} at {revision}: {}", pass.outcome.word(), pass.reason());
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(400).collect()
 }
 
 /// How long until the next pass: the interval with jitter, or a back-off with jitter while the source cannot be reached.

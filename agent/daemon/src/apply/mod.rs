@@ -9,6 +9,7 @@
 //! What drift repair overwrites is kept in the store first.
 //! Limits: what a failed step did half (a unit stopped but not started) is the next pass's to mend; there is no undo here.
 
+mod capable;
 mod check;
 mod failures;
 mod files;
@@ -28,6 +29,7 @@ use trimtab_model::ledger::Ledger;
 use trimtab_model::names::HostPath;
 use trimtab_model::plan::{Action, Plan, Step};
 
+pub use self::capable::on_this_host;
 pub use self::check::CheckError;
 use self::failures::Failures;
 pub use self::verify::{Complaint, Verdict};
@@ -43,6 +45,15 @@ use crate::store::{Store, StoreError};
 /// Where the content of a wanted file comes from: what was rendered in this pass, or the store.
 pub type Contents<'a> = dyn Fn(Digest) -> io::Result<Vec<u8>> + 'a;
 
+/// How long slow things may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// One start, stop, restart or reload of a unit; systemd goes on with a job that takes longer.
+    pub unit: Duration,
+    /// The pull of one image.
+    pub pull: Duration,
+}
+
 /// The machine that a plan is carried out on.
 #[derive(Debug)]
 pub struct Machine {
@@ -54,12 +65,10 @@ pub struct Machine {
     pub systemd: Option<Arc<Systemd>>,
     /// Who runs commands.
     pub runner: Runner,
+    /// How long slow things may take, as `agent.toml` says.
+    pub patience: Patience,
     /// A folder of ours for copies that checkers read; on a tmpfs if there is one.
     pub scratch: PathBuf,
-    /// How long one start, stop, restart or reload of a unit is waited for.
-    pub unit_timeout: Duration,
-    /// How long one image may take to pull.
-    pub pull_timeout: Duration,
 }
 
 /// How one step ended.
@@ -292,7 +301,7 @@ impl Pass<'_> {
             if self.skip(at) {
                 continue;
             }
-            let pulled = images::pull(image, self.machine.pull_timeout, &self.machine.runner).await;
+            let pulled = images::pull(image, &self.machine.runner, self.machine.patience.pull).await;
             self.ended(at, pulled.map_or_else(|error| Outcome::Failed { message: chain(&error) }, |()| Outcome::Done));
         }
     }
@@ -320,14 +329,10 @@ impl Pass<'_> {
     fn ended(&mut self, at: usize, outcome: Outcome) {
         let step = &self.plan.steps[at];
         let resource = step.action.resource();
+        let done = format!("{} {resource}", services::done_word(&step.action));
         match &outcome {
             Outcome::Done => {
-                tracing::info!(
-                    trimtab_resource = resource,
-                    trimtab_outcome = "done",
-                    "{} {resource}",
-                    services::done_word(&step.action)
-                );
+                tracing::info!(trimtab_resource = resource, trimtab_outcome = "done", "{}", done.trim_end());
             }
             Outcome::NotRun { because } => tracing::debug!(trimtab_resource = resource, "{resource}: {because}"),
             Outcome::Skipped { because } => {

@@ -124,7 +124,7 @@ impl Pass<'_> {
         if verb != JobVerb::Stop {
             self.reload_if_due().await;
         }
-        match systemd.job(verb, unit, self.machine.unit_timeout).await {
+        match systemd.job(verb, unit, self.machine.patience.unit).await {
             Ok(outcome) => {
                 if !outcome.condition_met {
                     let remark =
@@ -235,6 +235,11 @@ async fn tool(runner: &Runner, what: &'static str, programs: &[&str], options: &
 async fn last_words(runner: &Runner, invocation: &str) -> String {
     let (own, systemds) = (format!("_SYSTEMD_INVOCATION_ID={invocation}"), format!("INVOCATION_ID={invocation}"));
     let words = ["journalctl", &own, "+", &systemds, "-n", "10", "--no-pager", "-q", "-o", "cat"];
+    // What it said a moment ago may still be on its way into the journal.
+    let flush = Command::new("journal", ["journalctl", "--sync"]).timeout(Duration::from_secs(10));
+    if let Err(error) = command::run(&flush, runner).await {
+        tracing::debug!("the journal could not be waited for: {}", chain(&error));
+    }
     match command::run(&Command::new("journal", words).timeout(Duration::from_secs(10)), runner).await {
         Ok(output) if output.is_success() && !output.stdout.is_empty() => {
             format!("\nits last words:\n{}", command::last_lines(&String::from_utf8_lossy(&output.stdout), 10))

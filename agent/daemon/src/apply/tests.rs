@@ -40,9 +40,8 @@ impl Bench {
             root,
             systemd: None,
             runner: Runner::Child,
+            patience: Patience { unit: Duration::from_secs(10), pull: Duration::from_secs(10) },
             scratch: folder.path().join("run"),
-            unit_timeout: Duration::from_secs(1),
-            pull_timeout: Duration::from_secs(1),
         };
         Self { folder, machine, store, ledger: Ledger::default(), contents: RefCell::default() }
     }

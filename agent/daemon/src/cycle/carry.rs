@@ -15,7 +15,7 @@ use super::look::needed;
 use super::{Current, Cycle, Looked, Refused, Wanted, worsen};
 use crate::apply::{self, Applied, NotBegun, Refusal};
 use crate::host::place;
-use crate::log::chain;
+use crate::log::{Laps, chain};
 use crate::store::{Kept, Store, StoreError};
 
 /// What a checker refused is checked again after this long; at once when a person asks.
@@ -45,13 +45,16 @@ impl Cycle {
 
     /// False: nothing was touched, and the pass says why.
     async fn begin_and_end(&mut self, plan: &Plan, wanted: &Wanted, pass: &mut Pass) -> bool {
+        let clock = Laps::start();
         if let Err(error) = self.keep_contents(wanted) {
             pass.failures.push(Failure { resource: "store".to_owned(), message: chain(&error), skipped: false });
             worsen(pass, Outcome::Partial);
             return false;
         }
+        clock.lap("kept contents");
         self.sweep(wanted);
         let applied = self.apply(plan, wanted).await;
+        clock.lap("applied");
         if let Some(reason) = &applied.not_begun {
             self.not_begun(reason, wanted, pass);
             return false;
@@ -63,6 +66,7 @@ impl Cycle {
         }
         self.remember_kept(pass);
         self.take_in_force(wanted, pass, complete && plan.problems.is_empty());
+        clock.lap("remembered");
         true
     }
 
@@ -131,7 +135,9 @@ impl Cycle {
 
     fn take_in_force(&mut self, wanted: &Wanted, pass: &mut Pass, complete: bool) {
         let changed = self.current.as_ref().is_none_or(|current| current.key != wanted.key);
-        let digest = changed.then(|| wanted.desired.digest());
+        // Also without a change: what took several passes to converge is in force from the one that completed it.
+        let due = changed || (complete && self.ledger.revision != wanted.key.commit);
+        let digest = due.then(|| wanted.desired.digest());
         if wanted.fresh {
             self.refused = None;
         }

@@ -42,6 +42,9 @@ use source::{Answer, Ask, Key};
 /// The user that the courier runs as.
 const COURIER: &str = "trimtab-courier";
 
+/// So often it is said that something long still goes on.
+const STILL: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// The desired state in force and the key it was rendered under.
 #[derive(Debug, Clone)]
 struct Current {
@@ -60,6 +63,8 @@ struct Refused {
 /// Everything between two passes.
 pub struct Cycle {
     settings: Settings,
+    /// Why the local configuration could not be read again; what was read before is in force.
+    misread: Option<String>,
     places: Places,
     program: PathBuf,
     hold: Hold,
@@ -117,6 +122,9 @@ impl Cycle {
         if let Some(systemd) = &self.machine.systemd {
             systemd.rest();
         }
+        if self.hold == Hold::Agent {
+            crate::host::sys::give_back();
+        }
         pass
     }
 
@@ -156,19 +164,26 @@ impl Cycle {
     }
 
     fn begin(&mut self, wake: Wake) -> Pass {
+        let now_ms = now_ms();
+        let misread = self.misread.iter().map(|message| Failure {
+            resource: "local configuration".to_owned(),
+            message: message.clone(),
+            skipped: false,
+        });
         Pass {
             number: self.history.next_number(),
             wake,
-            started: now(),
+            started: now_ms / 1000,
+            started_ms: now_ms,
             duration_ms: 0,
-            outcome: Outcome::Unchanged,
+            outcome: if self.misread.is_some() { Outcome::Partial } else { Outcome::Unchanged },
             revision: String::new(),
             trust: TrustReport::default(),
             source_error: String::new(),
             findings: Findings::default(),
             changes: Vec::new(),
             problems: Vec::new(),
-            failures: Vec::new(),
+            failures: misread.collect(),
             kept: Vec::new(),
             remarks: std::mem::take(&mut self.remarks),
         }
@@ -206,7 +221,14 @@ impl Cycle {
             patience: self.settings.source.patience(),
             now: pass.started,
         };
-        let answer = tokio::task::spawn_blocking(move || ask.run()).await;
+        let mut asking = tokio::task::spawn_blocking(move || ask.run());
+        let answer = loop {
+            tokio::select! {
+                answer = &mut asking => break answer,
+                // For who waits at a terminal; the journal of an agent whose source is far away would fill with it.
+                () = tokio::time::sleep(STILL) => tracing::debug!(target: crate::log::PROGRESS, "still at it: asking the source"),
+            }
+        };
         let answer = answer.unwrap_or_else(|error| Answer::Trouble {
             message: format!("looking at the source ended unexpectedly: {error}"),
             class: Class::Retry,
@@ -229,7 +251,7 @@ impl Cycle {
     async fn raise_courier(&self) {
         let (Some(systemd), false) = (&self.machine.systemd, self.places.courier_socket().exists()) else { return };
         let socket: UnitName = "trimtab-courier.socket".parse().expect("because it is the name of a unit");
-        match systemd.job(JobVerb::Start, &socket, self.machine.unit_timeout).await {
+        match systemd.job(JobVerb::Start, &socket, self.machine.patience.unit).await {
             Ok(_) => tracing::warn!("{socket} was stopped; it was started again"),
             // The poll that follows fails and is told.
             Err(error) => tracing::debug!("{}", chain(&error)),
@@ -339,7 +361,8 @@ fn worsen(pass: &mut Pass, outcome: Outcome) {
     pass.outcome = pass.outcome.max(outcome);
 }
 
-/// Seconds since 1970; the clock is read here and handed on as a value.
-fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+/// Milliseconds since 1970; the clock is read here and handed on as a value.
+pub(crate) fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -10,7 +10,7 @@ use trimtab_model::names::{HostName, NameError};
 use super::history::History;
 use super::source::Key;
 use super::{Current, Cycle};
-use crate::apply::Machine;
+use crate::apply::{Machine, Patience};
 use crate::config::{ConfigError, Places, Settings};
 use crate::host::accounts::Accounts;
 use crate::host::command::Runner;
@@ -102,29 +102,22 @@ impl Cycle {
             }
         };
         let host = host(&settings, &root)?;
-        let inputs = [host.digest().to_string(), env!("CARGO_PKG_VERSION").to_owned(), trust.digest().to_string()].join("\n");
         let program = std::env::current_exe().map_err(OpenError::Program)?;
         let accounts = Accounts::load(&root);
         let earlier = store.load_status().ok().flatten().and_then(|text| serde_json::from_slice(&text).ok());
         let systemd = if places.is_sandbox() { None } else { systemd() };
-        let (unit_timeout, pull_timeout) = (settings.agent.unit_timeout, settings.agent.pull_timeout);
         let runner = systemd.clone().map_or(Runner::Child, Runner::Systemd);
+        let scratch = places.runtime().join("scratch");
+        let machine = Machine { root, accounts, systemd, runner, patience: patience(&settings), scratch };
         Ok(Self {
-            inputs: Digest::of(inputs.as_bytes()),
+            inputs: inputs(&host, &trust),
             history: History::resume(earlier),
             places: places.clone(),
             settings,
+            misread: None,
             program,
             hold,
-            machine: Machine {
-                root,
-                accounts,
-                systemd,
-                runner,
-                scratch: places.runtime().join("scratch"),
-                unit_timeout,
-                pull_timeout,
-            },
+            machine,
             host,
             store,
             ledger,
@@ -137,6 +130,42 @@ impl Cycle {
             remarks,
         })
     }
+}
+
+impl Cycle {
+    /// Reads `agent.toml` and `trust.toml` again, as SIGHUP asks for. While they cannot be used the host is held by what was read before,
+    /// and every pass says so: ending here would leave it to nobody, for a typo.
+    pub fn reread(&mut self) {
+        match self.read_again() {
+            Ok(()) if self.misread.take().is_some() => tracing::info!("the local configuration is in order again"),
+            Ok(()) => {}
+            Err(error) => {
+                let message = chain(&error);
+                tracing::error!(trimtab_outcome = "misread", "the local configuration stays as it was read before: {message}");
+                self.misread = Some(message);
+            }
+        }
+    }
+
+    fn read_again(&mut self) -> Result<(), OpenError> {
+        let settings = Settings::load(&self.places.agent_toml())?;
+        let trust = TrustConfig::load(&self.places.trust_toml())?;
+        let host = host(&settings, &self.machine.root)?;
+        self.inputs = inputs(&host, &trust);
+        self.machine.patience = patience(&settings);
+        (self.settings, self.trust, self.host) = (settings, trust, host);
+        Ok(())
+    }
+}
+
+/// What a rendering is made from beside the revision.
+fn inputs(host: &Host, trust: &TrustConfig) -> Digest {
+    let parts = [host.digest().to_string(), env!("CARGO_PKG_VERSION").to_owned(), trust.digest().to_string()];
+    Digest::of(parts.join("\n").as_bytes())
+}
+
+fn patience(settings: &Settings) -> Patience {
+    Patience { unit: settings.agent.unit_timeout, pull: settings.agent.pull_timeout }
 }
 
 /// The trust state that has seen more of the two copies. A damaged copy is told and passed over only while the other one is whole.

@@ -13,7 +13,7 @@ use trimtab_model::names::RepoPath;
 
 use crate::config::Places;
 use crate::courier::{self, Client, ClientError};
-use crate::log::chain;
+use crate::log::{Laps, chain};
 use crate::render::{Limits, RenderError, render_in_child};
 use crate::trust::Class;
 use crate::trust::keys::TrustConfig;
@@ -73,8 +73,10 @@ impl Ask {
     }
 
     fn look(&self) -> Result<Answer, Answer> {
+        let clock = Laps::start();
         let mut courier = self.courier().map_err(|error| of_client(&error, ""))?;
         let polled = courier.poll(self.trust.reference()).map_err(|error| of_client(&error, ""))?;
+        clock.lap("polled");
         let Some(tip) = polled.id else {
             let message = format!("the repository has no {}; push it, or correct `branch` in trust.toml", self.trust.reference());
             return Err(Answer::Trouble { message, class: Class::Hold, commit: String::new() });
@@ -88,19 +90,24 @@ impl Ask {
         if have != Some(tip) {
             courier.advance(&tip, have.as_ref()).map_err(|error| of_client(&error, &commit))?;
         }
+        clock.lap("fetched commits and changed trees");
         let verdict = prove(tip, &mut courier, &self.trust, self.state.as_ref(), self.now);
         let (proven, new) = match verdict {
             Verdict::Accepted(proven) => (proven, true),
             Verdict::Unchanged(proven) => (proven, false),
             verdict => return Err(Answer::Refused { verdict, commit }),
         };
+        clock.lap("proven");
         let bundle = match self.read(&proven, &mut courier) {
             Ok(bundle) => bundle,
             Err(error) => return Err(unread(&error, proven, new, key)),
         };
-        // The courier is not needed while rendering: its memory goes back now.
-        drop(courier);
-        match render_in_child(&self.program, &bundle, &self.host, Limits::default()) {
+        clock.lap("read this host's slice");
+        // The courier is not needed any more; it tidies its cache and ends while the rendering goes on.
+        std::thread::spawn(move || drop(courier));
+        let rendered = render_in_child(&self.program, &bundle, &self.host, Limits::default());
+        clock.lap("rendered");
+        match rendered {
             Ok(rendered) => Ok(Answer::Rendered { proven, new, key, rendered: Box::new(rendered) }),
             Err(RenderError::Refused { findings }) => Ok(Answer::Wrong { proven, new, key, findings }),
             // It would die the same way each time: it is the revision's fault, and not tried again until there is another.

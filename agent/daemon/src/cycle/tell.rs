@@ -29,22 +29,52 @@ impl Cycle {
         let (outcome, reason) = (pass.outcome.word(), pass.reason());
         match pass.outcome {
             Outcome::Converged => {
-                tracing::info!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "{reason}");
+                tracing::info!(
+                    trimtab_pass = number,
+                    trimtab_revision = revision,
+                    trimtab_outcome = outcome,
+                    "{outcome}: {reason}"
+                );
             }
             Outcome::Unchanged if news && pass.number > 1 => {
-                tracing::info!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "{reason}");
+                tracing::info!(
+                    trimtab_pass = number,
+                    trimtab_revision = revision,
+                    trimtab_outcome = outcome,
+                    "{outcome}: {reason}"
+                );
             }
             Outcome::Unchanged | Outcome::Planned => {
-                tracing::debug!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "{reason}");
+                tracing::debug!(
+                    trimtab_pass = number,
+                    trimtab_revision = revision,
+                    trimtab_outcome = outcome,
+                    "{outcome}: {reason}"
+                );
             }
             _ if !news => {
-                tracing::debug!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "still: {reason}");
+                tracing::debug!(
+                    trimtab_pass = number,
+                    trimtab_revision = revision,
+                    trimtab_outcome = outcome,
+                    "still {outcome}: {reason}"
+                );
             }
             Outcome::Unreachable | Outcome::Partial | Outcome::Held => {
-                tracing::warn!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "{reason}");
+                tracing::warn!(
+                    trimtab_pass = number,
+                    trimtab_revision = revision,
+                    trimtab_outcome = outcome,
+                    "{outcome}: {reason}"
+                );
             }
             Outcome::Halted => {
-                tracing::error!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "{reason}");
+                tracing::error!(
+                    trimtab_pass = number,
+                    trimtab_revision = revision,
+                    trimtab_outcome = outcome,
+                    "{outcome}: {reason}"
+                );
             }
         }
         for remark in &pass.remarks {
@@ -60,7 +90,8 @@ impl Cycle {
         let text = serde_json::to_vec_pretty(&status).expect("because plain data with string keys always serialises");
         if let Err(error) = self.store.save_status(&text) {
             // The report of a pass must not be what makes the next one fail.
-            tracing::warn!("the status document cannot be written: {}", chain(&error));
+            // Not among what `once` answers, so it must not be filtered away with it.
+            tracing::warn!(target: "trimtab", "the status document cannot be written: {}", chain(&error));
         }
     }
 }
