@@ -64,11 +64,17 @@ fn a_plan_says_when_it_has_nothing_to_compare_with_and_shows_nothing_private() {
     ana.push("A file");
     m.sh("umask 077; echo the-old-password > /etc/open.conf");
     enrol(&m, &ana, "");
+    // On a new host nobody has started the socket yet; root must not read what strangers send all the same.
+    m.sh("systemctl disable --quiet --now trimtab-courier.socket; test ! -e /run/trimtab-courier/courier.sock");
     let told = m.try_sh("trimtab plan --offline");
     assert!(told.code == 1 && told.out.contains("accepted no revision yet"), "{told}");
     let told = m.try_sh("trimtab plan");
     assert_eq!(told.code, 2, "{told}");
     assert!(told.out.contains("/etc/open.conf") && !told.out.contains("the-old-password"), "{told}");
+    assert_eq!(
+        m.sh("find /var/cache/trimtab ! -user trimtab-courier | wc -l; ls /var/cache/trimtab | wc -l").lines().next(),
+        Some("0")
+    );
     let digest = m.sh("sha256sum /etc/open.conf | cut -c1-12");
     assert!(!told.out.contains(&digest), "a digest of a password can be guessed at: {told}");
     // As the help has it.
