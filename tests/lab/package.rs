@@ -160,9 +160,6 @@ fn debian_12_has_no_quadlet_says_so_and_does_the_rest() {
     enrol(&m, &ana, "");
     let said = refused(&m);
     assert_eq!(said.lines().filter(|line| line.starts_with("problem ")).count(), 1, "one problem\n{said}");
-=======
-    assert_eq!(said.lines().filter(|line| line.starts_with("problem ")).count(), 1, "one problem\n{said}");
->>>>>>> main
     assert!(said.contains("no Quadlet generator") && said.contains("podman 4.4"), "{said}");
     assert_eq!(m.sh("systemctl is-active one; systemctl is-enabled one; cat /etc/one.conf"), "active\nenabled\nSETTING=1");
     assert_eq!(m.sh("stat -c %a /var/lib/one"), "750");
