@@ -6,6 +6,7 @@
 mod agent;
 mod converge;
 mod drift;
+mod faults;
 mod fleet;
 mod harness;
 mod operator;

@@ -153,6 +153,15 @@ impl Applied {
     }
 }
 
+/// What a refused check takes with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The whole plan: a new revision is taken as a whole or not at all.
+    Whole,
+    /// The component of what was refused, and those that depend on it: for the state in force, of which the rest is held on to.
+    Component,
+}
+
 /// Carries out a plan. The ledger is edited and saved along the way; after a plan that was not begun it is as it was.
 pub async fn apply(
     machine: &mut Machine,
@@ -161,6 +170,7 @@ pub async fn apply(
     contents: &Contents<'_>,
     ledger: &mut Ledger,
     store: &mut Store,
+    refusal: Refusal,
 ) -> Applied {
     if plan.steps.is_empty() && plan.bookkeeping.is_empty() {
         return Applied::default();
@@ -180,12 +190,14 @@ pub async fn apply(
         reload_failed: false,
         appliers_failed: Vec::new(),
         repairs: false,
+        refusal,
     };
     match pass.run().await {
         Ok(()) => pass.end(),
         Err(reason) => {
             *pass.ledger = untouched;
-            tracing::error!(trimtab_outcome = "not-begun", "{}", chain(&reason));
+            // Who made the plan tells of it, once for as long as it lasts.
+            tracing::debug!(trimtab_outcome = "not-begun", "{}", chain(&reason));
             let because = "nothing of this plan was begun".to_owned();
             let outcomes = vec![Outcome::Skipped { because }; plan.steps.len()];
             Applied { not_begun: Some(reason), outcomes, ..pass.applied }
@@ -213,6 +225,7 @@ struct Pass<'a> {
     appliers_failed: Vec<Role>,
     /// The ledger on the disk already says all that this plan leads to.
     repairs: bool,
+    refusal: Refusal,
 }
 
 impl Pass<'_> {
@@ -263,7 +276,23 @@ impl Pass<'_> {
         for warning in &verdict.warnings {
             self.applied.remarks.push(warning.to_string());
         }
-        if verdict.errors.is_empty() { Ok(()) } else { Err(NotBegun::Refused(verdict)) }
+        let steps: Vec<Option<usize>> = verdict.errors.iter().map(|complaint| self.put_of(&complaint.path)).collect();
+        if verdict.errors.is_empty() {
+            return Ok(());
+        }
+        if self.refusal == Refusal::Whole || steps.contains(&None) {
+            return Err(NotBegun::Refused(verdict));
+        }
+        for (at, complaint) in steps.into_iter().flatten().zip(&verdict.errors) {
+            if self.outcomes[at].is_none() {
+                self.ended(at, Outcome::Failed { message: format!("a check refused it: {complaint}") });
+            }
+        }
+        Ok(())
+    }
+
+    fn put_of(&self, path: &HostPath) -> Option<usize> {
+        self.plan.steps.iter().position(|step| matches!(&step.action, Action::Put { path: put, .. } if put == path))
     }
 
     async fn pull(&mut self) {
@@ -278,7 +307,7 @@ impl Pass<'_> {
     }
 
     fn puts(&self) -> Vec<usize> {
-        let is_put = |at: &usize| matches!(self.plan.steps[*at].action, Action::Put { .. });
+        let is_put = |at: &usize| matches!(self.plan.steps[*at].action, Action::Put { .. }) && self.outcomes[*at].is_none();
         (0..self.plan.steps.len()).filter(is_put).collect()
     }
 

@@ -77,7 +77,7 @@ impl Bench {
     async fn apply(&mut self, plan: &Plan, desired: &Desired) -> Applied {
         let contents =
             |digest: Digest| self.contents.borrow().get(&digest).cloned().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
-        apply(&mut self.machine, plan, desired, &contents, &mut self.ledger, &mut self.store).await
+        apply(&mut self.machine, plan, desired, &contents, &mut self.ledger, &mut self.store, Refusal::Whole).await
     }
 
     async fn pass(&mut self, desired: &Desired) -> Applied {

@@ -53,6 +53,11 @@ pub enum OpenError {
     /// The kernel's host name is no name for a fleet.
     #[error("this machine's host name cannot be used; set `name` under [host] in agent.toml")]
     HostName(#[from] NameError),
+    /// It has no name yet: what a machine is called before a name server or cloud-init has named it.
+    #[error(
+        "this machine is called {0}, which is no name of its own; give it one (`hostnamectl hostname`), or set `name` under [host] in agent.toml"
+    )]
+    Unnamed(String),
     /// Where this program lies is not known, so it cannot start its other processes.
     #[error("this program's own path cannot be found")]
     Program(#[source] std::io::Error),
@@ -64,7 +69,7 @@ impl OpenError {
     pub fn exit_code(&self) -> u8 {
         match self {
             OpenError::Store(error) if !error.must_halt() => 75,
-            OpenError::HostName(_) | OpenError::Program(_) => 75,
+            OpenError::HostName(_) | OpenError::Unnamed(_) | OpenError::Program(_) => 75,
             _ => 78,
         }
     }
@@ -195,10 +200,14 @@ fn systemd() -> Option<std::sync::Arc<Systemd>> {
     found.map(std::sync::Arc::new)
 }
 
-fn host(settings: &Settings, root: &Root) -> Result<Host, NameError> {
+fn host(settings: &Settings, root: &Root) -> Result<Host, OpenError> {
     let facts = crate::host::facts::gather(root);
     let name: HostName = match &settings.host.name {
         Some(name) => name.clone(),
+        // Rendered under that name, a host would lose all that its groups give it by its own.
+        None if root.is_host() && facts.hostname.split('.').next() == Some("localhost") => {
+            return Err(OpenError::Unnamed(facts.hostname));
+        }
         None => facts.hostname.parse()?,
     };
     Ok(Host { name, labels: settings.host.labels.clone(), facts, policy: settings.policy.clone() })
