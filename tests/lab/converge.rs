@@ -79,8 +79,8 @@ fn the_containers_example_serves_its_page_and_a_second_pass_changes_nothing() {
 fn the_multi_site_example_makes_two_different_hosts_from_one_repository() {
     let shared = tempfile::tempdir().expect("because there is room");
     let git = Some(shared.path());
-    let Some(kiosk) = lab::boot_with(&Boot { name: "kiosk-1", git }) else { return };
-    let Some(gateway) = lab::boot_with(&Boot { name: "gateway-1", git }) else { return };
+    let Some(kiosk) = lab::boot_with(&Boot { name: "kiosk-1", git, ..Boot::default() }) else { return };
+    let Some(gateway) = lab::boot_with(&Boot { name: "gateway-1", git, ..Boot::default() }) else { return };
     let ana = Person::new(&kiosk, "ana");
     ana.example("multi-site").push("Several sites");
     let key = ana.key();

@@ -67,8 +67,8 @@ fn a_signed_push_over_https_comes_back() {
 #[test]
 fn two_machines_share_a_git_host_and_watch_tells_changes() {
     let shared = tempfile::tempdir().expect("because there is room");
-    let Some(one) = lab::boot_with(&Boot { name: "one", git: Some(shared.path()) }) else { return };
-    let Some(two) = lab::boot_with(&Boot { name: "two", git: Some(shared.path()) }) else { return };
+    let Some(one) = lab::boot_with(&Boot { name: "one", git: Some(shared.path()), ..Boot::default() }) else { return };
+    let Some(two) = lab::boot_with(&Boot { name: "two", git: Some(shared.path()), ..Boot::default() }) else { return };
     let revision = Person::new(&one, "ana").write("a", "a\n").push("Shared");
     assert!(two.sh("git ls-remote https://localhost/fleet.git main").starts_with(&revision));
     assert_ne!(one.read("/etc/machine-id"), two.read("/etc/machine-id"));

@@ -9,4 +9,5 @@ mod drift;
 mod fleet;
 mod harness;
 mod operator;
+mod package;
 mod refuse;

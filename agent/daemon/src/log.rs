@@ -62,6 +62,24 @@ pub fn start(audience: Audience) {
     drop(started);
 }
 
+/// Tells at debug level how long each stage of a pass took, for whoever wonders where the time goes.
+#[derive(Debug)]
+pub struct Laps(std::cell::Cell<std::time::Instant>);
+
+impl Laps {
+    /// Starts now.
+    pub fn start() -> Self {
+        Self(std::cell::Cell::new(std::time::Instant::now()))
+    }
+
+    /// Ends a stage and begins the next one.
+    pub fn lap(&self, what: &'static str) {
+        let now = std::time::Instant::now();
+        let took = now.duration_since(self.0.replace(now));
+        tracing::debug!("{what} in {:.1} ms", took.as_secs_f64() * 1e3);
+    }
+}
+
 /// An error and all its causes in one line, told once, at the edge. Control characters (a server's words may be among the causes)
 /// become spaces.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::tree::Tree;
+use super::tree::{Suite, Tree};
 
 /// A boot takes about two seconds; on a machine that builds something else beside it, ten times that.
 const BOOT: Duration = Duration::from_secs(60);
@@ -28,6 +28,10 @@ const SUPERVISE: &str = include_str!("supervise.sh");
 pub struct Boot<'a> {
     /// Its host name.
     pub name: &'a str,
+    /// Without trimtab: the scenario installs it.
+    pub bare: bool,
+    /// Which Debian it is.
+    pub suite: Suite,
     /// The Git host's folder (with `fleet.git` in it), shared with other machines; its own one otherwise.
     pub git: Option<&'a Path>,
 }

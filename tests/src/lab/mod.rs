@@ -23,6 +23,7 @@ use std::process::Command;
 
 pub use machine::{Boot, Machine, Ran};
 pub use person::Person;
+pub use tree::Suite;
 pub use watch::{Watched, eventually};
 
 /// Boots a machine called `name` with trimtab installed; `None` when the lab is to be left out (`TRIMTAB_LAB=skip`).
@@ -40,13 +41,15 @@ pub fn boot_with(boot: &Boot<'_>) -> Option<Machine> {
     if !open() {
         return None;
     }
-    let tree = tree::prepare(&cache());
+    let tree = tree::prepare(&cache(), boot.suite);
     let machine = Machine::boot(&tree, &cache(), boot);
     if boot.git.is_some() {
         let empty = "git init -q --bare /srv/git/fleet.git && chown -R www-data:www-data /srv/git";
         machine.sh(&format!("test -d /srv/git/fleet.git || ({empty})"));
     }
-    trimtab::install(&machine);
+    if !boot.bare {
+        trimtab::install(&machine);
+    }
     Some(machine)
 }
 

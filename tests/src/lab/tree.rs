@@ -1,4 +1,5 @@
-//! The root tree that every machine is an overlay of: Debian 13 with systemd, Podman, a Git host and a registry.
+//! The root trees that the machines are overlays of: Debian 13 with systemd, Podman, a Git host and a registry, and for the
+//! scenarios that ask for it Debian 12.
 //!
 //! It takes 25 to 70 seconds, once: it is kept in the cache folder under a name that is the digest of all that went into
 //! it (packages, configuration, scripts), so that a change here makes a new one. Several test processes may ask at once:
@@ -14,8 +15,53 @@ use sha2::{Digest, Sha256};
 use super::machine::{Boot, Machine};
 use super::mirror;
 
-/// Debian 13: systemd 257 and Podman 5.4. Debian 12's Podman knows no Quadlet.
-const SUITE: &str = "trixie";
+/// Which Debian a machine is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Suite {
+    /// Debian 13: systemd 257 and Podman 5.4.
+    #[default]
+    Trixie,
+    /// Debian 12: systemd 252, and a Podman that knows no Quadlet. It has rpm, too.
+    Bookworm,
+}
+
+impl Suite {
+    const ALL: [Self; 2] = [Self::Trixie, Self::Bookworm];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Trixie => "trixie",
+            Self::Bookworm => "bookworm",
+        }
+    }
+
+    fn packages(self) -> Vec<&'static str> {
+        match self {
+            Self::Trixie => PACKAGES.to_vec(),
+            // No container ever runs there.
+            Self::Bookworm => {
+                let unused = ["netavark", "aardvark-dns", "nftables", "passt", "strace", "busybox-static"];
+                PACKAGES.iter().copied().filter(|name| !unused.contains(name)).chain(["rpm"]).collect()
+            }
+        }
+    }
+
+    /// Where its prepared tree is.
+    fn root(self, cache: &Path) -> PathBuf {
+        cache.join(format!("tree-{}", self.stamp()))
+    }
+
+    fn stamp(self) -> String {
+        let mut digest = Sha256::new();
+        let packages = self.packages().join(",");
+        let furniture = FURNITURE.iter().flat_map(|(name, text)| [*name, *text]);
+        for part in [self.name(), &packages, IMAGES].into_iter().chain(furniture) {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        format!("{:02x?}", &digest.finalize()[..6]).replace(|c: char| !c.is_ascii_hexdigit(), "")
+    }
+}
 
 /// What a machine is made of, and why.
 const PACKAGES: &[&str] = &[
@@ -70,9 +116,9 @@ pub struct Tree {
 
 /// The tree in `cache`, prepared now if it is not there yet.
 #[must_use]
-pub fn prepare(cache: &Path) -> Tree {
+pub fn prepare(cache: &Path, suite: Suite) -> Tree {
     fs::create_dir_all(cache.join("run")).unwrap_or_else(|error| panic!("cannot make {}: {error}", cache.display()));
-    let root = cache.join(format!("tree-{}", stamp()));
+    let root = suite.root(cache);
     let in_use = lock_file(&root.with_extension("lock"));
     if root.is_dir() {
         in_use.lock_shared().expect("because flock on an open local file does not fail");
@@ -81,27 +127,30 @@ pub fn prepare(cache: &Path) -> Tree {
     let alone = lock_file(&cache.join("prepare.lock"));
     alone.lock().expect("because flock on an open local file does not fail");
     if !root.is_dir() {
-        make(cache, &root);
+        make(cache, &root, suite);
     }
     in_use.lock_shared().expect("because flock on an open local file does not fail");
-    remove_others(cache, &root);
+    remove_others(cache);
     Tree { root, _in_use: in_use }
 }
 
-fn make(cache: &Path, root: &Path) {
+fn make(cache: &Path, root: &Path, suite: Suite) {
     let began = Instant::now();
+    let name = suite.name();
     let mirror = mirror::of_this_machine();
     let half = root.with_extension("half");
-    say(&format!("preparing the lab's Debian {SUITE} tree from {mirror} (once, about a minute, 500 MB in {})", cache.display()));
+    say(&format!("preparing the lab's Debian {name} tree from {mirror} (once, about a minute, 500 MB in {})", cache.display()));
     remove(&half);
-    let include = format!("--include={}", PACKAGES.join(","));
-    run(Command::new("mmdebstrap").args(["--quiet", "--variant=minbase", &include, SUITE]).arg(&half).arg(&mirror));
+    let include = format!("--include={}", suite.packages().join(","));
+    run(Command::new("mmdebstrap").args(["--quiet", "--variant=minbase", &include, name]).arg(&half).arg(&mirror));
     fs::create_dir_all(half.join("lab")).expect("because the tree was just made");
     for (name, content) in FURNITURE {
         fs::write(half.join("lab").join(name), content).expect("because the tree was just made");
     }
     run(Command::new("chroot").arg(&half).args(["/bin/bash", "/lab/furnish.sh"]));
-    fill_registry(cache, &half);
+    if suite == Suite::Trixie {
+        fill_registry(cache, &half);
+    }
     fs::rename(&half, root).unwrap_or_else(|error| panic!("cannot name {}: {error}", root.display()));
     say(&format!("the lab's tree is ready after {} s", began.elapsed().as_secs()));
 }
@@ -121,11 +170,12 @@ fn fill_registry(cache: &Path, half: &Path) {
 }
 
 /// Older trees that no running test holds: half a gigabyte each.
-fn remove_others(cache: &Path, keep: &Path) {
+fn remove_others(cache: &Path) {
+    let keep = Suite::ALL.map(|suite| suite.root(cache));
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
         let path = entry.path();
         let is_tree = entry.file_name().to_string_lossy().starts_with("tree-") && path.is_dir();
-        if is_tree && path != keep {
+        if is_tree && !keep.contains(&path) {
             let lock = path.with_extension("lock");
             if lock_file(&lock).try_lock().is_ok() {
                 remove(&path);
@@ -133,15 +183,6 @@ fn remove_others(cache: &Path, keep: &Path) {
             }
         }
     }
-}
-
-fn stamp() -> String {
-    let mut digest = Sha256::new();
-    for part in [SUITE, &PACKAGES.join(","), IMAGES].into_iter().chain(FURNITURE.iter().flat_map(|(name, text)| [*name, *text])) {
-        digest.update((part.len() as u64).to_be_bytes());
-        digest.update(part);
-    }
-    format!("{:02x?}", &digest.finalize()[..6]).replace(|c: char| !c.is_ascii_hexdigit(), "")
 }
 
 fn lock_file(path: &Path) -> File {

@@ -1,7 +1,7 @@
 //! Puts trimtab into a machine exactly as its package does (the binary, the units, the system user, the folders), and
 //! uses it as an operator does.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Machine, Person, Ran, project};
@@ -12,7 +12,34 @@ pub fn binary() -> PathBuf {
     std::env::var_os("TRIMTAB_LAB_BINARY").map_or_else(crate::trimtab_binary, PathBuf::from)
 }
 
+/// A package under test: the file in `TRIMTAB_LAB_PACKAGES` (as `packaging/for-lab` fills it) whose name has this ending. `None` when
+/// the lab runs on a binary.
+///
+/// # Panics
+/// When the folder is named and has no such package.
+#[must_use]
+pub fn package(folder: &str, ending: &str) -> Option<PathBuf> {
+    let folder = PathBuf::from(std::env::var_os("TRIMTAB_LAB_PACKAGES")?).join(folder);
+    let files = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let found = files.flatten().map(|file| file.path()).find(|path| path.to_string_lossy().ends_with(ending));
+    Some(found.unwrap_or_else(|| panic!("there is no *{ending} in {}: run packaging/for-lab", folder.display())))
+}
+
+/// Copies a file of this host into the machine's `/root`; its path there.
+#[track_caller]
+pub fn carry(machine: &Machine, file: &Path) -> String {
+    let bytes = std::fs::read(file).unwrap_or_else(|error| panic!("cannot read {}: {error}", file.display()));
+    let path = format!("/root/{}", file.file_name().expect("because it was just read").to_string_lossy());
+    machine.write(&path, bytes);
+    path
+}
+
 pub(super) fn install(machine: &Machine) {
+    if let Some(deb) = package("", "_amd64.deb") {
+        let deb = carry(machine, &deb);
+        machine.sh(&format!("dpkg -i {deb} && rm {deb}"));
+        return;
+    }
     replace_binary(machine);
     // What the packages' scripts do, and packaging/install where it is not given a folder.
     machine.sh("systemd-sysusers trimtab.conf && systemd-tmpfiles --create trimtab.conf && systemctl daemon-reload");
@@ -20,6 +47,10 @@ pub(super) fn install(machine: &Machine) {
 
 /// Installs over what is there, as an upgrade does: the new binary is renamed over the old one, which still runs.
 pub fn replace_binary(machine: &Machine) {
+    if package("", "_amd64.deb").is_some() {
+        install(machine);
+        return;
+    }
     let mut install = Command::new(project().join("packaging/install"));
     install.arg("--binary").arg(binary()).arg("--destdir").arg(machine.outside(""));
     let output = install.output().expect("because the project has it");

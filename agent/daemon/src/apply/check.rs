@@ -151,8 +151,13 @@ fn below<'p>(path: &'p HostPath, folder: &str) -> Option<&'p str> {
     path.as_str().strip_prefix(folder)?.strip_prefix('/')
 }
 
+/// Podman's Quadlet generator, where this host has one.
+pub(super) fn quadlet_generator() -> Option<String> {
+    GENERATORS.iter().find_map(|path| command::find(path))
+}
+
 async fn quadlets(changed: &Changed<'_>, wanted: &Desired, copies: &Copies, runner: &Runner) -> Result<Verdict, CheckError> {
-    let Some(generator) = GENERATORS.iter().find_map(|path| command::find(path)) else {
+    let Some(generator) = quadlet_generator() else {
         let message =
             "podman's Quadlet generator is not on this host (it comes with podman 4.4 or newer), so nothing would come of it"
                 .to_owned();

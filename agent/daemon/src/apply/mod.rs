@@ -9,6 +9,7 @@
 //! What drift repair overwrites is kept in the store first.
 //! Limits: what a failed step did half (a unit stopped but not started) is the next pass's to mend; there is no undo here.
 
+mod capable;
 mod check;
 mod failures;
 mod files;
@@ -28,6 +29,7 @@ use trimtab_model::ledger::Ledger;
 use trimtab_model::names::HostPath;
 use trimtab_model::plan::{Action, Plan, Step};
 
+pub use self::capable::on_this_host;
 pub use self::check::CheckError;
 use self::failures::Failures;
 pub use self::verify::{Complaint, Verdict};
@@ -177,6 +179,7 @@ pub async fn apply(
         reload_due: false,
         reload_failed: false,
         appliers_failed: Vec::new(),
+        repairs: false,
     };
     match pass.run().await {
         Ok(()) => pass.end(),
@@ -208,11 +211,14 @@ struct Pass<'a> {
     reload_failed: bool,
     /// Roles whose applier failed; their files stay pending, so that it is run again.
     appliers_failed: Vec<Role>,
+    /// The ledger on the disk already says all that this plan leads to.
+    repairs: bool,
 }
 
 impl Pass<'_> {
     async fn run(&mut self) -> Result<(), NotBegun> {
         self.check().await?;
+        self.repairs = self.only_repairs();
         self.pull().await;
         let (accounts, others): (Vec<usize>, Vec<usize>) = self.puts().into_iter().partition(|at| self.brings_accounts(*at));
         self.note();

@@ -139,6 +139,11 @@ impl Pass<'_> {
             // It is not even loaded: as stopped as it gets.
             Err(error) if verb == JobVerb::Stop && error.is_absent() => Outcome::Done,
             Err(error) => {
+                if verb != JobVerb::Stop && matches!(error, UnitError::Slow { .. }) {
+                    // systemd goes on with the job, and what it starts reads what is there now: the next pass must wait for it and not
+                    // begin it anew, or a unit that is slow to start would never get to the end.
+                    self.has_read(unit);
+                }
                 let mut message = chain(&error);
                 if let Some(invocation) = error.invocation() {
                     message.push_str(&last_words(&self.machine.runner, invocation).await);

@@ -198,6 +198,27 @@ async fn without_a_saved_intent_nothing_is_touched() {
 }
 
 #[tokio::test]
+async fn drift_is_repaired_without_room_to_write_it_down_and_nothing_new_is_begun() {
+    let mut bench = Bench::new();
+    let mut desired = Desired::default();
+    bench.want(&mut desired, "a", "/etc/conf", "ours");
+    assert!(bench.pass(&desired).await.is_complete());
+    let saved = bench.store.load_ledger().unwrap();
+    bench.store = Store::look(places(bench.folder.path())).unwrap();
+    bench.write("/etc/conf", "somebody's");
+    let applied = bench.pass(&desired).await;
+    assert!(applied.not_begun.is_none() && applied.unsaved.is_some(), "told, and not called complete: {applied:#?}");
+    assert_eq!(bench.text("/etc/conf").as_deref(), Some("ours"));
+    assert_eq!(bench.store.load_ledger().unwrap(), saved);
+
+    bench.write("/etc/conf", "somebody's");
+    bench.want(&mut desired, "a", "/etc/new", "new");
+    let applied = bench.pass(&desired).await;
+    assert!(matches!(applied.not_begun, Some(NotBegun::Unsaved(_))), "{applied:#?}");
+    assert!(!bench.at("/etc/new").exists());
+}
+
+#[tokio::test]
 async fn content_that_is_not_what_its_digest_says_is_never_written() {
     let mut bench = Bench::new();
     let mut desired = Desired::default();

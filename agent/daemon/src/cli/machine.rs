@@ -61,7 +61,7 @@ fn refuse(error: &OpenError) -> ExitCode {
 pub(super) fn agent(places: &Places) -> ExitCode {
     log::start(log::Audience::Journal);
     let ended = block_on(async {
-        let mut cycle = Cycle::open(places, Hold::Agent).await?;
+        let mut cycle = Cycle::open(places, Hold::Agent)?;
         Ok::<_, OpenError>(crate::run::run(&mut cycle).await)
     });
     match ended {
@@ -75,7 +75,7 @@ pub(super) fn agent(places: &Places) -> ExitCode {
 pub(super) fn once(places: &Places, json: Json) -> ExitCode {
     log::start(log::Audience::Person);
     let passed = block_on(async {
-        let mut cycle = Cycle::open(places, Hold::Once).await?;
+        let mut cycle = Cycle::open(places, Hold::Once)?;
         Ok::<_, OpenError>(cycle.pass(Wake::Asked, true).await)
     });
     match passed {
@@ -124,7 +124,7 @@ fn exit_of(outcome: Outcome) -> ExitCode {
 pub(super) fn plan(places: &Places, args: &PlanArgs) -> ExitCode {
     log::start(log::Audience::Person);
     let looked = block_on(async {
-        let mut cycle = Cycle::open(places, Hold::ReadOnly).await?;
+        let mut cycle = Cycle::open(places, Hold::ReadOnly)?;
         let looked = cycle.look(!args.offline).await;
         let shown = if args.json { String::new() } else { cycle.show(&looked, color()) };
         Ok::<_, OpenError>((looked, shown))

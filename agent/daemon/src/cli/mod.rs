@@ -8,7 +8,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::log::chain;
 
@@ -82,6 +82,11 @@ enum Command {
     /// The unprivileged process that renders; started by the agent, speaks on its standard input and output.
     #[command(hide = true)]
     RenderWorker,
+}
+
+/// The whole command line, for what is generated from it: man pages and completions (packaging/pages).
+pub fn command() -> clap::Command {
+    Line::command()
 }
 
 /// Runs the program.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::time::{Duration, Instant};
 
 use trimtab_model::desired::Desired;
 use trimtab_model::digest::Digest;
@@ -14,20 +15,35 @@ use super::look::needed;
 use super::{Current, Cycle, Looked, Refused, Wanted, worsen};
 use crate::apply::{self, Applied, NotBegun};
 use crate::host::place;
-use crate::log::chain;
+use crate::log::{Laps, chain};
 use crate::store::{Kept, Store, StoreError};
+
+/// What a checker refused is checked again after this long; at once when a person asks.
+const CHECK_AGAIN: Duration = Duration::from_secs(10 * 60);
 
 impl Cycle {
     /// Carries a plan out and takes its wanted state as the one in force, unless it was refused before anything was touched.
     pub(super) async fn carry_out(&mut self, looked: Looked) -> Looked {
-        let Looked { mut pass, plan, wanted: Some(wanted) } = looked else { return looked };
+        let Looked { mut pass, mut plan, wanted: Some(mut wanted) } = looked else { return looked };
+        let clock = Laps::start();
         if let Err(error) = self.keep_contents(&wanted) {
             pass.failures.push(Failure { resource: "store".to_owned(), message: chain(&error), skipped: false });
             worsen(&mut pass, Outcome::Partial);
-            return Looked { pass, plan, wanted: Some(wanted) };
+            // The new state must wait for room; the one in force is held meanwhile.
+            let Some(held) = self.in_force().filter(|held| held.key != wanted.key) else {
+                pass.changes.clear();
+                return Looked { pass, plan, wanted: Some(wanted) };
+            };
+            pass.revision.clone_from(&held.key.commit);
+            plan = self.plan(&held, pass.wake, &mut pass).await;
+            pass.changes.clone_from(&plan.changes);
+            pass.problems.clone_from(&plan.problems);
+            wanted = held;
         }
+        clock.lap("kept contents");
         self.sweep(&wanted);
         let applied = self.apply(&plan, &wanted).await;
+        clock.lap("applied");
         if let Some(reason) = &applied.not_begun {
             self.not_begun(reason, &wanted, &mut pass);
             return Looked { pass, plan, wanted: Some(wanted) };
@@ -39,6 +55,7 @@ impl Cycle {
         }
         self.remember_kept(&mut pass);
         self.take_in_force(&wanted, &mut pass, complete && plan.problems.is_empty());
+        clock.lap("remembered");
         Looked { pass, plan, wanted: Some(wanted) }
     }
 
@@ -94,7 +111,8 @@ impl Cycle {
                 pass.failures.push(Failure { resource: format!("file {}", complaint.path), message, skipped: false });
             }
             worsen(pass, Outcome::Held);
-            self.refused = Some(Refused { key: wanted.key.clone(), pass: Box::new(pass.clone()) });
+            let again = Some(Instant::now() + CHECK_AGAIN);
+            self.refused = Some(Refused { key: wanted.key.clone(), pass: Box::new(pass.clone()), again });
         } else {
             // A full disk, a checker that did not run: the same revision may well go through later.
             worsen(pass, Outcome::Partial);

@@ -1,35 +1,32 @@
 //! Looking at the host, and planning.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use trimtab_model::desired::Desired;
 use trimtab_model::names::{HostPath, UnitName};
 use trimtab_model::observed::Observed;
 use trimtab_model::plan::{Plan, plan};
 use trimtab_model::report::{Failure, Outcome, Pass, Wake};
 
 use super::{Cycle, Wanted, worsen};
+use crate::apply::on_this_host;
 use crate::host::{images, observe};
-use crate::log::chain;
+use crate::log::{Laps, chain};
 
 impl Cycle {
     /// Looks at everything that is wanted or owned, and plans.
     pub(super) async fn plan(&mut self, wanted: &Wanted, wake: Wake, pass: &mut Pass) -> Plan {
-        let mut observed = Observed { has_units: self.machine.systemd.is_some(), ..Observed::default() };
+        let has_units = self.machine.systemd.is_some();
+        // A sandbox makes files of Quadlets and nothing else: it needs no generator.
+        let (desired, problems) =
+            if has_units { on_this_host(&wanted.desired, &self.ledger) } else { (Cow::Borrowed(&wanted.desired), Vec::new()) };
+        let mut observed = Observed { has_units, ..Observed::default() };
         self.machine.accounts.refresh();
-        for entry in wanted.desired.entries.values() {
-            let state = &entry.state;
-            if !observed.users.contains_key(state.owner.as_str()) {
-                let id = self.machine.accounts.user(state.owner.as_str());
-                observed.users.insert(state.owner.to_string(), id);
-            }
-            if !observed.groups.contains_key(state.group.as_str()) {
-                let id = self.machine.accounts.group(state.group.as_str());
-                observed.groups.insert(state.group.to_string(), id);
-            }
-        }
         // What was written with an owner that nothing wants any more is still judged by it.
-        for owned in self.ledger.entries.values() {
-            let state = &owned.state;
+        let states =
+            desired.entries.values().map(|entry| &entry.state).chain(self.ledger.entries.values().map(|owned| &owned.state));
+        for state in states {
             if !observed.users.contains_key(state.owner.as_str()) {
                 observed.users.insert(state.owner.to_string(), self.machine.accounts.user(state.owner.as_str()));
             }
@@ -37,16 +34,22 @@ impl Cycle {
                 observed.groups.insert(state.group.to_string(), self.machine.accounts.group(state.group.as_str()));
             }
         }
-        let paths: BTreeSet<&HostPath> = wanted.desired.entries.keys().chain(self.ledger.entries.keys()).collect();
+        let clock = Laps::start();
+        let paths: BTreeSet<&HostPath> = desired.entries.keys().chain(self.ledger.entries.keys()).collect();
         observed.entries = observe::observe(&self.machine.root, paths);
-        self.units(wanted, &mut observed, pass).await;
-        self.images(wanted, wake, &mut observed, pass).await;
-        plan(&wanted.desired, &observed, &self.ledger)
+        clock.lap("looked at files");
+        self.units(&desired, &mut observed, pass).await;
+        self.images(&desired, wake, &mut observed, pass).await;
+        clock.lap("looked at units and images");
+        let mut plan = plan(&desired, &observed, &self.ledger);
+        plan.problems.extend(problems);
+        clock.lap("planned");
+        plan
     }
 
-    async fn units(&mut self, wanted: &Wanted, observed: &mut Observed, pass: &mut Pass) {
+    async fn units(&mut self, desired: &Desired, observed: &mut Observed, pass: &mut Pass) {
         let Some(systemd) = &self.machine.systemd else { return };
-        let names: BTreeSet<&UnitName> = wanted.desired.units.keys().chain(self.ledger.units.keys()).collect();
+        let names: BTreeSet<&UnitName> = desired.units.keys().chain(self.ledger.units.keys()).collect();
         if names.is_empty() {
             return;
         }
@@ -62,20 +65,20 @@ impl Cycle {
     }
 
     /// Asks Podman only when something new is wanted or nobody knows: it costs a process, and a container pulls what is missing itself.
-    async fn images(&mut self, wanted: &Wanted, wake: Wake, observed: &mut Observed, pass: &mut Pass) {
-        let all = || wanted.desired.images.keys().cloned().collect();
-        if !observed.has_units || wanted.desired.images.is_empty() {
+    async fn images(&mut self, desired: &Desired, wake: Wake, observed: &mut Observed, pass: &mut Pass) {
+        let all = || desired.images.keys().cloned().collect();
+        if !observed.has_units || desired.images.is_empty() {
             observed.images = all();
             return;
         }
-        let digest = wanted.desired.digest();
+        let digest = desired.digest();
         if self.images_known == Some(digest) && wake != Wake::Start {
             observed.images = all();
             return;
         }
-        match images::present(wanted.desired.images.keys().map(String::as_str), &self.machine.runner).await {
+        match images::present(desired.images.keys().map(String::as_str), &self.machine.runner).await {
             Ok(present) => {
-                self.images_known = (present.len() == wanted.desired.images.len()).then_some(digest);
+                self.images_known = (present.len() == desired.images.len()).then_some(digest);
                 observed.images = present;
             }
             Err(error) => {
@@ -88,10 +91,7 @@ impl Cycle {
 }
 
 /// Names of the contents that must stay in the store: those of the state in force, and what stood on the host before.
-pub(super) fn needed(
-    desired: Option<&trimtab_model::desired::Desired>,
-    ledger: &trimtab_model::ledger::Ledger,
-) -> BTreeSet<trimtab_model::digest::Digest> {
+pub(super) fn needed(desired: Option<&Desired>, ledger: &trimtab_model::ledger::Ledger) -> BTreeSet<trimtab_model::digest::Digest> {
     use trimtab_model::desired::Node;
     use trimtab_model::ledger::Before;
     let of = |node: &Node| if let Node::File { digest, .. } = node { Some(*digest) } else { None };

@@ -23,11 +23,13 @@ use trimtab_model::digest::Digest;
 use trimtab_model::facts::Host;
 use trimtab_model::finding::Findings;
 use trimtab_model::ledger::Ledger;
+use trimtab_model::names::UnitName;
 use trimtab_model::plan::Plan;
 use trimtab_model::report::{Failure, Outcome, Pass, TrustReport, Wake};
 
 use crate::apply::Machine;
 use crate::config::{Places, Settings};
+use crate::host::units::JobVerb;
 use crate::log::chain;
 use crate::store::Store;
 use crate::trust::Class;
@@ -36,6 +38,9 @@ use crate::trust::state::TrustState;
 use history::History;
 pub use open::{Hold, OpenError};
 use source::{Answer, Ask, Key};
+
+/// The user that the courier runs as.
+const COURIER: &str = "trimtab-courier";
 
 /// So often it is said that something long still goes on.
 const STILL: std::time::Duration = std::time::Duration::from_secs(3);
@@ -51,6 +56,8 @@ struct Current {
 struct Refused {
     key: Key,
     pass: Box<Pass>,
+    /// When to try it all the same: a checker judges by what is on this host, and a program that was missing may be installed by then.
+    again: Option<Instant>,
 }
 
 /// Everything between two passes.
@@ -114,6 +121,9 @@ impl Cycle {
         self.conclude(&mut pass);
         if let Some(systemd) = &self.machine.systemd {
             systemd.rest();
+        }
+        if self.hold == Hold::Agent {
+            crate::host::sys::give_back();
         }
         pass
     }
@@ -191,6 +201,13 @@ impl Cycle {
 
     /// Asks the source; `None` means that what is in force stays in force.
     async fn ask(&mut self, pass: &mut Pass) -> Option<Wanted> {
+        let is_due = |again: Instant| pass.wake == Wake::Asked || Instant::now() >= again;
+        self.refused.take_if(|refused| refused.again.is_some_and(is_due));
+        let only_socket = self.hold == Hold::Agent && self.machine.systemd.is_some();
+        if only_socket {
+            self.raise_courier().await;
+        }
+        self.wake_courier().await;
         let known = [self.current.as_ref().map(|c| &c.key), self.refused.as_ref().map(|r| &r.key)];
         let ask = Ask {
             program: self.program.clone(),
@@ -200,6 +217,8 @@ impl Cycle {
             host: self.host.clone(),
             inputs: self.inputs,
             known: known.into_iter().flatten().cloned().collect(),
+            courier: self.courier_user(),
+            only_socket,
             patience: self.settings.source.patience(),
             now: pass.started,
         };
@@ -217,6 +236,27 @@ impl Cycle {
             commit: String::new(),
         });
         self.judge(answer, pass)
+    }
+
+    /// The courier's user, so that what it leaves in its cache is its own whoever started it. A sandbox is all its owner's.
+    fn courier_user(&mut self) -> Option<(u32, u32)> {
+        if self.places.is_sandbox() || !nix::unistd::geteuid().is_root() {
+            return None;
+        }
+        let accounts = &mut self.machine.accounts;
+        accounts.refresh();
+        accounts.user(COURIER).zip(accounts.group(COURIER))
+    }
+
+    /// Somebody stopped the courier's socket: without it no commit would ever arrive that could put it right.
+    async fn raise_courier(&self) {
+        let (Some(systemd), false) = (&self.machine.systemd, self.places.courier_socket().exists()) else { return };
+        let socket: UnitName = "trimtab-courier.socket".parse().expect("because it is the name of a unit");
+        match systemd.job(JobVerb::Start, &socket, self.machine.patience.unit).await {
+            Ok(_) => tracing::warn!("{socket} was stopped; it was started again"),
+            // The poll that follows fails and is told.
+            Err(error) => tracing::debug!("{}", chain(&error)),
+        }
     }
 
     fn judge(&mut self, answer: Answer, pass: &mut Pass) -> Option<Wanted> {
@@ -237,7 +277,7 @@ impl Cycle {
                 pass.findings = findings;
                 worsen(pass, Outcome::Held);
                 self.history.attempted(&key.commit);
-                self.refused = Some(Refused { key, pass: Box::new(pass.clone()) });
+                self.refused = Some(Refused { key, pass: Box::new(pass.clone()), again: None });
                 None
             }
             Answer::Refused { verdict, commit } => {

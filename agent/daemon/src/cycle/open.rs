@@ -3,6 +3,8 @@
 //! What cannot be trusted halts (exit 78): going on with an empty ledger or another root of trust would be a guess about a machine
 //! that nobody is looking at.
 
+use std::time::Duration;
+
 use trimtab_model::digest::Digest;
 use trimtab_model::facts::Host;
 use trimtab_model::names::{HostName, NameError};
@@ -59,10 +61,12 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// 75 when another process is at work, else 78: a person must look.
+    /// 78: a person must look, and systemd leaves the agent stopped. 75: what is wrong may be right again without one (another process is
+    /// at work, a disk is full or read-only, a name server has not given the host its name yet), and the agent is started again.
     pub fn exit_code(&self) -> u8 {
         match self {
-            OpenError::Store(StoreError::Locked { .. }) => 75,
+            OpenError::Store(error) if !error.must_halt() => 75,
+            OpenError::HostName(_) | OpenError::Program(_) => 75,
             _ => 78,
         }
     }
@@ -70,7 +74,7 @@ impl OpenError {
 
 impl Cycle {
     /// Opens everything that a pass needs.
-    pub async fn open(places: &Places, hold: Hold) -> Result<Self, OpenError> {
+    pub fn open(places: &Places, hold: Hold) -> Result<Self, OpenError> {
         let settings = Settings::load(&places.agent_toml())?;
         let trust = TrustConfig::load(&places.trust_toml())?;
         let root = Root::open(&places.root)?;
@@ -98,10 +102,7 @@ impl Cycle {
         let program = std::env::current_exe().map_err(OpenError::Program)?;
         let accounts = Accounts::load(&root);
         let earlier = store.load_status().ok().flatten().and_then(|text| serde_json::from_slice(&text).ok());
-        let systemd = if places.is_sandbox() { None } else { connect().await };
-        if let Some(systemd) = &systemd {
-            wake_courier(places, systemd).await;
-        }
+        let systemd = if places.is_sandbox() { None } else { systemd() };
         let runner = systemd.clone().map_or(Runner::Child, Runner::Systemd);
         let scratch = places.runtime().join("scratch");
         let machine = Machine { root, accounts, systemd, runner, patience: patience(&settings), scratch };
@@ -140,6 +141,23 @@ impl Cycle {
                 tracing::error!(trimtab_outcome = "misread", "the local configuration stays as it was read before: {message}");
                 self.misread = Some(message);
             }
+        }
+    }
+
+    /// Has systemd listen for the courier. Otherwise the first `sudo trimtab plan` on a new host would have its own child, and so root, read
+    /// what strangers send.
+    pub(super) async fn wake_courier(&self) {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let Some(systemd) = &self.machine.systemd else { return };
+        if self.places.courier_socket().exists() {
+            return;
+        }
+        let unit = "trimtab-courier.socket".parse().expect("because it is the name of a socket");
+        if let Err(error) = systemd.job(JobVerb::Start, &unit, PATIENCE).await {
+            tracing::warn!(
+                "the repository is fetched with this process's own privileges, not as trimtab-courier: {}",
+                chain(&error)
+            );
         }
     }
 
@@ -187,31 +205,12 @@ fn recall(store: &Store, remarks: &mut Vec<String>) -> Result<Option<TrustState>
 }
 
 /// systemd, where it runs; a host without it has its files managed and says so.
-async fn connect() -> Option<std::sync::Arc<Systemd>> {
-    if !std::path::Path::new("/run/systemd/system").exists() {
+fn systemd() -> Option<std::sync::Arc<Systemd>> {
+    let found = Systemd::of_this_machine();
+    if found.is_none() {
         tracing::warn!("systemd does not run here: files are managed, units are not");
-        return None;
     }
-    match Systemd::connect().await {
-        Ok(systemd) => Some(std::sync::Arc::new(systemd)),
-        Err(error) => {
-            tracing::warn!("systemd cannot be reached, units are not managed: {}", chain(&error));
-            None
-        }
-    }
-}
-
-/// Has systemd listen for the courier. Otherwise the first `sudo trimtab plan` on a new host would have its own child, and so root, read
-/// what strangers send.
-async fn wake_courier(places: &Places, systemd: &Systemd) {
-    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
-    if places.courier_socket().exists() {
-        return;
-    }
-    let unit = "trimtab-courier.socket".parse().expect("because it is the name of a socket");
-    if let Err(error) = systemd.job(JobVerb::Start, &unit, PATIENCE).await {
-        tracing::warn!("the repository is fetched with this process's own privileges, not as trimtab-courier: {}", chain(&error));
-    }
+    found.map(std::sync::Arc::new)
 }
 
 fn host(settings: &Settings, root: &Root) -> Result<Host, NameError> {

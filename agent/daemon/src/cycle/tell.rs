@@ -13,7 +13,8 @@ impl Cycle {
             return;
         }
         let (number, revision) = (pass.number, pass.revision.as_str());
-        for change in &pass.changes {
+        let failed = |change: &&Change| pass.failures.iter().any(|failure| failure.resource == change.resource);
+        for change in pass.changes.iter().filter(|change| !failed(change)) {
             let (resource, outcome) = (change.resource.as_str(), word(change));
             tracing::info!(
                 trimtab_pass = number,
