@@ -17,7 +17,7 @@ use crate::config::{ConfigError, Places, Settings};
 use crate::host::accounts::Accounts;
 use crate::host::command::Runner;
 use crate::host::root::{Root, RootError};
-use crate::host::units::{JobVerb, Systemd};
+use crate::host::units::Systemd;
 use crate::log::chain;
 use crate::store::{Store, StoreError};
 use crate::trust::keys::{TrustConfig, TrustFileError};
