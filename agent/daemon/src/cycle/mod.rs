@@ -207,7 +207,6 @@ impl Cycle {
         if only_socket {
             self.raise_courier().await;
         }
-        self.wake_courier().await;
         let known = [self.current.as_ref().map(|c| &c.key), self.refused.as_ref().map(|r| &r.key)];
         let ask = Ask {
             program: self.program.clone(),

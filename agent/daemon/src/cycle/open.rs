@@ -3,8 +3,6 @@
 //! What cannot be trusted halts (exit 78): going on with an empty ledger or another root of trust would be a guess about a machine
 //! that nobody is looking at.
 
-use std::time::Duration;
-
 use trimtab_model::digest::Digest;
 use trimtab_model::facts::Host;
 use trimtab_model::names::{HostName, NameError};
@@ -141,23 +139,6 @@ impl Cycle {
                 tracing::error!(trimtab_outcome = "misread", "the local configuration stays as it was read before: {message}");
                 self.misread = Some(message);
             }
-        }
-    }
-
-    /// Has systemd listen for the courier. Otherwise the first `sudo trimtab plan` on a new host would have its own child, and so root, read
-    /// what strangers send.
-    pub(super) async fn wake_courier(&self) {
-        const PATIENCE: Duration = Duration::from_secs(10);
-        let Some(systemd) = &self.machine.systemd else { return };
-        if self.places.courier_socket().exists() {
-            return;
-        }
-        let unit = "trimtab-courier.socket".parse().expect("because it is the name of a socket");
-        if let Err(error) = systemd.job(JobVerb::Start, &unit, PATIENCE).await {
-            tracing::warn!(
-                "the repository is fetched with this process's own privileges, not as trimtab-courier: {}",
-                chain(&error)
-            );
         }
     }
 
