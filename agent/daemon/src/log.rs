@@ -9,8 +9,11 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// The target of what only says that the program still lives. A person at a terminal is shown all of it, the journal from `info` on.
+/// The target of what only says that long work goes on.
 pub const PROGRESS: &str = "trimtab::progress";
+
+/// Likewise for waiting on others: for a person at a terminal only. With a source that is far away the journal would fill with it.
+pub const PATIENCE: &str = "trimtab::patience";
 
 /// Who listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,14 +29,15 @@ pub fn start(audience: Audience) {
     let asked: Option<LevelFilter> = std::env::var("TRIMTAB_LOG").ok().and_then(|text| text.parse().ok());
     let filter = match (asked, audience) {
         (Some(level), _) => Targets::new().with_default(level),
-        (None, Audience::Journal) => Targets::new().with_default(LevelFilter::INFO),
+        (None, Audience::Journal) => Targets::new().with_default(LevelFilter::INFO).with_target(PATIENCE, LevelFilter::OFF),
         // How each step and the pass ended is the answer, and not said twice; that something long still goes on is said.
         (None, Audience::Person) => Targets::new()
             .with_default(LevelFilter::WARN)
             .with_target("trimtab::apply", LevelFilter::OFF)
             .with_target("trimtab::apply::check", LevelFilter::WARN)
             .with_target("trimtab::cycle::tell", LevelFilter::OFF)
-            .with_target(PROGRESS, LevelFilter::DEBUG),
+            .with_target(PROGRESS, LevelFilter::INFO)
+            .with_target(PATIENCE, LevelFilter::INFO),
     };
     let registry = tracing_subscriber::registry().with(filter);
     // systemd tells a service that its output is the journal.

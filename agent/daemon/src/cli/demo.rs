@@ -3,7 +3,7 @@
 //! A key by ssh-keygen, a fleet repository with a signed commit by git, the real agent with its courier and render worker on a
 //! sandbox root. No root, no systemd, no configuration, and nothing outside of one temporary folder is touched.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -114,7 +114,7 @@ fn tell(text: &str) {
 }
 
 fn headline(text: &str) {
-    if std::io::stdout().is_terminal() {
+    if super::color() {
         tell(&format!("\n\x1b[1m{text}\x1b[0m\n"));
     } else {
         tell(&format!("\n{text}\n"));

@@ -103,6 +103,10 @@ fn explain(places: &Places, args: &Args, trust: &TrustConfig) -> String {
          any descendant that one of these keys signed can be served as this branch.\n",
     );
     text.push_str(&format!("Written: {} and {}\n", places.agent_toml().display(), places.trust_toml().display()));
+    if places.is_sandbox() {
+        text.push_str(&format!("Next:    trimtab --root {} plan    (what would change)\n", places.root.display()));
+        return text;
+    }
     text.push_str("Next:    trimtab plan                       (what would change)\n");
     text.push_str("         systemctl enable --now trimtab     (let it)\n");
     text

@@ -157,11 +157,20 @@ fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
 fn complain(message: &str) {
     // What a parser drew has the word already.
     let message = message.strip_prefix("error: ").unwrap_or(message).trim_end();
-    let sign = if std::io::stderr().is_terminal() { "\x1b[31merror:\x1b[0m" } else { "error:" };
+    let sign = if error_color() { "\x1b[31merror:\x1b[0m" } else { "error:" };
     let _ = writeln!(std::io::stderr().lock(), "{sign} {message}");
 }
 
 /// Whether standard output wants colour: a terminal, and nobody said no (no-color.org).
 fn color() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    std::io::stdout().is_terminal() && is_color_welcome()
+}
+
+/// Likewise for standard error.
+fn error_color() -> bool {
+    std::io::stderr().is_terminal() && is_color_welcome()
+}
+
+fn is_color_welcome() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

@@ -10,7 +10,7 @@ use trimtab_model::facts::{Facts, Host, PathPolicy};
 use trimtab_model::finding::Findings;
 use trimtab_model::names::HostName;
 
-use super::{complain, fail, print_json, say};
+use super::{complain, error_color, fail, print_json, say};
 
 /// `trimtab validate`.
 #[derive(Debug, Args)]
@@ -59,8 +59,8 @@ fn refuse(findings: &Findings, json: bool) -> ExitCode {
     if json {
         print_json(&serde_json::json!({ "ok": false, "findings": findings }));
     } else {
-        use std::io::{IsTerminal as _, Write as _};
-        let drawn = findings.draw(std::io::stderr().is_terminal());
+        use std::io::Write as _;
+        let drawn = findings.draw(error_color());
         let _ = std::io::stderr().lock().write_all(drawn.as_bytes());
     }
     ExitCode::FAILURE

@@ -275,7 +275,7 @@ impl Cycle {
             tokio::select! {
                 answer = &mut asking => break answer,
                 // For who waits at a terminal; the journal of an agent whose source is far away would fill with it.
-                () = tokio::time::sleep(STILL) => tracing::debug!(target: crate::log::PROGRESS, "still at it: asking the source"),
+                () = tokio::time::sleep(STILL) => tracing::info!(target: crate::log::PATIENCE, "still at it: asking the source"),
             }
         };
         let answer = answer.unwrap_or_else(|error| Answer::Trouble {

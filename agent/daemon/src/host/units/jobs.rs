@@ -125,7 +125,10 @@ where
                 None => return Err(UnitError::Lost { unit: unit.to_owned() }),
             },
             () = tokio::time::sleep(LOOK_AGAIN) => {
-                tracing::info!(target: crate::log::PROGRESS, "still at it: waiting for {unit}");
+                // Work that runs as a unit of our own tells of itself, by a better name.
+                if !unit.starts_with("trimtab-") {
+                    tracing::info!(target: crate::log::PROGRESS, "still at it: waiting for {unit}");
+                }
                 // Its signal was lost (systemd re-executed itself, perhaps): the state that is read next tells what became of it.
                 if !bus.properties(unit, "org.freedesktop.systemd1.Unit").await?.has_job() {
                     return Ok("done".to_owned());
