@@ -212,3 +212,62 @@ fn the_rpm_is_installed_upgraded_and_erased() {
     assert_eq!(m.sh("systemctl list-unit-files --no-legend 'trimtab*'; systemctl --failed --no-legend"), "");
     before.assert_same(&Watched::new(&m, &HOST[..2], &["one.service"]));
 }
+
+/// systemd's own measure: 0 is a unit that may do nothing, 10 one that may do everything.
+#[test]
+fn the_units_give_up_what_they_can() {
+    let Some(m) = lab::boot("units") else { return };
+    let exposure = |unit: &str| -> f64 {
+        let told = m.sh(&format!("systemd-analyze security --no-pager {unit} | tail -n 1"));
+        let figure = told.split(": ").nth(1).and_then(|rest| rest.split(' ').next());
+        figure.and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("no figure in {told:?}"))
+    };
+    let (courier, agent) = (exposure("trimtab-courier@x.service"), exposure("trimtab.service"));
+    assert!(courier <= 2.0, "the courier's exposure is {courier}");
+    assert!(agent <= 4.2, "the agent's exposure is {agent}");
+}
+
+/// A release folder on the machine, signed with a key made there; the key's public half.
+fn release(m: &Machine, deb: &str) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    m.sh(&format!(
+        "mkdir /root/release && cp {deb} /root/release/ && cd /root/release && sha256sum *.deb > SHA256SUMS && \
+         minisign -G -W -p /root/k.pub -s /root/k.key >/dev/null && minisign -S -s /root/k.key -m SHA256SUMS -t 'trimtab {version}' >/dev/null"
+    ));
+    m.sh("tail -n 1 /root/k.pub")
+}
+
+#[test]
+fn install_sh_proves_the_package_first_and_makes_a_lost_machine_again() {
+    let Some((m, _, newer)) = bare("edge-1", Suite::Bookworm, "_amd64.deb") else { return };
+    carry(&m, &lab::project().join("packaging/install.sh"));
+    let key = release(&m, &newer);
+    let ana = Person::new(&m, "ana");
+    fleet::assign(&ana, &["one"]);
+    fleet::service(&ana, "one", "1");
+    ana.push("One service");
+    let words = format!("--url https://localhost/fleet.git --ca-file /etc/ssl/lab-ca.pem --key {} --host edge-1", ana.key_file());
+    let install = |key: &str, version: &str, from: &str| {
+        m.try_sh(&format!("TRIMTAB_KEY={key} TRIMTAB_VERSION={version} sh /root/install.sh --from {from} -- {words}"))
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let refused = |ran: lab::Ran, why: &str| {
+        assert!(ran.code == 1 && ran.err.contains(why), "{ran}");
+        assert!(!m.has("/usr/bin/trimtab") && !m.has("/etc/trimtab"), "nothing was installed\n{ran}");
+    };
+    refused(install("", version, "/root/release"), "carries no key");
+    let other = m.sh("minisign -G -W -p /root/o.pub -s /root/o.key >/dev/null && tail -n 1 /root/o.pub");
+    refused(install(&other, version, "/root/release"), "signature of SHA256SUMS does not hold");
+    refused(install(&key, "9.9.9", "/root/release"), "not of trimtab 9.9.9");
+    m.sh("cp -r /root/release /root/spoilt && echo >> /root/spoilt/*.deb");
+    refused(install(&key, version, "/root/spoilt"), "is not the one that was signed");
+    m.sh("cp -r /root/release /root/forged && cd /root/forged && echo >> *.deb && sha256sum *.deb > SHA256SUMS");
+    refused(install(&key, version, "/root/forged"), "signature of SHA256SUMS does not hold");
+
+    let began = std::time::Instant::now();
+    let ran = install(&key, version, "/root/release");
+    assert_eq!(ran.code, 0, "{ran}");
+    eventually("a converged machine", 60, || m.try_sh("systemctl is-active one").code == 0);
+    println!("from install.sh to converged: {} ms", began.elapsed().as_millis());
+    assert_eq!(m.read("/etc/one.conf"), "SETTING=1");
+}

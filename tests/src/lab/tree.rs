@@ -41,7 +41,7 @@ impl Suite {
             // No container ever runs there.
             Self::Bookworm => {
                 let unused = ["netavark", "aardvark-dns", "nftables", "passt", "strace", "busybox-static"];
-                PACKAGES.iter().copied().filter(|name| !unused.contains(name)).chain(["rpm"]).collect()
+                PACKAGES.iter().copied().filter(|name| !unused.contains(name)).chain(["rpm", "minisign"]).collect()
             }
         }
     }
