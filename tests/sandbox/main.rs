@@ -94,7 +94,11 @@ fn a_revision_that_wants_nothing_is_refused_and_the_host_is_held() {
     let pass = sandbox.once();
     assert_eq!(pass.outcome, Outcome::Held);
     assert!(pass.reason().contains("wants nothing at all"), "{}", pass.reason());
-    assert_eq!((sandbox.read("etc/one.conf"), sandbox.read("etc/two.conf")), ("one\n".to_owned(), "two\n".to_owned()), "repaired and kept");
+    assert_eq!(
+        (sandbox.read("etc/one.conf"), sandbox.read("etc/two.conf")),
+        ("one\n".to_owned(), "two\n".to_owned()),
+        "repaired and kept"
+    );
 }
 
 #[test]
