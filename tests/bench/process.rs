@@ -48,7 +48,9 @@ pub(crate) struct Agent(Child);
 
 impl Agent {
     pub(crate) fn start(command: &mut Command) -> Self {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        // `TRIMTAB_LOG=debug` shows where the time goes.
+        let words = if std::env::var_os("TRIMTAB_LOG").is_some() { Stdio::inherit() } else { Stdio::null() };
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(words).spawn();
         Self(child.expect("because the binary was found before"))
     }
 

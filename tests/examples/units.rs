@@ -214,3 +214,23 @@ fn what_a_container_reads_is_worked_out() {
     assert_eq!(after, ["data-volume.service", "more-volume.service", "net-network.service", "pod-pod.service"]);
     assert_eq!(desired.images["docker.io/x@sha256:1"].line, 2);
 }
+
+#[test]
+fn a_reload_that_could_never_come_is_doubted() {
+    let warned = |rule: &str| {
+        let text = format!("[[unit]]\nname = \"nftables.service\"\nenabled = true\n{rule}");
+        let files = [
+            ("fleet.toml", "format = 1\n[[group]]\nname = \"all\"\nselect = \"*\"\ncomponents = [\"c\"]\n"),
+            ("components/c/files/etc/nftables.conf", "flush ruleset\n"),
+            ("components/c/component.toml", &text),
+        ];
+        let report = trimtab_model::render::validate(&bundle(files), &host("h").policy);
+        assert!(report.errors.is_empty(), "{}", report.errors.draw(false));
+        report.warnings.draw_warnings(false)
+    };
+    let doubt = warned("on-change = \"reload\"\n");
+    assert!(doubt.contains("no change is known to concern nftables.service") && doubt.contains("component.toml:2:8"), "{doubt}");
+    assert_eq!(warned("on-change = \"reload\"\nuses = [\"/etc/nftables.conf\"]\n"), "");
+    assert_eq!(warned("on-change = \"nothing\"\n"), "");
+    assert_eq!(warned(""), "", "who asks for nothing is told nothing");
+}

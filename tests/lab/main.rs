@@ -6,7 +6,9 @@
 mod agent;
 mod converge;
 mod drift;
+mod faults;
 mod fleet;
 mod harness;
+mod operator;
 mod package;
 mod refuse;

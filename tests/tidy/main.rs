@@ -120,17 +120,14 @@ fn every_module_opens_with_its_purpose() {
 }
 
 #[test]
-fn unsafe_code_is_nowhere_or_named() {
+fn unsafe_code_is_in_the_one_audited_module() {
     let wrong: Vec<String> = files(&workspace().join("agent"), &["rs"])
         .into_iter()
-        .filter(|path| code(path).contains("unsafe") || code(path).contains("allow(unsafe_code)"))
+        .filter(|path| !path.ends_with("host/sys.rs"))
+        .filter(|path| code(path).contains("unsafe ") || code(path).contains("allow(unsafe_code)"))
         .map(|path| path.display().to_string())
         .collect();
-    assert!(
-        wrong.is_empty(),
-        "unsafe code lives in no module so far; the first one is an audited module named here:\n{}",
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "unsafe code lives in host/sys.rs and is audited there:\n{}", wrong.join("\n"));
 }
 
 #[test]

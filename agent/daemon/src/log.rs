@@ -5,9 +5,15 @@
 
 use std::io::IsTerminal as _;
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// The target of what only says that long work goes on.
+pub const PROGRESS: &str = "trimtab::progress";
+
+/// Likewise for waiting on others: for a person at a terminal only. With a source that is far away the journal would fill with it.
+pub const PATIENCE: &str = "trimtab::patience";
 
 /// Who listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,9 +26,20 @@ pub enum Audience {
 
 /// Starts logging, once per process.
 pub fn start(audience: Audience) {
-    let usual = if audience == Audience::Journal { LevelFilter::INFO } else { LevelFilter::WARN };
-    let level = std::env::var("TRIMTAB_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
-    let registry = tracing_subscriber::registry().with(level);
+    let asked: Option<LevelFilter> = std::env::var("TRIMTAB_LOG").ok().and_then(|text| text.parse().ok());
+    let filter = match (asked, audience) {
+        (Some(level), _) => Targets::new().with_default(level),
+        (None, Audience::Journal) => Targets::new().with_default(LevelFilter::INFO).with_target(PATIENCE, LevelFilter::OFF),
+        // How each step and the pass ended is the answer, and not said twice; that something long still goes on is said.
+        (None, Audience::Person) => Targets::new()
+            .with_default(LevelFilter::WARN)
+            .with_target("trimtab::apply", LevelFilter::OFF)
+            .with_target("trimtab::apply::check", LevelFilter::WARN)
+            .with_target("trimtab::cycle::tell", LevelFilter::OFF)
+            .with_target(PROGRESS, LevelFilter::INFO)
+            .with_target(PATIENCE, LevelFilter::INFO),
+    };
+    let registry = tracing_subscriber::registry().with(filter);
     // systemd tells a service that its output is the journal.
     let journal = (audience == Audience::Journal && std::env::var_os("JOURNAL_STREAM").is_some())
         .then(tracing_journald::layer)
@@ -36,10 +53,31 @@ pub fn start(audience: Audience) {
             .with_target(false)
             .with_ansi(std::io::stderr().is_terminal())
             .compact();
-        registry.with(text).try_init()
+        match audience {
+            Audience::Journal => registry.with(text).try_init(),
+            Audience::Person => registry.with(text.without_time()).try_init(),
+        }
     };
     // A second start (a test in the same process) keeps the first.
     drop(started);
+}
+
+/// Tells at debug level how long each stage of a pass took, for whoever wonders where the time goes.
+#[derive(Debug)]
+pub struct Laps(std::cell::Cell<std::time::Instant>);
+
+impl Laps {
+    /// Starts now.
+    pub fn start() -> Self {
+        Self(std::cell::Cell::new(std::time::Instant::now()))
+    }
+
+    /// Ends a stage and begins the next one.
+    pub fn lap(&self, what: &'static str) {
+        let now = std::time::Instant::now();
+        let took = now.duration_since(self.0.replace(now));
+        tracing::debug!("{what} in {:.1} ms", took.as_secs_f64() * 1e3);
+    }
 }
 
 /// An error and all its causes in one line, told once, at the edge. Control characters (a server's words may be among the causes)

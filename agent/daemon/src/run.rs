@@ -27,11 +27,12 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("first pass")]);
     let mut wake = Wake::Start;
-    let mut failures = 0;
+    let (mut failures, mut poll_at) = (0, Instant::now());
     loop {
+        let ask = matches!(wake, Wake::Start | Wake::Asked) || Instant::now() >= poll_at;
         let pass = {
             // A signal in the middle of a pass waits: a pass is short, or it is waiting for a unit, and then the next start finishes it.
-            let pass = cycle.pass(wake, true);
+            let pass = cycle.pass(wake, ask);
             tokio::pin!(pass);
             loop {
                 tokio::select! {
@@ -46,14 +47,23 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
         if pass.outcome == Outcome::Halted {
             return Ok(End::Halted);
         }
-        failures = if pass.source_error.is_empty() { 0 } else { failures + 1 };
-        let deadline = Instant::now() + pause(&cycle.settings().agent, failures);
-        wake = if failures > 0 { Wake::Retry } else { Wake::Timer };
+        let now = Instant::now();
+        if ask {
+            failures = if pass.source_error.is_empty() { 0 } else { failures + 1 };
+            poll_at = now + pause(&cycle.settings().agent, failures);
+        }
+        // While the source is asked ever more seldom, the host is looked at as often as always.
+        let deadline = if failures == 0 { poll_at } else { poll_at.min(now + pause(&cycle.settings().agent, 0)) };
+        wake = if deadline == poll_at && failures > 0 { Wake::Retry } else { Wake::Timer };
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(deadline.into()) => break,
                 () = feed() => notify(&[sd_notify::NotifyState::Watchdog]),
-                _ = hangup.recv() => { wake = Wake::Asked; break }
+                _ = hangup.recv() => {
+                    cycle.reread();
+                    wake = Wake::Asked;
+                    break;
+                }
                 _ = terminate.recv() => return Ok(leave()),
                 _ = interrupt.recv() => return Ok(leave()),
             }
@@ -79,14 +89,14 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
     let _ = sd_notify::notify(states);
 }
 
+/// One line whatever happens: systemd takes a further one for a message of its own, and what a failed service said may be in here.
 fn status_line(pass: &Pass) -> String {
     let revision: String = pass.revision.chars().take(12).collect();
-    format!("{} at {revision}: {}", pass.outcome.word(), pass.reason())
+    let text = format!("{} at {revision}: {}", pass.outcome.word(), pass.reason());
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(400).collect()
 }
 
-/// How long until the next pass: the interval with jitter, or a back-off with jitter while the source cannot be reached.
-///
-/// The back-off is a pass, too: drift is looked for and repaired while the network is away.
+/// How long until the source is asked again: the interval with jitter, or a back-off with jitter while it cannot be used.
 fn pause(settings: &AgentSettings, failures: u32) -> Duration {
     let base = if failures == 0 {
         settings.interval

@@ -99,6 +99,11 @@ pub struct UnitFound {
 }
 
 impl Found {
+    /// A file that not everybody may read: neither its content nor a digest of that (which can be guessed at) may be shown.
+    pub fn is_private(&self) -> bool {
+        matches!(self, Found::File { meta, .. } if meta.mode & 0o004 == 0)
+    }
+
     /// Mode, owner and identity, where there is an inode.
     pub fn meta(&self) -> Option<&Meta> {
         match self {

@@ -100,6 +100,9 @@ pub struct Pass {
     pub wake: Wake,
     /// When, seconds since 1970.
     pub started: u64,
+    /// The same in milliseconds: `sync` must tell a pass that began before its question from one that began after it.
+    #[serde(default)]
+    pub started_ms: u64,
     /// How long it took, milliseconds.
     pub duration_ms: u64,
     /// How it ended.
@@ -199,24 +202,46 @@ impl Pass {
             Outcome::Unchanged => "the host is as the repository says".to_owned(),
             Outcome::Converged => {
                 let line = self.line();
-                format!("converged: {} updated, {} repaired", line.updates, line.drift)
+                format!("{} updated, {} repaired", line.updates, line.drift)
             }
             Outcome::Planned => format!("{} to change", self.changes.len()),
             Outcome::Unreachable => format!("holding the last good state, the source cannot be used: {}", self.source_error),
             Outcome::Partial => {
                 let first = self.failures.iter().find(|f| !f.skipped).map(|f| format!("{}: {}", f.resource, f.message));
                 let first = first.or_else(|| self.problems.first().map(|p| format!("{}: {}", p.resource, p.message)));
-                format!("not everything could be converged: {}", first.unwrap_or_default())
+                format!("not everything could be converged: {}", first_line(&first.unwrap_or_default()))
             }
             Outcome::Held if !self.trust.message.is_empty() => format!("holding the last good state: {}", self.trust.message),
             Outcome::Held if !self.findings.is_empty() => format!("holding the last good state: {}", self.findings),
             Outcome::Held => {
                 let first = self.failures.first().map(|f| format!("{}: {}", f.resource, f.message));
-                format!("holding the last good state: {}", first.unwrap_or_else(|| self.source_error.clone()))
+                format!("holding the last good state: {}", first_line(&first.unwrap_or_else(|| self.source_error.clone())))
             }
             Outcome::Halted => {
                 format!("halted, a person must look: {}", self.failures.first().map_or("", |failure| failure.message.as_str()))
             }
+        }
+    }
+}
+
+/// A failure may quote what a command said, over many lines; they are in [`Pass::failures`].
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default().trim_end_matches(':')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_one_line_whatever_a_service_said() {
+        let text = r#"{"number":1,"wake":"timer","started":0,"duration_ms":0,"outcome":"partial","revision":"","trust":{"verdict":"","message":"","signer":""},"source_error":"","findings":{"list":[],"more":0},"changes":[],"problems":[],"failures":[]}"#;
+        let mut pass: Pass = serde_json::from_str(text).unwrap();
+        let message = "it failed; its last words:\nWATCHDOG=trigger\nMAINPID=1".to_owned();
+        pass.failures.push(Failure { resource: "unit a.service".to_owned(), message, skipped: false });
+        for outcome in [Outcome::Partial, Outcome::Held] {
+            pass.outcome = outcome;
+            assert!(pass.reason().ends_with("unit a.service: it failed; its last words"), "{}", pass.reason());
         }
     }
 }

@@ -6,7 +6,7 @@ use trimtab_model::desired::{FileState, Node};
 use trimtab_model::digest::Digest;
 use trimtab_model::ledger::Before;
 use trimtab_model::names::HostPath;
-use trimtab_model::plan::{Action, Cause};
+use trimtab_model::plan::{Action, Cause, Note, Step};
 
 use super::{Kept, NotBegun, Outcome, Pass, chain};
 use crate::host::observe;
@@ -18,7 +18,11 @@ const KEEP_LIMIT: u64 = 4 << 20;
 impl Pass<'_> {
     /// Stages, backs up, writes down the intent, switches. An error: nothing of this round was switched.
     pub(super) fn round(&mut self, puts: &[usize]) -> Result<(), NotBegun> {
-        self.require_room(puts)?;
+        // Nothing new is begun without room to write it down. What only puts right what is written down already needs none.
+        match self.require_room(puts) {
+            Err(reason) if !self.repairs => return Err(reason),
+            _ => {}
+        }
         let mut batch = Batch::new(&self.machine.root);
         let mut staged: Vec<(usize, Staged)> = Vec::new();
         for &at in puts {
@@ -38,7 +42,8 @@ impl Pass<'_> {
         }
         self.ledger.made.extend(batch.made().cloned());
         self.intend(&staged);
-        if let Err(error) = self.store.save_ledger(self.ledger) {
+        let saved = self.store.save_ledger(self.ledger);
+        if let (Err(error), false) = (saved, self.repairs) {
             drop(staged);
             let mut made: Vec<HostPath> = batch.made().cloned().collect();
             made.reverse();
@@ -63,6 +68,27 @@ impl Pass<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the ledger on the disk already says all that this plan leads to: a full disk must not keep drift or a stopped unit in place.
+    pub(super) fn only_repairs(&self) -> bool {
+        let is_repair = |step: &Step| match &step.action {
+            Action::Put { path, before, .. } => {
+                let owned = self.ledger.entries.get(path).map(|owned| &owned.state);
+                before.is_none() && owned.is_some() && owned == self.wanted.entries.get(path).map(|entry| &entry.state)
+            }
+            Action::Enable { unit } | Action::Start { unit } | Action::Restart { unit } | Action::Reload { unit } => {
+                self.ledger.units.contains_key(unit)
+            }
+            Action::DaemonReload => true,
+            _ => false,
+        };
+        let is_known = |note: &Note| match note {
+            Note::Confirm { .. } => true,
+            Note::Unit { unit, .. } => self.ledger.units.contains_key(unit),
+            Note::Adopt { .. } | Note::Drop { .. } => false,
+        };
+        self.plan.steps.iter().all(is_repair) && self.plan.bookkeeping.iter().all(is_known)
     }
 
     fn require_room(&self, puts: &[usize]) -> Result<(), NotBegun> {
@@ -219,7 +245,7 @@ impl Pass<'_> {
     /// Paths that were gone already leave their directories behind as well.
     pub(super) fn prune_dropped(&mut self, batch: &mut Batch) {
         for note in &self.plan.bookkeeping {
-            if let trimtab_model::plan::Note::Drop { path } = note {
+            if let Note::Drop { path } = note {
                 self.prune(path, batch);
             }
         }

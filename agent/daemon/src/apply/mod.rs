@@ -21,6 +21,7 @@ mod verify;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use trimtab_model::desired::{Desired, Role};
 use trimtab_model::digest::Digest;
@@ -44,6 +45,15 @@ use crate::store::{Store, StoreError};
 /// Where the content of a wanted file comes from: what was rendered in this pass, or the store.
 pub type Contents<'a> = dyn Fn(Digest) -> io::Result<Vec<u8>> + 'a;
 
+/// How long slow things may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// One start, stop, restart or reload of a unit; systemd goes on with a job that takes longer.
+    pub unit: Duration,
+    /// The pull of one image.
+    pub pull: Duration,
+}
+
 /// The machine that a plan is carried out on.
 #[derive(Debug)]
 pub struct Machine {
@@ -55,6 +65,8 @@ pub struct Machine {
     pub systemd: Option<Arc<Systemd>>,
     /// Who runs commands.
     pub runner: Runner,
+    /// How long slow things may take, as `agent.toml` says.
+    pub patience: Patience,
     /// A folder of ours for copies that checkers read; on a tmpfs if there is one.
     pub scratch: PathBuf,
 }
@@ -141,6 +153,15 @@ impl Applied {
     }
 }
 
+/// What a refused check takes with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The whole plan: a new revision is taken as a whole or not at all.
+    Whole,
+    /// The component of what was refused, and those that depend on it: for the state in force, of which the rest is held on to.
+    Component,
+}
+
 /// Carries out a plan. The ledger is edited and saved along the way; after a plan that was not begun it is as it was.
 pub async fn apply(
     machine: &mut Machine,
@@ -149,6 +170,7 @@ pub async fn apply(
     contents: &Contents<'_>,
     ledger: &mut Ledger,
     store: &mut Store,
+    refusal: Refusal,
 ) -> Applied {
     if plan.steps.is_empty() && plan.bookkeeping.is_empty() {
         return Applied::default();
@@ -167,12 +189,15 @@ pub async fn apply(
         reload_due: false,
         reload_failed: false,
         appliers_failed: Vec::new(),
+        repairs: false,
+        refusal,
     };
     match pass.run().await {
         Ok(()) => pass.end(),
         Err(reason) => {
             *pass.ledger = untouched;
-            tracing::error!(trimtab_outcome = "not-begun", "{}", chain(&reason));
+            // Who made the plan tells of it, once for as long as it lasts.
+            tracing::debug!(trimtab_outcome = "not-begun", "{}", chain(&reason));
             let because = "nothing of this plan was begun".to_owned();
             let outcomes = vec![Outcome::Skipped { because }; plan.steps.len()];
             Applied { not_begun: Some(reason), outcomes, ..pass.applied }
@@ -198,11 +223,15 @@ struct Pass<'a> {
     reload_failed: bool,
     /// Roles whose applier failed; their files stay pending, so that it is run again.
     appliers_failed: Vec<Role>,
+    /// The ledger on the disk already says all that this plan leads to.
+    repairs: bool,
+    refusal: Refusal,
 }
 
 impl Pass<'_> {
     async fn run(&mut self) -> Result<(), NotBegun> {
         self.check().await?;
+        self.repairs = self.only_repairs();
         self.pull().await;
         let (accounts, others): (Vec<usize>, Vec<usize>) = self.puts().into_iter().partition(|at| self.brings_accounts(*at));
         self.note();
@@ -247,7 +276,23 @@ impl Pass<'_> {
         for warning in &verdict.warnings {
             self.applied.remarks.push(warning.to_string());
         }
-        if verdict.errors.is_empty() { Ok(()) } else { Err(NotBegun::Refused(verdict)) }
+        let steps: Vec<Option<usize>> = verdict.errors.iter().map(|complaint| self.put_of(&complaint.path)).collect();
+        if verdict.errors.is_empty() {
+            return Ok(());
+        }
+        if self.refusal == Refusal::Whole || steps.contains(&None) {
+            return Err(NotBegun::Refused(verdict));
+        }
+        for (at, complaint) in steps.into_iter().flatten().zip(&verdict.errors) {
+            if self.outcomes[at].is_none() {
+                self.ended(at, Outcome::Failed { message: format!("a check refused it: {complaint}") });
+            }
+        }
+        Ok(())
+    }
+
+    fn put_of(&self, path: &HostPath) -> Option<usize> {
+        self.plan.steps.iter().position(|step| matches!(&step.action, Action::Put { path: put, .. } if put == path))
     }
 
     async fn pull(&mut self) {
@@ -256,13 +301,13 @@ impl Pass<'_> {
             if self.skip(at) {
                 continue;
             }
-            let pulled = images::pull(image, &self.machine.runner).await;
+            let pulled = images::pull(image, &self.machine.runner, self.machine.patience.pull).await;
             self.ended(at, pulled.map_or_else(|error| Outcome::Failed { message: chain(&error) }, |()| Outcome::Done));
         }
     }
 
     fn puts(&self) -> Vec<usize> {
-        let is_put = |at: &usize| matches!(self.plan.steps[*at].action, Action::Put { .. });
+        let is_put = |at: &usize| matches!(self.plan.steps[*at].action, Action::Put { .. }) && self.outcomes[*at].is_none();
         (0..self.plan.steps.len()).filter(is_put).collect()
     }
 
@@ -284,14 +329,10 @@ impl Pass<'_> {
     fn ended(&mut self, at: usize, outcome: Outcome) {
         let step = &self.plan.steps[at];
         let resource = step.action.resource();
+        let done = format!("{} {resource}", services::done_word(&step.action));
         match &outcome {
             Outcome::Done => {
-                tracing::info!(
-                    trimtab_resource = resource,
-                    trimtab_outcome = "done",
-                    "{} {resource}",
-                    services::done_word(&step.action)
-                );
+                tracing::info!(trimtab_resource = resource, trimtab_outcome = "done", "{}", done.trim_end());
             }
             Outcome::NotRun { because } => tracing::debug!(trimtab_resource = resource, "{resource}: {because}"),
             Outcome::Skipped { because } => {

@@ -10,9 +10,6 @@ use super::{Outcome, Pass, chain, network};
 use crate::host::command::{self, Command, CommandError, Runner};
 use crate::host::units::{BootState, JobVerb, Systemd, UnitError};
 
-/// systemd has its own limits for each unit; this one is for units that have none.
-const JOB_TIMEOUT: Duration = Duration::from_secs(10 * 60);
-
 const SANDBOX: &str = "not run in a sandbox";
 
 const SYSCTL: [&str; 3] = ["/usr/lib/systemd/systemd-sysctl", "/lib/systemd/systemd-sysctl", "systemd-sysctl"];
@@ -127,7 +124,7 @@ impl Pass<'_> {
         if verb != JobVerb::Stop {
             self.reload_if_due().await;
         }
-        match systemd.job(verb, unit, JOB_TIMEOUT).await {
+        match systemd.job(verb, unit, self.machine.patience.unit).await {
             Ok(outcome) => {
                 if !outcome.condition_met {
                     let remark =
@@ -142,6 +139,11 @@ impl Pass<'_> {
             // It is not even loaded: as stopped as it gets.
             Err(error) if verb == JobVerb::Stop && error.is_absent() => Outcome::Done,
             Err(error) => {
+                if verb != JobVerb::Stop && matches!(error, UnitError::Slow { .. }) {
+                    // systemd goes on with the job, and what it starts reads what is there now: the next pass must wait for it and not
+                    // begin it anew, or a unit that is slow to start would never get to the end.
+                    self.has_read(unit);
+                }
                 let mut message = chain(&error);
                 if let Some(invocation) = error.invocation() {
                     message.push_str(&last_words(&self.machine.runner, invocation).await);
@@ -233,6 +235,11 @@ async fn tool(runner: &Runner, what: &'static str, programs: &[&str], options: &
 async fn last_words(runner: &Runner, invocation: &str) -> String {
     let (own, systemds) = (format!("_SYSTEMD_INVOCATION_ID={invocation}"), format!("INVOCATION_ID={invocation}"));
     let words = ["journalctl", &own, "+", &systemds, "-n", "10", "--no-pager", "-q", "-o", "cat"];
+    // What it said a moment ago may still be on its way into the journal.
+    let flush = Command::new("journal", ["journalctl", "--sync"]).timeout(Duration::from_secs(10));
+    if let Err(error) = command::run(&flush, runner).await {
+        tracing::debug!("the journal could not be waited for: {}", chain(&error));
+    }
     match command::run(&Command::new("journal", words).timeout(Duration::from_secs(10)), runner).await {
         Ok(output) if output.is_success() && !output.stdout.is_empty() => {
             format!("\nits last words:\n{}", command::last_lines(&String::from_utf8_lossy(&output.stdout), 10))

@@ -40,6 +40,7 @@ impl Bench {
             root,
             systemd: None,
             runner: Runner::Child,
+            patience: Patience { unit: Duration::from_secs(10), pull: Duration::from_secs(10) },
             scratch: folder.path().join("run"),
         };
         Self { folder, machine, store, ledger: Ledger::default(), contents: RefCell::default() }
@@ -76,7 +77,7 @@ impl Bench {
     async fn apply(&mut self, plan: &Plan, desired: &Desired) -> Applied {
         let contents =
             |digest: Digest| self.contents.borrow().get(&digest).cloned().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
-        apply(&mut self.machine, plan, desired, &contents, &mut self.ledger, &mut self.store).await
+        apply(&mut self.machine, plan, desired, &contents, &mut self.ledger, &mut self.store, Refusal::Whole).await
     }
 
     async fn pass(&mut self, desired: &Desired) -> Applied {
@@ -194,6 +195,27 @@ async fn without_a_saved_intent_nothing_is_touched() {
     assert!(matches!(applied.outcomes[0], Outcome::Skipped { .. }));
     assert!(!bench.at("/etc").exists());
     assert_eq!(bench.ledger, Ledger::default());
+}
+
+#[tokio::test]
+async fn drift_is_repaired_without_room_to_write_it_down_and_nothing_new_is_begun() {
+    let mut bench = Bench::new();
+    let mut desired = Desired::default();
+    bench.want(&mut desired, "a", "/etc/conf", "ours");
+    assert!(bench.pass(&desired).await.is_complete());
+    let saved = bench.store.load_ledger().unwrap();
+    bench.store = Store::look(places(bench.folder.path())).unwrap();
+    bench.write("/etc/conf", "somebody's");
+    let applied = bench.pass(&desired).await;
+    assert!(applied.not_begun.is_none() && applied.unsaved.is_some(), "told, and not called complete: {applied:#?}");
+    assert_eq!(bench.text("/etc/conf").as_deref(), Some("ours"));
+    assert_eq!(bench.store.load_ledger().unwrap(), saved);
+
+    bench.write("/etc/conf", "somebody's");
+    bench.want(&mut desired, "a", "/etc/new", "new");
+    let applied = bench.pass(&desired).await;
+    assert!(matches!(applied.not_begun, Some(NotBegun::Unsaved(_))), "{applied:#?}");
+    assert!(!bench.at("/etc/new").exists());
 }
 
 #[tokio::test]

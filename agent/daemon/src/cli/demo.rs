@@ -3,15 +3,16 @@
 //! A key by ssh-keygen, a fleet repository with a signed commit by git, the real agent with its courier and render worker on a
 //! sandbox root. No root, no systemd, no configuration, and nothing outside of one temporary folder is touched.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args as ClapArgs;
 use trimtab_model::report::{Outcome, Status};
 
-use super::{complain, status};
+use super::{complain, fail, status};
 use crate::config::Places;
 use crate::log::chain;
 
@@ -46,6 +47,10 @@ enum DemoError {
     Step { what: String, output: String },
     #[error("{}", path.display())]
     File { path: PathBuf, source: std::io::Error },
+    #[error("cannot make the folder {}", path.display())]
+    Folder { path: PathBuf, source: std::io::Error },
+    #[error("ended by a signal")]
+    Interrupted,
     #[error("the agent did not {what} within {seconds} seconds; its words are in {}", log.display())]
     Late { what: &'static str, seconds: u64, log: PathBuf },
 }
@@ -53,6 +58,10 @@ enum DemoError {
 pub(super) fn run(args: &Args) -> ExitCode {
     let name = format!("trimtab-demo-{}", std::process::id());
     let folder = std::env::temp_dir().join(name);
+    watch_for_signals();
+    if let Err(error) = make_folder(&folder) {
+        return fail(&error, 1);
+    }
     let ended = play(&folder);
     if args.keep {
         tell(&format!("\nKept: {}\n", folder.display()));
@@ -68,6 +77,36 @@ pub(super) fn run(args: &Args) -> ExitCode {
     }
 }
 
+/// Somebody pressed Ctrl-C, or ended us otherwise: the agent must end and the folder go all the same.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+fn watch_for_signals() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let wait = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut hangup = signal(SignalKind::hangup())?;
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+            INTERRUPTED.store(true, Ordering::Relaxed);
+            Ok::<(), std::io::Error>(())
+        })
+    };
+    std::thread::spawn(wait);
+}
+
+/// A folder of this process's alone: in /tmp others could have laid one (or a link) of that name.
+fn make_folder(folder: &Path) -> Result<(), DemoError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let made = std::fs::DirBuilder::new().mode(0o700).create(folder);
+    made.map_err(|source| DemoError::Folder { path: folder.to_owned(), source })
+}
+
 fn tell(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes());
@@ -75,7 +114,7 @@ fn tell(text: &str) {
 }
 
 fn headline(text: &str) {
-    if std::io::stdout().is_terminal() {
+    if super::color() {
         tell(&format!("\n\x1b[1m{text}\x1b[0m\n"));
     } else {
         tell(&format!("\n{text}\n"));
@@ -156,7 +195,7 @@ fn play(folder: &Path) -> Result<(), DemoError> {
     let log = folder.join("agent.log");
     let agent = start(&stage, &log)?;
     let first = wait(&stage, &log, "converge", |status| status.ready && status.generation > 0)?;
-    tell(&format!("   {}\n", first.reason));
+    tell(&format!("   converged: {}\n", first.reason));
     look(&stage);
     headline("4. Somebody edits a file on the host by hand …");
     let motd = stage.host.join("etc/motd");
@@ -242,6 +281,9 @@ fn wait(stage: &Stage, log: &Path, what: &'static str, done: impl Fn(&Status) ->
             && done(&status)
         {
             return Ok(status);
+        }
+        if INTERRUPTED.load(Ordering::Relaxed) {
+            return Err(DemoError::Interrupted);
         }
         std::thread::sleep(Duration::from_millis(50));
     }

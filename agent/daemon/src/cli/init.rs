@@ -51,7 +51,18 @@ pub(super) fn run(places: &Places, args: &Args) -> ExitCode {
             return ExitCode::from(64);
         }
     };
-    let (agent_text, trust_text) = (agent_toml(args), trust_toml(&args.branch, &keys));
+    let ca_file = match args.ca_file.as_deref().map(certificate).transpose() {
+        Ok(ca_file) => ca_file,
+        Err(message) => {
+            complain(&message);
+            return ExitCode::from(64);
+        }
+    };
+    if args.url.starts_with("http://") && !args.allow_http {
+        complain("--url: http:// is refused: use https://, or add --allow-http and accept that others can read along");
+        return ExitCode::from(64);
+    }
+    let (agent_text, trust_text) = (agent_toml(args, ca_file.as_deref()), trust_toml(&args.branch, &keys));
     // What is written must be what the agent will accept.
     if let Err(message) = Settings::check(&agent_text) {
         complain(&message);
@@ -92,9 +103,21 @@ fn explain(places: &Places, args: &Args, trust: &TrustConfig) -> String {
          any descendant that one of these keys signed can be served as this branch.\n",
     );
     text.push_str(&format!("Written: {} and {}\n", places.agent_toml().display(), places.trust_toml().display()));
+    if places.is_sandbox() {
+        text.push_str(&format!("Next:    trimtab --root {} plan    (what would change)\n", places.root.display()));
+        return text;
+    }
     text.push_str("Next:    trimtab plan                       (what would change)\n");
     text.push_str("         systemctl enable --now trimtab     (let it)\n");
     text
+}
+
+/// A certificate's file as the courier will find it, whose working folder is another one; that it is there is best known now.
+fn certificate(given: &Path) -> Result<PathBuf, String> {
+    let named = |error: std::io::Error| format!("--ca-file {}: {error}", given.display());
+    let path = std::path::absolute(given).map_err(named)?;
+    std::fs::File::open(&path).map_err(named)?;
+    Ok(path)
 }
 
 /// The public key itself, from a file or as it stands.
@@ -122,10 +145,10 @@ fn quote(text: &str) -> String {
     serde_json::to_string(text).expect("because a string always serialises")
 }
 
-fn agent_toml(args: &Args) -> String {
+fn agent_toml(args: &Args, ca_file: Option<&Path>) -> String {
     let mut text = String::from("# How this host follows its fleet repository. Local: it outranks the repository.\n\n[source]\n");
     text.push_str(&format!("url = {}\n", quote(&args.url)));
-    if let Some(file) = &args.ca_file {
+    if let Some(file) = ca_file {
         text.push_str(&format!("ca-file = {}\n", quote(&file.to_string_lossy())));
     }
     if args.allow_http {
@@ -136,7 +159,8 @@ fn agent_toml(args: &Args) -> String {
         text.push_str(&format!("name = {}\n", quote(host.as_str())));
     }
     let labels: Vec<String> = args.labels.iter().map(|(key, value)| format!("{} = {}", quote(key), quote(value))).collect();
-    text.push_str(&format!("labels = {{ {} }}\n", labels.join(", ")));
+    let labels = if labels.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", labels.join(", ")) };
+    text.push_str(&format!("labels = {labels}\n"));
     text.push_str(&format!("\n[agent]\ninterval = {}\n", quote(&args.interval)));
     text
 }

@@ -50,10 +50,11 @@ enum Command {
     /// Show what a pass would do, and do nothing: exit 0 nothing, 2 changes, 1 error.
     #[command(visible_alias = "diff", after_help = "Example:\n  trimtab plan --json | jq '.changes[].resource'")]
     Plan(machine::PlanArgs),
-    /// Ask the running agent for a pass now, and wait for its end.
+    /// Ask the running agent to read its settings again and make a pass now, and wait for its end: exit 0 when the host is then as
+    /// the repository says, 1 when not, 75 when no agent runs or the time is over.
     #[command(after_help = "Example:\n  trimtab sync && systemctl is-active app.service")]
     Sync(machine::SyncArgs),
-    /// How this host is: the last pass, the revision, what differs.
+    /// How this host is: the last pass, the revision, what differs; exit 1 when it is not ready or its agent does not run.
     #[command(after_help = "Example:\n  trimtab status --json | jq .ready")]
     Status(machine::Json),
     /// Check a fleet repository, as CI would: every file, every component, every host; all problems at once.
@@ -62,6 +63,9 @@ enum Command {
     /// Render one host from a fleet repository, exactly as the device would.
     #[command(after_help = "Example:\n  trimtab render . --host kiosk-1 --labels role=kiosk,site=lyon --out /tmp/kiosk-1")]
     Render(repository::RenderArgs),
+    /// The facts of this host as JSON, as templates see them; `render --facts` takes them elsewhere.
+    #[command(after_help = "Example:\n  trimtab facts > facts.json && trimtab render . --host kiosk-1 --facts facts.json")]
+    Facts,
     /// The version of this program.
     #[command(after_help = "Example:\n  trimtab version --json")]
     Version(machine::Json),
@@ -95,6 +99,14 @@ pub fn main() -> ExitCode {
         }
     };
     let places = crate::config::Places::new(&line.root);
+    let root_only =
+        matches!(line.command, Command::Init(_) | Command::Agent | Command::Once(_) | Command::Plan(_) | Command::Sync(_));
+    if root_only && !places.is_sandbox() && !nix::unistd::geteuid().is_root() {
+        complain(
+            "this needs root, for it looks at the whole machine or changes it: run it with sudo, or on a sandbox with --root DIR",
+        );
+        return ExitCode::FAILURE;
+    }
     match line.command {
         Command::Demo(args) => demo::run(&args),
         Command::Init(args) => init::run(&places, &args),
@@ -105,6 +117,7 @@ pub fn main() -> ExitCode {
         Command::Status(json) => status::run(&places, json),
         Command::Validate(args) => repository::validate(&args),
         Command::Render(args) => repository::render(&args),
+        Command::Facts => machine::facts(&places),
         Command::Version(json) => version(json),
         Command::Courier { config, cache } => crate::courier::run_as_process(&config, &cache.unwrap_or_else(|| places.cache())),
         Command::RenderWorker => match crate::render::worker(std::io::stdin().lock(), std::io::stdout().lock()) {
@@ -142,11 +155,22 @@ fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
 }
 
 fn complain(message: &str) {
-    let sign = if std::io::stderr().is_terminal() { "\x1b[31merror:\x1b[0m" } else { "error:" };
+    // What a parser drew has the word already.
+    let message = message.strip_prefix("error: ").unwrap_or(message).trim_end();
+    let sign = if error_color() { "\x1b[31merror:\x1b[0m" } else { "error:" };
     let _ = writeln!(std::io::stderr().lock(), "{sign} {message}");
 }
 
 /// Whether standard output wants colour: a terminal, and nobody said no (no-color.org).
 fn color() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    std::io::stdout().is_terminal() && is_color_welcome()
+}
+
+/// Likewise for standard error.
+fn error_color() -> bool {
+    std::io::stderr().is_terminal() && is_color_welcome()
+}
+
+fn is_color_welcome() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

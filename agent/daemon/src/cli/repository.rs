@@ -10,7 +10,7 @@ use trimtab_model::facts::{Facts, Host, PathPolicy};
 use trimtab_model::finding::Findings;
 use trimtab_model::names::HostName;
 
-use super::{color, complain, fail, print_json, say};
+use super::{complain, error_color, fail, print_json, say};
 
 /// `trimtab validate`.
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ pub(super) struct RenderArgs {
     /// Labels as the host's own agent.toml would say them; they win over those of hosts/<name>.toml.
     #[arg(long, value_name = "K=V,…", value_delimiter = ',', value_parser = label)]
     labels: Vec<(String, String)>,
-    /// Facts of the host as JSON (as `trimtab facts` style snapshots are kept in CI); placeholders when it is not given.
+    /// Facts of the host, as `trimtab facts` prints them there; without them they are empty (the host name is --host's).
     #[arg(long, value_name = "FILE")]
     facts: Option<PathBuf>,
     /// Write the files into this new folder instead of listing them.
@@ -59,8 +59,8 @@ fn refuse(findings: &Findings, json: bool) -> ExitCode {
     if json {
         print_json(&serde_json::json!({ "ok": false, "findings": findings }));
     } else {
-        use std::io::{IsTerminal as _, Write as _};
-        let drawn = findings.draw(std::io::stderr().is_terminal());
+        use std::io::Write as _;
+        let drawn = findings.draw(error_color());
         let _ = std::io::stderr().lock().write_all(drawn.as_bytes());
     }
     ExitCode::FAILURE
@@ -166,7 +166,8 @@ pub(super) fn validate(args: &ValidateArgs) -> ExitCode {
     for warning in &report.warnings.list {
         text.push_str(&format!("warning: {warning}\n"));
     }
-    let _ = color();
-    text.push_str(&format!("{} components and {} hosts are in order.\n", bundle.components.len(), report.hosts));
+    let many = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    let (components, hosts) = (many(bundle.components.len(), "component"), many(report.hosts, "host file"));
+    text.push_str(&format!("In order: {components}, {hosts}.\n"));
     say(&text)
 }

@@ -13,7 +13,9 @@ use crate::config::Places;
 pub(super) fn read(places: &Places) -> Result<Status, String> {
     let path = places.runtime().join("status.json");
     let text = std::fs::read(&path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => "no pass has been made since this machine started; is trimtab.service running?".to_owned(),
+        std::io::ErrorKind::NotFound => {
+            "no pass has been made since this machine started: `systemctl status trimtab` tells whether the agent runs".to_owned()
+        }
         _ => format!("{}: {error}", path.display()),
     })?;
     serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
@@ -27,26 +29,38 @@ pub(super) fn run(places: &Places, json: Json) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = if status.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    // A single pass by hand (pid 0) leaves no agent behind; that is no fault.
+    let running = is_trimtab(status.agent_pid);
+    let gone = status.agent_pid > 0 && !running;
     if json.json {
-        print_json(&status);
+        let mut document = serde_json::to_value(&status).expect("because plain data with string keys always serialises");
+        document["agentRunning"] = running.into();
+        print_json(&document);
     } else {
-        say(&human(&status, now()));
+        say(&human(&status, gone, crate::cycle::now_ms() / 1000));
     }
-    code
+    if status.ready && !gone { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-pub(super) fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+/// Whether this process is a trimtab: the number of one that ended may belong to anybody by now.
+pub(super) fn is_trimtab(pid: u32) -> bool {
+    pid > 0 && std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == "trimtab")
 }
 
-fn human(status: &Status, now: u64) -> String {
+fn human(status: &Status, gone: bool, now: u64) -> String {
     let mut text = String::new();
-    let (word, tint) = if status.ready { ("ready", "32") } else { ("NOT READY", "31") };
+    let (word, tint) = match (status.ready, gone) {
+        (true, false) => ("ready", "32"),
+        (true, true) => ("WAS READY", "31"),
+        (false, _) => ("NOT READY", "31"),
+    };
     let word = if color() { format!("\x1b[{tint}m{word}\x1b[0m") } else { word.to_owned() };
     let _ = writeln!(text, "{}  {word}: {}", status.host, status.reason);
+    if gone {
+        text.push_str("agent       not running, so nothing holds this host: `systemctl start trimtab`\n");
+    }
     let _ = writeln!(text, "revision    {} (generation {})", or_none(&status.last_applied_revision), status.generation);
-    if status.last_attempted_revision != status.last_applied_revision {
+    if !status.last_attempted_revision.is_empty() && status.last_attempted_revision != status.last_applied_revision {
         let _ = writeln!(text, "attempted   {}", or_none(&status.last_attempted_revision));
     }
     let _ = writeln!(text, "managed     {} files, {} units", status.managed_files, status.managed_units);

@@ -6,7 +6,9 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -79,7 +81,7 @@ pub struct Polled {
 }
 
 enum How {
-    Child { program: PathBuf, config: PathBuf, cache: PathBuf },
+    Child { program: PathBuf, config: PathBuf, cache: PathBuf, user: Option<(u32, u32)> },
     Socket(PathBuf),
 }
 
@@ -99,7 +101,18 @@ impl Client {
     /// Starts `program courier --config CONFIG --cache CACHE` as a plain child, for where there is no systemd.
     /// No call takes longer than `patience`, see [`SourceConfig::patience`](super::SourceConfig::patience).
     pub fn spawn(program: &Path, config: &Path, cache: &Path, patience: Duration) -> Result<Self, ClientError> {
-        let how = How::Child { program: program.into(), config: config.into(), cache: cache.into() };
+        Self::spawn_as(None, program, config, cache, patience)
+    }
+
+    /// As [`Client::spawn`], as another user and group; only root can.
+    pub fn spawn_as(
+        user: Option<(u32, u32)>,
+        program: &Path,
+        config: &Path,
+        cache: &Path,
+        patience: Duration,
+    ) -> Result<Self, ClientError> {
+        let how = How::Child { program: program.into(), config: config.into(), cache: cache.into(), user };
         let mut client = Self { how, patience, link: None };
         client.link = Some(client.open()?);
         Ok(client)
@@ -201,7 +214,7 @@ impl Client {
                 let stream = stream.map_err(|source| ClientError::Connect { socket: socket.clone(), source })?;
                 Ok(Link { stream, child: None })
             }
-            How::Child { program, config, cache } => {
+            How::Child { program, config, cache, user } => {
                 let start = || {
                     let (ours, theirs) = UnixStream::pair()?;
                     let mut command = Command::new(program);
@@ -209,6 +222,11 @@ impl Client {
                     // What systemd told the agent is not meant for its children.
                     for variable in ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID"] {
                         command.env_remove(variable);
+                    }
+                    if let Some((uid, gid)) = *user {
+                        make_cache(cache, uid, gid)?;
+                        // This also gives up root's other groups.
+                        command.uid(uid).gid(gid).current_dir("/").env("HOME", cache);
                     }
                     command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
                     command.spawn().map(|child| Link { stream: ours, child: Some(child) })
@@ -249,6 +267,15 @@ impl ObjectSource for Client {
             found.extend(self.part(kind, &rest[..rest.len().min(MAX_IDS)], limit)?);
         }
         Ok(found)
+    }
+}
+
+/// The cache's folder as systemd makes it (`CacheDirectory=`): the courier's own, in a folder that is root's. One that is there is left as it is.
+fn make_cache(cache: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    match std::fs::DirBuilder::new().mode(0o700).create(cache) {
+        Ok(()) => std::os::unix::fs::lchown(cache, Some(uid), Some(gid)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

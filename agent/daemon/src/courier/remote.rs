@@ -72,7 +72,7 @@ impl Remote {
         if have == Some(tip) || self.reaches(tip, have)? {
             return Ok(());
         }
-        self.store.trim()?;
+        self.store.trim_if_left()?;
         if have.is_some() {
             let (largest, total) = (self.largest(), self.quota.bytes);
             let limit = self.max_bytes.min(ADVANCE_BYTES);
@@ -133,7 +133,7 @@ impl Remote {
         if missing.is_empty() {
             return Ok(Ok(()));
         }
-        self.store.trim()?;
+        self.store.trim_if_left()?;
         self.bring_these(kind, &missing, limit)
     }
 

@@ -203,12 +203,31 @@ impl Store {
         }
         self.known = held;
         self.fresh = Some((0, 0));
+        let _ = fs::remove_file(self.mark());
         Ok(())
     }
 
     /// As [`Store::trim`], but only if something was stored by this process.
     pub(super) fn trim_if_grown(&mut self) -> Result<(), CourierError> {
         if self.fresh.is_some() { self.trim() } else { Ok(()) }
+    }
+
+    /// As [`Store::trim`], but only if a courier stored something and ended before its trim: so a fetch need not wait for a look at the
+    /// whole cache, and couriers that are killed each time cannot make it grow without end.
+    pub(super) fn trim_if_left(&mut self) -> Result<(), CourierError> {
+        if self.fresh.is_some() || self.mark().exists() {
+            return self.trim();
+        }
+        let path = self.mark();
+        File::create(&path).map_err(|source| CourierError::Cache { path, source })?;
+        // Nobody has looked yet, so nothing counts as within the quota: the next trim looks.
+        (self.known, self.fresh) = ((u64::MAX / 2, usize::MAX / 2), Some((0, 0)));
+        Ok(())
+    }
+
+    /// Stands while something was stored that no trim has seen.
+    fn mark(&self) -> PathBuf {
+        self.root.join("untrimmed")
     }
 
     fn files(&self) -> Result<Vec<CachedFile>, CourierError> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::time::{Duration, Instant};
 
 use trimtab_model::desired::Desired;
 use trimtab_model::digest::Digest;
@@ -12,34 +13,61 @@ use trimtab_model::report::{Failure, Outcome, Pass};
 
 use super::look::needed;
 use super::{Current, Cycle, Looked, Refused, Wanted, worsen};
-use crate::apply::{self, Applied, NotBegun};
+use crate::apply::{self, Applied, NotBegun, Refusal};
 use crate::host::place;
-use crate::log::chain;
+use crate::log::{Laps, chain};
 use crate::store::{Kept, Store, StoreError};
 
+/// What a checker refused is checked again after this long; at once when a person asks.
+const CHECK_AGAIN: Duration = Duration::from_secs(10 * 60);
+
 impl Cycle {
-    /// Carries a plan out and takes its wanted state as the one in force, unless it was refused before anything was touched.
+    /// Carries a plan out and takes its wanted state as the one in force. When nothing of it could be begun, the state in force is held on to
+    /// in the same pass: a commit that must wait for room or for a checker must not leave drift in place for as long as it waits.
     pub(super) async fn carry_out(&mut self, looked: Looked) -> Looked {
         let Looked { mut pass, plan, wanted: Some(wanted) } = looked else { return looked };
-        if let Err(error) = self.keep_contents(&wanted) {
-            pass.failures.push(Failure { resource: "store".to_owned(), message: chain(&error), skipped: false });
-            worsen(&mut pass, Outcome::Partial);
+        if self.begin_and_end(&plan, &wanted, &mut pass).await {
             return Looked { pass, plan, wanted: Some(wanted) };
         }
-        self.sweep(&wanted);
-        let applied = self.apply(&plan, &wanted).await;
-        if let Some(reason) = &applied.not_begun {
-            self.not_begun(reason, &wanted, &mut pass);
+        pass.changes.clear();
+        let Some(held) = self.in_force().filter(|held| held.key != wanted.key) else {
             return Looked { pass, plan, wanted: Some(wanted) };
+        };
+        pass.revision.clone_from(&held.key.commit);
+        let plan = self.plan(&held, pass.wake, &mut pass).await;
+        pass.changes.clone_from(&plan.changes);
+        pass.problems.clone_from(&plan.problems);
+        if !self.begin_and_end(&plan, &held, &mut pass).await {
+            pass.changes.clear();
+        }
+        Looked { pass, plan, wanted: Some(held) }
+    }
+
+    /// False: nothing was touched, and the pass says why.
+    async fn begin_and_end(&mut self, plan: &Plan, wanted: &Wanted, pass: &mut Pass) -> bool {
+        let clock = Laps::start();
+        if let Err(error) = self.keep_contents(wanted) {
+            pass.failures.push(Failure { resource: "store".to_owned(), message: chain(&error), skipped: false });
+            worsen(pass, Outcome::Partial);
+            return false;
+        }
+        clock.lap("kept contents");
+        self.sweep(wanted);
+        let applied = self.apply(plan, wanted).await;
+        clock.lap("applied");
+        if let Some(reason) = &applied.not_begun {
+            self.not_begun(reason, wanted, pass);
+            return false;
         }
         let complete = applied.is_complete();
-        tell(&plan, applied, &mut pass);
+        tell(plan, applied, pass);
         if !complete {
-            worsen(&mut pass, Outcome::Partial);
+            worsen(pass, Outcome::Partial);
         }
-        self.remember_kept(&mut pass);
-        self.take_in_force(&wanted, &mut pass, complete && plan.problems.is_empty());
-        Looked { pass, plan, wanted: Some(wanted) }
+        self.remember_kept(pass);
+        self.take_in_force(wanted, pass, complete && plan.problems.is_empty());
+        clock.lap("remembered");
+        true
     }
 
     /// The contents go to the store before anything is switched: a repair without a network needs them.
@@ -72,13 +100,14 @@ impl Cycle {
     }
 
     async fn apply(&mut self, plan: &Plan, wanted: &Wanted) -> Applied {
+        let refusal = if wanted.fresh { Refusal::Whole } else { Refusal::Component };
         let reader = Store::look(self.store.places().clone());
         let contents = |digest: Digest| match (wanted.contents.get(&digest), &reader) {
             (Some(bytes), _) => Ok(bytes.clone()),
             (None, Ok(store)) => store.read(&digest).map_err(io::Error::other),
             (None, Err(error)) => Err(io::Error::other(chain(error))),
         };
-        apply::apply(&mut self.machine, plan, &wanted.desired, &contents, &mut self.ledger, &mut self.store).await
+        apply::apply(&mut self.machine, plan, &wanted.desired, &contents, &mut self.ledger, &mut self.store, refusal).await
     }
 
     fn not_begun(&mut self, reason: &NotBegun, wanted: &Wanted, pass: &mut Pass) {
@@ -86,7 +115,6 @@ impl Cycle {
             NotBegun::Refused(_) => "check",
             NotBegun::Unchecked(_) | NotBegun::Unsaved(_) => "apply",
         };
-        pass.changes.clear();
         pass.failures.push(Failure { resource: resource.to_owned(), message: chain(reason), skipped: false });
         if let NotBegun::Refused(verdict) = reason {
             for complaint in verdict.errors.iter().skip(1) {
@@ -94,7 +122,11 @@ impl Cycle {
                 pass.failures.push(Failure { resource: format!("file {}", complaint.path), message, skipped: false });
             }
             worsen(pass, Outcome::Held);
-            self.refused = Some(Refused { key: wanted.key.clone(), pass: Box::new(pass.clone()) });
+            // The state in force is looked at in each pass anyway, and must not take the place of a newer one that was refused.
+            if wanted.fresh {
+                let again = Some(Instant::now() + CHECK_AGAIN);
+                self.refused = Some(Refused { key: wanted.key.clone(), pass: Box::new(pass.clone()), again });
+            }
         } else {
             // A full disk, a checker that did not run: the same revision may well go through later.
             worsen(pass, Outcome::Partial);
@@ -103,7 +135,9 @@ impl Cycle {
 
     fn take_in_force(&mut self, wanted: &Wanted, pass: &mut Pass, complete: bool) {
         let changed = self.current.as_ref().is_none_or(|current| current.key != wanted.key);
-        let digest = changed.then(|| wanted.desired.digest());
+        // Also without a change: what took several passes to converge is in force from the one that completed it.
+        let due = changed || (complete && self.ledger.revision != wanted.key.commit);
+        let digest = due.then(|| wanted.desired.digest());
         if wanted.fresh {
             self.refused = None;
         }

@@ -12,7 +12,7 @@ use trimtab_model::report::{Failure, Outcome, Pass, Wake};
 use super::{Cycle, Wanted, worsen};
 use crate::apply::on_this_host;
 use crate::host::{images, observe};
-use crate::log::chain;
+use crate::log::{Laps, chain};
 
 impl Cycle {
     /// Looks at everything that is wanted or owned, and plans.
@@ -23,20 +23,10 @@ impl Cycle {
             if has_units { on_this_host(&wanted.desired, &self.ledger) } else { (Cow::Borrowed(&wanted.desired), Vec::new()) };
         let mut observed = Observed { has_units, ..Observed::default() };
         self.machine.accounts.refresh();
-        for entry in desired.entries.values() {
-            let state = &entry.state;
-            if !observed.users.contains_key(state.owner.as_str()) {
-                let id = self.machine.accounts.user(state.owner.as_str());
-                observed.users.insert(state.owner.to_string(), id);
-            }
-            if !observed.groups.contains_key(state.group.as_str()) {
-                let id = self.machine.accounts.group(state.group.as_str());
-                observed.groups.insert(state.group.to_string(), id);
-            }
-        }
         // What was written with an owner that nothing wants any more is still judged by it.
-        for owned in self.ledger.entries.values() {
-            let state = &owned.state;
+        let states =
+            desired.entries.values().map(|entry| &entry.state).chain(self.ledger.entries.values().map(|owned| &owned.state));
+        for state in states {
             if !observed.users.contains_key(state.owner.as_str()) {
                 observed.users.insert(state.owner.to_string(), self.machine.accounts.user(state.owner.as_str()));
             }
@@ -44,12 +34,16 @@ impl Cycle {
                 observed.groups.insert(state.group.to_string(), self.machine.accounts.group(state.group.as_str()));
             }
         }
+        let clock = Laps::start();
         let paths: BTreeSet<&HostPath> = desired.entries.keys().chain(self.ledger.entries.keys()).collect();
         observed.entries = observe::observe(&self.machine.root, paths);
+        clock.lap("looked at files");
         self.units(&desired, &mut observed, pass).await;
         self.images(&desired, wake, &mut observed, pass).await;
+        clock.lap("looked at units and images");
         let mut plan = plan(&desired, &observed, &self.ledger);
         plan.problems.extend(problems);
+        clock.lap("planned");
         plan
     }
 

@@ -21,13 +21,15 @@ use std::time::Instant;
 use trimtab_model::desired::Desired;
 use trimtab_model::digest::Digest;
 use trimtab_model::facts::Host;
-use trimtab_model::finding::Findings;
+use trimtab_model::finding::{Finding, Findings, Spot};
 use trimtab_model::ledger::Ledger;
+use trimtab_model::names::UnitName;
 use trimtab_model::plan::Plan;
 use trimtab_model::report::{Failure, Outcome, Pass, TrustReport, Wake};
 
 use crate::apply::Machine;
 use crate::config::{Places, Settings};
+use crate::host::units::JobVerb;
 use crate::log::chain;
 use crate::store::Store;
 use crate::trust::Class;
@@ -36,6 +38,12 @@ use crate::trust::state::TrustState;
 use history::History;
 pub use open::{Hold, OpenError};
 use source::{Answer, Ask, Key};
+
+/// The user that the courier runs as.
+const COURIER: &str = "trimtab-courier";
+
+/// So often it is said that something long still goes on.
+const STILL: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// The desired state in force and the key it was rendered under.
 #[derive(Debug, Clone)]
@@ -48,11 +56,51 @@ struct Current {
 struct Refused {
     key: Key,
     pass: Box<Pass>,
+    /// When to try it all the same: a checker judges by what is on this host, and a program that was missing may be installed by then.
+    again: Option<Instant>,
+}
+
+/// What the last answer of the source was, for the passes that do not ask: a matter that lasts does not go away by not asking.
+#[derive(Default)]
+struct Matter {
+    outcome: Option<Outcome>,
+    source_error: String,
+    trust: TrustReport,
+    findings: Findings,
+    failures: Vec<Failure>,
+}
+
+impl Matter {
+    fn of(pass: &Pass) -> Self {
+        Self {
+            outcome: Some(pass.outcome),
+            source_error: pass.source_error.clone(),
+            trust: pass.trust.clone(),
+            findings: pass.findings.clone(),
+            failures: pass.failures.clone(),
+        }
+    }
+
+    fn tell_again(&self, pass: &mut Pass) {
+        pass.source_error.clone_from(&self.source_error);
+        pass.trust.clone_from(&self.trust);
+        pass.findings.clone_from(&self.findings);
+        for failure in &self.failures {
+            if !pass.failures.contains(failure) {
+                pass.failures.push(failure.clone());
+            }
+        }
+        if let Some(outcome) = self.outcome {
+            worsen(pass, outcome);
+        }
+    }
 }
 
 /// Everything between two passes.
 pub struct Cycle {
     settings: Settings,
+    /// Why the local configuration could not be read again; what was read before is in force.
+    misread: Option<String>,
     places: Places,
     program: PathBuf,
     hold: Hold,
@@ -65,6 +113,7 @@ pub struct Cycle {
     trust_state: Option<TrustState>,
     current: Option<Current>,
     refused: Option<Refused>,
+    matter: Matter,
     /// The desired state whose images are known to be in local storage: asking Podman costs a process.
     images_known: Option<Digest>,
     /// What a killed process left beside its targets has been taken away.
@@ -97,18 +146,18 @@ impl Cycle {
         &self.settings
     }
 
-    /// One pass. With `apply` false nothing is written anywhere.
-    pub async fn pass(&mut self, wake: Wake, apply: bool) -> Pass {
+    /// One pass. With `ask` false the source is left alone, and what it last said is said again.
+    pub async fn pass(&mut self, wake: Wake, ask: bool) -> Pass {
         let begun = Instant::now();
-        let mut looked = self.examine(wake, true).await;
-        if apply {
-            looked = self.carry_out(looked).await;
-        }
-        let mut pass = looked.pass;
+        let looked = self.examine(wake, ask).await;
+        let mut pass = self.carry_out(looked).await.pass;
         pass.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.conclude(&mut pass);
         if let Some(systemd) = &self.machine.systemd {
             systemd.rest();
+        }
+        if self.hold == Hold::Agent {
+            crate::host::sys::give_back();
         }
         pass
     }
@@ -125,17 +174,17 @@ impl Cycle {
     /// From the source to the plan. The outcome is the one that the pass will have when every step of the plan is done.
     async fn examine(&mut self, wake: Wake, ask: bool) -> Looked {
         let mut pass = self.begin(wake);
-        let wanted = if ask { self.ask(&mut pass).await } else { None };
-        let wanted = wanted.or_else(|| self.in_force());
-        let Some(wanted) = wanted else {
+        let wanted = if ask {
+            let wanted = self.ask(&mut pass).await.and_then(|wanted| self.something(wanted, &mut pass));
+            self.matter = Matter::of(&pass);
+            wanted
+        } else {
+            self.matter.tell_again(&mut pass);
+            None
+        };
+        let Some(wanted) = wanted.or_else(|| self.in_force()) else {
             return Looked { pass, plan: Plan::default(), wanted: None };
         };
-        if wanted.desired.entries.is_empty() && wanted.desired.units.is_empty() && !self.ledger.entries.is_empty() {
-            let managed = self.ledger.entries.len();
-            pass.source_error = format!("the revision wants nothing at all on this host, where {managed} paths are managed");
-            worsen(&mut pass, Outcome::Held);
-            return Looked { pass, plan: Plan::default(), wanted: None };
-        }
         pass.revision.clone_from(&wanted.key.commit);
         let plan = self.plan(&wanted, wake, &mut pass).await;
         pass.changes.clone_from(&plan.changes);
@@ -148,20 +197,42 @@ impl Cycle {
         Looked { pass, plan, wanted: Some(wanted) }
     }
 
+    /// A revision that wants nothing at all where something is managed is a mistake until somebody proves otherwise: it is refused.
+    fn something(&mut self, wanted: Wanted, pass: &mut Pass) -> Option<Wanted> {
+        let managed = self.ledger.entries.len() + self.ledger.units.len();
+        if !wanted.desired.entries.is_empty() || !wanted.desired.units.is_empty() || managed == 0 {
+            return Some(wanted);
+        }
+        let message = format!("this revision wants nothing at all on this host, where {managed} files and units are managed");
+        let finding = Finding::new(message, Spot::file("fleet.toml"));
+        pass.findings
+            .push(finding.help("assign at least one component to this host (labels and groups decide; see `trimtab render`)"));
+        worsen(pass, Outcome::Held);
+        self.refused = Some(Refused { key: wanted.key, pass: Box::new(pass.clone()), again: None });
+        None
+    }
+
     fn begin(&mut self, wake: Wake) -> Pass {
+        let now_ms = now_ms();
+        let misread = self.misread.iter().map(|message| Failure {
+            resource: "local configuration".to_owned(),
+            message: message.clone(),
+            skipped: false,
+        });
         Pass {
             number: self.history.next_number(),
             wake,
-            started: now(),
+            started: now_ms / 1000,
+            started_ms: now_ms,
             duration_ms: 0,
-            outcome: Outcome::Unchanged,
+            outcome: if self.misread.is_some() { Outcome::Partial } else { Outcome::Unchanged },
             revision: String::new(),
             trust: TrustReport::default(),
             source_error: String::new(),
             findings: Findings::default(),
             changes: Vec::new(),
             problems: Vec::new(),
-            failures: Vec::new(),
+            failures: misread.collect(),
             kept: Vec::new(),
             remarks: std::mem::take(&mut self.remarks),
         }
@@ -179,6 +250,12 @@ impl Cycle {
 
     /// Asks the source; `None` means that what is in force stays in force.
     async fn ask(&mut self, pass: &mut Pass) -> Option<Wanted> {
+        let is_due = |again: Instant| pass.wake == Wake::Asked || Instant::now() >= again;
+        self.refused.take_if(|refused| refused.again.is_some_and(is_due));
+        let only_socket = self.hold == Hold::Agent && self.machine.systemd.is_some();
+        if only_socket {
+            self.raise_courier().await;
+        }
         let known = [self.current.as_ref().map(|c| &c.key), self.refused.as_ref().map(|r| &r.key)];
         let ask = Ask {
             program: self.program.clone(),
@@ -188,16 +265,46 @@ impl Cycle {
             host: self.host.clone(),
             inputs: self.inputs,
             known: known.into_iter().flatten().cloned().collect(),
+            courier: self.courier_user(),
+            only_socket,
             patience: self.settings.source.patience(),
             now: pass.started,
         };
-        let answer = tokio::task::spawn_blocking(move || ask.run()).await;
+        let mut asking = tokio::task::spawn_blocking(move || ask.run());
+        let answer = loop {
+            tokio::select! {
+                answer = &mut asking => break answer,
+                // For who waits at a terminal; the journal of an agent whose source is far away would fill with it.
+                () = tokio::time::sleep(STILL) => tracing::info!(target: crate::log::PATIENCE, "still at it: asking the source"),
+            }
+        };
         let answer = answer.unwrap_or_else(|error| Answer::Trouble {
             message: format!("looking at the source ended unexpectedly: {error}"),
             class: Class::Retry,
             commit: String::new(),
         });
         self.judge(answer, pass)
+    }
+
+    /// The courier's user, so that what it leaves in its cache is its own whoever started it. A sandbox is all its owner's.
+    fn courier_user(&mut self) -> Option<(u32, u32)> {
+        if self.places.is_sandbox() || !nix::unistd::geteuid().is_root() {
+            return None;
+        }
+        let accounts = &mut self.machine.accounts;
+        accounts.refresh();
+        accounts.user(COURIER).zip(accounts.group(COURIER))
+    }
+
+    /// Somebody stopped the courier's socket: without it no commit would ever arrive that could put it right.
+    async fn raise_courier(&self) {
+        let (Some(systemd), false) = (&self.machine.systemd, self.places.courier_socket().exists()) else { return };
+        let socket: UnitName = "trimtab-courier.socket".parse().expect("because it is the name of a unit");
+        match systemd.job(JobVerb::Start, &socket, self.machine.patience.unit).await {
+            Ok(_) => tracing::warn!("{socket} was stopped; it was started again"),
+            // The poll that follows fails and is told.
+            Err(error) => tracing::debug!("{}", chain(&error)),
+        }
     }
 
     fn judge(&mut self, answer: Answer, pass: &mut Pass) -> Option<Wanted> {
@@ -218,7 +325,7 @@ impl Cycle {
                 pass.findings = findings;
                 worsen(pass, Outcome::Held);
                 self.history.attempted(&key.commit);
-                self.refused = Some(Refused { key, pass: Box::new(pass.clone()) });
+                self.refused = Some(Refused { key, pass: Box::new(pass.clone()), again: None });
                 None
             }
             Answer::Refused { verdict, commit } => {
@@ -303,7 +410,8 @@ fn worsen(pass: &mut Pass, outcome: Outcome) {
     pass.outcome = pass.outcome.max(outcome);
 }
 
-/// Seconds since 1970; the clock is read here and handed on as a value.
-fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+/// Milliseconds since 1970; the clock is read here and handed on as a value.
+pub(crate) fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -9,8 +9,8 @@ use trimtab_model::names::{HostName, NameError};
 
 use super::history::History;
 use super::source::Key;
-use super::{Current, Cycle};
-use crate::apply::Machine;
+use super::{Current, Cycle, Matter};
+use crate::apply::{Machine, Patience};
 use crate::config::{ConfigError, Places, Settings};
 use crate::host::accounts::Accounts;
 use crate::host::command::Runner;
@@ -53,16 +53,23 @@ pub enum OpenError {
     /// The kernel's host name is no name for a fleet.
     #[error("this machine's host name cannot be used; set `name` under [host] in agent.toml")]
     HostName(#[from] NameError),
+    /// It has no name yet: what a machine is called before a name server or cloud-init has named it.
+    #[error(
+        "this machine is called {0}, which is no name of its own; give it one (`hostnamectl hostname`), or set `name` under [host] in agent.toml"
+    )]
+    Unnamed(String),
     /// Where this program lies is not known, so it cannot start its other processes.
     #[error("this program's own path cannot be found")]
     Program(#[source] std::io::Error),
 }
 
 impl OpenError {
-    /// 75 when another process is at work, else 78: a person must look.
+    /// 78: a person must look, and systemd leaves the agent stopped. 75: what is wrong may be right again without one (another process is
+    /// at work, a disk is full or read-only, a name server has not given the host its name yet), and the agent is started again.
     pub fn exit_code(&self) -> u8 {
         match self {
-            OpenError::Store(StoreError::Locked { .. }) => 75,
+            OpenError::Store(error) if !error.must_halt() => 75,
+            OpenError::HostName(_) | OpenError::Unnamed(_) | OpenError::Program(_) => 75,
             _ => 78,
         }
     }
@@ -70,7 +77,7 @@ impl OpenError {
 
 impl Cycle {
     /// Opens everything that a pass needs.
-    pub async fn open(places: &Places, hold: Hold) -> Result<Self, OpenError> {
+    pub fn open(places: &Places, hold: Hold) -> Result<Self, OpenError> {
         let settings = Settings::load(&places.agent_toml())?;
         let trust = TrustConfig::load(&places.trust_toml())?;
         let root = Root::open(&places.root)?;
@@ -95,20 +102,22 @@ impl Cycle {
             }
         };
         let host = host(&settings, &root)?;
-        let inputs = [host.digest().to_string(), env!("CARGO_PKG_VERSION").to_owned(), trust.digest().to_string()].join("\n");
         let program = std::env::current_exe().map_err(OpenError::Program)?;
         let accounts = Accounts::load(&root);
         let earlier = store.load_status().ok().flatten().and_then(|text| serde_json::from_slice(&text).ok());
-        let systemd = if places.is_sandbox() { None } else { connect().await };
+        let systemd = if places.is_sandbox() { None } else { systemd() };
         let runner = systemd.clone().map_or(Runner::Child, Runner::Systemd);
+        let scratch = places.runtime().join("scratch");
+        let machine = Machine { root, accounts, systemd, runner, patience: patience(&settings), scratch };
         Ok(Self {
-            inputs: Digest::of(inputs.as_bytes()),
+            inputs: inputs(&host, &trust),
             history: History::resume(earlier),
             places: places.clone(),
             settings,
+            misread: None,
             program,
             hold,
-            machine: Machine { root, accounts, systemd, runner, scratch: places.runtime().join("scratch") },
+            machine,
             host,
             store,
             ledger,
@@ -116,11 +125,48 @@ impl Cycle {
             trust_state,
             current,
             refused: None,
+            matter: Matter::default(),
             images_known: None,
             swept: false,
             remarks,
         })
     }
+}
+
+impl Cycle {
+    /// Reads `agent.toml` and `trust.toml` again, as SIGHUP asks for. While they cannot be used the host is held by what was read before,
+    /// and every pass says so: ending here would leave it to nobody, for a typo.
+    pub fn reread(&mut self) {
+        match self.read_again() {
+            Ok(()) if self.misread.take().is_some() => tracing::info!("the local configuration is in order again"),
+            Ok(()) => {}
+            Err(error) => {
+                let message = chain(&error);
+                tracing::error!(trimtab_outcome = "misread", "the local configuration stays as it was read before: {message}");
+                self.misread = Some(message);
+            }
+        }
+    }
+
+    fn read_again(&mut self) -> Result<(), OpenError> {
+        let settings = Settings::load(&self.places.agent_toml())?;
+        let trust = TrustConfig::load(&self.places.trust_toml())?;
+        let host = host(&settings, &self.machine.root)?;
+        self.inputs = inputs(&host, &trust);
+        self.machine.patience = patience(&settings);
+        (self.settings, self.trust, self.host) = (settings, trust, host);
+        Ok(())
+    }
+}
+
+/// What a rendering is made from beside the revision.
+fn inputs(host: &Host, trust: &TrustConfig) -> Digest {
+    let parts = [host.digest().to_string(), env!("CARGO_PKG_VERSION").to_owned(), trust.digest().to_string()];
+    Digest::of(parts.join("\n").as_bytes())
+}
+
+fn patience(settings: &Settings) -> Patience {
+    Patience { unit: settings.agent.unit_timeout, pull: settings.agent.pull_timeout }
 }
 
 /// The trust state that has seen more of the two copies. A damaged copy is told and passed over only while the other one is whole.
@@ -146,24 +192,22 @@ fn recall(store: &Store, remarks: &mut Vec<String>) -> Result<Option<TrustState>
 }
 
 /// systemd, where it runs; a host without it has its files managed and says so.
-async fn connect() -> Option<std::sync::Arc<Systemd>> {
-    if !std::path::Path::new("/run/systemd/system").exists() {
+fn systemd() -> Option<std::sync::Arc<Systemd>> {
+    let found = Systemd::of_this_machine();
+    if found.is_none() {
         tracing::warn!("systemd does not run here: files are managed, units are not");
-        return None;
     }
-    match Systemd::connect().await {
-        Ok(systemd) => Some(std::sync::Arc::new(systemd)),
-        Err(error) => {
-            tracing::warn!("systemd cannot be reached, units are not managed: {}", chain(&error));
-            None
-        }
-    }
+    found.map(std::sync::Arc::new)
 }
 
-fn host(settings: &Settings, root: &Root) -> Result<Host, NameError> {
+fn host(settings: &Settings, root: &Root) -> Result<Host, OpenError> {
     let facts = crate::host::facts::gather(root);
     let name: HostName = match &settings.host.name {
         Some(name) => name.clone(),
+        // Rendered under that name, a host would lose all that its groups give it by its own.
+        None if root.is_host() && facts.hostname.split('.').next() == Some("localhost") => {
+            return Err(OpenError::Unnamed(facts.hostname));
+        }
         None => facts.hostname.parse()?,
     };
     Ok(Host { name, labels: settings.host.labels.clone(), facts, policy: settings.policy.clone() })

@@ -4,7 +4,6 @@
 
 use std::path::PathBuf;
 
-use gix_hash::ObjectId;
 use trimtab_model::bundle::Bundle;
 use trimtab_model::desired::Rendered;
 use trimtab_model::digest::Digest;
@@ -14,7 +13,7 @@ use trimtab_model::names::RepoPath;
 
 use crate::config::Places;
 use crate::courier::{self, Client, ClientError};
-use crate::log::chain;
+use crate::log::{Laps, chain};
 use crate::render::{Limits, RenderError, render_in_child};
 use crate::trust::Class;
 use crate::trust::keys::TrustConfig;
@@ -43,6 +42,10 @@ pub(super) struct Ask {
     pub(super) inputs: Digest,
     /// The keys of the renderings that need no second look: the one in force and the one that was refused.
     pub(super) known: Vec<Key>,
+    /// As whom a courier runs that is started from here; `None`: as this process itself.
+    pub(super) courier: Option<(u32, u32)>,
+    /// Couriers are started by systemd and by nobody else: the agent's own unit has no network, and its children neither.
+    pub(super) only_socket: bool,
     /// How long one question to the courier may take.
     pub(super) patience: std::time::Duration,
     pub(super) now: u64,
@@ -70,8 +73,10 @@ impl Ask {
     }
 
     fn look(&self) -> Result<Answer, Answer> {
+        let clock = Laps::start();
         let mut courier = self.courier().map_err(|error| of_client(&error, ""))?;
         let polled = courier.poll(self.trust.reference()).map_err(|error| of_client(&error, ""))?;
+        clock.lap("polled");
         let Some(tip) = polled.id else {
             let message = format!("the repository has no {}; push it, or correct `branch` in trust.toml", self.trust.reference());
             return Err(Answer::Trouble { message, class: Class::Hold, commit: String::new() });
@@ -85,16 +90,24 @@ impl Ask {
         if have != Some(tip) {
             courier.advance(&tip, have.as_ref()).map_err(|error| of_client(&error, &commit))?;
         }
+        clock.lap("fetched commits and changed trees");
         let verdict = prove(tip, &mut courier, &self.trust, self.state.as_ref(), self.now);
         let (proven, new) = match verdict {
             Verdict::Accepted(proven) => (proven, true),
             Verdict::Unchanged(proven) => (proven, false),
             verdict => return Err(Answer::Refused { verdict, commit }),
         };
-        let bundle = self.read(&proven, tip, &mut courier)?;
-        // The courier is not needed while rendering: its memory goes back now.
-        drop(courier);
-        match render_in_child(&self.program, &bundle, &self.host, Limits::default()) {
+        clock.lap("proven");
+        let bundle = match self.read(&proven, &mut courier) {
+            Ok(bundle) => bundle,
+            Err(error) => return Err(unread(&error, proven, new, key)),
+        };
+        clock.lap("read this host's slice");
+        // The courier is not needed any more; it tidies its cache and ends while the rendering goes on.
+        std::thread::spawn(move || drop(courier));
+        let rendered = render_in_child(&self.program, &bundle, &self.host, Limits::default());
+        clock.lap("rendered");
+        match rendered {
             Ok(rendered) => Ok(Answer::Rendered { proven, new, key, rendered: Box::new(rendered) }),
             Err(RenderError::Refused { findings }) => Ok(Answer::Wrong { proven, new, key, findings }),
             // It would die the same way each time: it is the revision's fault, and not tried again until there is another.
@@ -110,25 +123,32 @@ impl Ask {
 
     fn courier(&self) -> Result<Client, ClientError> {
         let socket = self.places.courier_socket();
-        if socket.exists() {
+        if self.only_socket || socket.exists() {
             Client::connect(&socket, self.patience)
         } else {
-            Client::spawn(&self.program, &self.places.agent_toml(), &self.places.cache(), self.patience)
+            Client::spawn_as(self.courier, &self.program, &self.places.agent_toml(), &self.places.cache(), self.patience)
         }
     }
 
     /// This host's own slice of the tree.
-    fn read(&self, proven: &Proven, tip: ObjectId, courier: &mut Client) -> Result<Bundle, Answer> {
+    fn read(&self, proven: &Proven, courier: &mut Client) -> Result<Bundle, tree::TreeError> {
         let host_file = format!("hosts/{}.toml", self.host.name);
         let first: Vec<RepoPath> =
             ["fleet.toml", &host_file].iter().map(|path| path.parse().expect("because a host name has no slash")).collect();
         // What is wrong with the repository is told by the rendering, all of it at once: here the reading only stops.
         let more = |bundle: &Bundle| trimtab_model::render::needs(bundle, &self.host).unwrap_or_default();
-        tree::read(proven, courier, &first, more).map_err(|error| {
-            let class = error.class();
-            Answer::Trouble { message: chain(&error), class, commit: tip.to_string() }
-        })
+        tree::read(proven, courier, &first, more)
     }
+}
+
+/// What the commit itself is to blame for is found at each look: remembered, or a file that is too large would be fetched with every poll.
+fn unread(error: &tree::TreeError, proven: Box<Proven>, new: bool, key: Key) -> Answer {
+    let Some(path) = error.wrong_at() else {
+        return Answer::Trouble { message: chain(error), class: error.class(), commit: key.commit };
+    };
+    let mut findings = Findings::default();
+    findings.push(Finding::new(chain(error), Spot::file(path)));
+    Answer::Wrong { proven, new, key, findings }
 }
 
 fn of_client(error: &ClientError, commit: &str) -> Answer {

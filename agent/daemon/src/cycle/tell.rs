@@ -13,7 +13,8 @@ impl Cycle {
             return;
         }
         let (number, revision) = (pass.number, pass.revision.as_str());
-        for change in &pass.changes {
+        let failed = |change: &&Change| pass.failures.iter().any(|failure| failure.resource == change.resource);
+        for change in pass.changes.iter().filter(|change| !failed(change)) {
             let (resource, outcome) = (change.resource.as_str(), word(change));
             tracing::info!(
                 trimtab_pass = number,
@@ -28,22 +29,52 @@ impl Cycle {
         let (outcome, reason) = (pass.outcome.word(), pass.reason());
         match pass.outcome {
             Outcome::Converged => {
-                tracing::info!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "{reason}");
+                tracing::info!(
+                    trimtab_pass = number,
+                    trimtab_revision = revision,
+                    trimtab_outcome = outcome,
+                    "{outcome}: {reason}"
+                );
             }
             Outcome::Unchanged if news && pass.number > 1 => {
-                tracing::info!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "{reason}");
+                tracing::info!(
+                    trimtab_pass = number,
+                    trimtab_revision = revision,
+                    trimtab_outcome = outcome,
+                    "{outcome}: {reason}"
+                );
             }
             Outcome::Unchanged | Outcome::Planned => {
-                tracing::debug!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "{reason}");
+                tracing::debug!(
+                    trimtab_pass = number,
+                    trimtab_revision = revision,
+                    trimtab_outcome = outcome,
+                    "{outcome}: {reason}"
+                );
             }
             _ if !news => {
-                tracing::debug!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "still: {reason}");
+                tracing::debug!(
+                    trimtab_pass = number,
+                    trimtab_revision = revision,
+                    trimtab_outcome = outcome,
+                    "still {outcome}: {reason}"
+                );
             }
             Outcome::Unreachable | Outcome::Partial | Outcome::Held => {
-                tracing::warn!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "{reason}");
+                tracing::warn!(
+                    trimtab_pass = number,
+                    trimtab_revision = revision,
+                    trimtab_outcome = outcome,
+                    "{outcome}: {reason}"
+                );
             }
             Outcome::Halted => {
-                tracing::error!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, "{reason}");
+                tracing::error!(
+                    trimtab_pass = number,
+                    trimtab_revision = revision,
+                    trimtab_outcome = outcome,
+                    "{outcome}: {reason}"
+                );
             }
         }
         for remark in &pass.remarks {
@@ -59,7 +90,8 @@ impl Cycle {
         let text = serde_json::to_vec_pretty(&status).expect("because plain data with string keys always serialises");
         if let Err(error) = self.store.save_status(&text) {
             // The report of a pass must not be what makes the next one fail.
-            tracing::warn!("the status document cannot be written: {}", chain(&error));
+            // Not among what `once` answers, so it must not be filtered away with it.
+            tracing::warn!(target: "trimtab", "the status document cannot be written: {}", chain(&error));
         }
     }
 }

@@ -28,6 +28,11 @@ impl Texts for Both<'_> {
             return None;
         }
         let wanted = self.cycle.content(&self.wanted.contents, *digest).ok()?;
+        let was_shown =
+            self.cycle.current.as_ref().and_then(|current| current.desired.entries.get(&path)).is_none_or(|was| was.shown);
+        if !was_shown || is_private(self.cycle, &path) {
+            return None;
+        }
         let found = match observe::read(&self.cycle.machine.root, &path, MAX_TEXT) {
             Ok(bytes) => bytes,
             Err(_) if !looked_at(self.cycle, &path) => Vec::new(),
@@ -43,21 +48,27 @@ fn looked_at(cycle: &Cycle, path: &HostPath) -> bool {
     !matches!(observe::observe(&cycle.machine.root, [path]).get(path), None | Some(Found::Missing))
 }
 
-struct Nothing;
-
-impl Texts for Nothing {
-    fn texts(&self, _: &str) -> Option<(String, String)> {
-        None
-    }
+/// Whether what stands there now is not for everybody's eyes, however open the repository wants it to be.
+fn is_private(cycle: &Cycle, path: &HostPath) -> bool {
+    observe::observe(&cycle.machine.root, [path]).get(path).is_some_and(Found::is_private)
 }
 
 impl Cycle {
     /// A look as a person reads it.
     pub fn show(&self, looked: &Looked, color: bool) -> String {
-        match &looked.wanted {
-            Some(wanted) => trimtab_model::plan::show(&looked.plan, &Both { cycle: self, wanted }, color),
-            None => trimtab_model::plan::show(&looked.plan, &Nothing, color),
+        let Some(wanted) = &looked.wanted else {
+            return if self.current.is_some() {
+                "Nothing is planned.\n".to_owned()
+            } else {
+                "There is nothing to compare with: this host has accepted no revision yet.\n".to_owned()
+            };
+        };
+        let mut text = String::new();
+        if !wanted.fresh && looked.pass.trust.verdict != "unchanged" {
+            let short: String = wanted.key.commit.chars().take(12).collect();
+            text.push_str(&format!("Compared with revision {short}, the last one accepted, and not with the source:\n"));
         }
+        text + &trimtab_model::plan::show(&looked.plan, &Both { cycle: self, wanted }, color)
     }
 
     /// A content by digest: of this rendering, or from the store.

@@ -24,7 +24,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub const OUTPUT_LIMIT: usize = 64 << 10;
 
 /// Long work says that it lives this often.
-const PROGRESS: Duration = Duration::from_secs(10);
+const PROGRESS: Duration = Duration::from_secs(5);
 
 /// Why a piece of work did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -255,7 +255,7 @@ pub async fn run(command: &Command, runner: &Runner) -> Result<Output, CommandEr
         tokio::select! {
             outcome = &mut working => return outcome,
             () = tokio::time::sleep(PROGRESS) => {
-                tracing::info!(seconds = started.elapsed().as_secs(), "still at it: {}", command.about);
+                tracing::info!(target: crate::log::PROGRESS, seconds = started.elapsed().as_secs(), "still at it: {}", command.about);
             }
         }
     }

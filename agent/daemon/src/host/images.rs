@@ -10,9 +10,6 @@ use serde::Deserialize;
 
 use super::command::{self, Command, CommandError, Runner};
 
-/// A large image over a cellular link.
-const PULL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
-
 /// Room for the list of some thousand images.
 const LIST_LIMIT: usize = 8 << 20;
 
@@ -102,15 +99,15 @@ async fn exists(image: &str, runner: &Runner) -> Result<bool, ImageError> {
 }
 
 /// Gets one image into local storage.
-pub async fn pull(image: &str, runner: &Runner) -> Result<(), ImageError> {
-    let pulling = podman("pull", &["pull", "--quiet", "--", image]).about(format!("pull image {image}")).timeout(PULL_TIMEOUT);
+pub async fn pull(image: &str, runner: &Runner, patience: Duration) -> Result<(), ImageError> {
+    let pulling = podman("pull", &["pull", "--quiet", "--", image]).about(format!("pull image {image}")).timeout(patience);
     let failed = |error| told_missing(error, |source| ImageError::Pull { image: image.to_owned(), source });
     let started = std::time::Instant::now();
     command::run(&pulling, runner).await.and_then(command::Output::successful).map_err(failed)?;
     if !exists(image, runner).await? {
         return Err(ImageError::NotThere { image: image.to_owned() });
     }
-    tracing::info!(image, seconds = started.elapsed().as_secs(), "pulled");
+    tracing::info!(target: crate::log::PROGRESS, image, seconds = started.elapsed().as_secs(), "pulled");
     Ok(())
 }
 

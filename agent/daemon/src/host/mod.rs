@@ -9,4 +9,5 @@ pub mod images;
 pub mod observe;
 pub mod place;
 pub mod root;
+pub mod sys;
 pub mod units;

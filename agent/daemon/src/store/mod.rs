@@ -361,15 +361,14 @@ fn take_lock(state: &Path) -> Result<File, StoreError> {
     let path = state.join("lock");
     let io = StoreError::io("lock", &path);
     let flags = OFlag::O_NOFOLLOW.bits();
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(flags)
-        .open(&path)
-        .map_err(&io)?;
+    let mut file = OpenOptions::new();
+    file.read(true).custom_flags(flags);
+    let opened = match file.clone().write(true).create(true).truncate(false).mode(0o600).open(&path) {
+        // A lock needs no writing: with a disk that turned read-only the agent still holds what it manages as far as it can.
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => file.open(&path),
+        other => other,
+    };
+    let mut file = opened.map_err(&io)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

@@ -87,6 +87,16 @@ impl TreeError {
             _ => Class::Hold,
         }
     }
+
+    /// The path at which the commit itself is wrong: it is so each time it is read, so it must not be fetched again and again.
+    pub fn wrong_at(&self) -> Option<&str> {
+        match self {
+            Self::Fetch { .. } => None,
+            Self::Entry { path, .. } | Self::TooLarge { path, .. } | Self::TooMany { path, .. } | Self::Total { path, .. } => {
+                Some(path)
+            }
+        }
+    }
 }
 
 /// Reads files and whole folders of a proven commit: first those in `first`, then, again and again, those that `more` names after seeing

@@ -54,7 +54,7 @@ impl Place<'_> {
     }
 
     fn keep(&self, want: &Entry, accounts: &Accounts<'_>, plan: &mut Plan) {
-        let differs = differences(&want.state, self.found, accounts);
+        let mut differs = differences(&want.state, self.found, accounts);
         if differs.is_empty() {
             match self.owned {
                 None => plan.bookkeeping.push(Note::Adopt { path: self.path.clone(), before: before(self.found) }),
@@ -71,6 +71,7 @@ impl Place<'_> {
             plan.problems.push(Problem { resource: self.resource(), message, origin: want.origin.clone() });
             return;
         }
+        self.hide(want, &mut differs);
         let cause = self.cause(Some(&want.state), accounts);
         plan.changes.push(Change {
             resource: self.resource(),
@@ -88,6 +89,14 @@ impl Place<'_> {
             component: Some(want.origin.component.clone()),
             cause,
         });
+    }
+
+    /// Changes go to the journal and the status document, which many may read: a digest of a password is found out by trying passwords.
+    fn hide(&self, want: &Entry, differs: &mut [Difference]) {
+        let content = differs.iter_mut().find(|differs| differs.property == "content");
+        if let Some(content) = content.filter(|_| !want.shown || self.found.is_private()) {
+            *content = difference("content", "private", "other, and not shown");
+        }
     }
 
     fn leave(&self, owned: &Owned, accounts: &Accounts<'_>, plan: &mut Plan) {

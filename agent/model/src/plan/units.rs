@@ -43,6 +43,11 @@ impl Subject<'_> {
         let stale = self.stale(want, desired, touched);
         self.now(want, stale, touched, plan);
         let no_steps = plan.steps.len() == steps_before;
+        if no_steps && self.is_starting(want) {
+            let message =
+                format!("it is still starting (systemd calls it {}); see `systemctl status {}`", self.found.sub, self.name);
+            plan.problems.push(Problem { resource: self.resource(), message, origin: want.origin.clone() });
+        }
         let settled = no_steps && self.nothing_pending(want, stale);
         if self.owned.is_none_or(|owned| !no_steps || record_differs(owned, want, desired)) {
             let was = (self.owned.is_none() && not_ours_alone(want, touched)).then(|| self.was());
@@ -173,7 +178,8 @@ impl Subject<'_> {
         let was = owned.was_enabled.zip(owned.was_active);
         match was {
             None => {
-                if self.is_active() || self.found.active == "failed" {
+                // One that is still on its way down is waited for: its file must not go before it.
+                if self.is_active() || matches!(self.found.active.as_str(), "failed" | "deactivating") {
                     change(plan, Verb::Stop, &self.found.active, "no longer in the repository");
                 }
                 if self.is_enabled() && !owned.generated {
@@ -228,6 +234,12 @@ impl Subject<'_> {
 
     fn resource(&self) -> String {
         format!("unit {}", self.name)
+    }
+
+    /// Wanted running, and neither running nor failed: a host is not ready with it, but there is nothing to do but wait.
+    fn is_starting(&self, want: &Unit) -> bool {
+        let waits = self.found.active == "activating" && !self.found.sub.starts_with("auto-restart");
+        waits && want.active == Some(true) && !want.oneshot
     }
 
     fn is_active(&self) -> bool {

@@ -259,6 +259,7 @@ impl<'r> Builder<'r, '_> {
         let inputs = uses::inputs(&text, name, quadlet);
         let mut uses = self.used(&inputs, rule.map(|(_, rule)| rule));
         let mut after = self.linked(&inputs, &origin, &mut uses);
+        self.doubt(name, rule.map(|(_, rule)| rule), definition.is_empty() && uses.is_empty());
         uses.retain(|path| !definition.contains(path));
         after.remove(name);
         self.images(&inputs, &origin);
@@ -373,6 +374,15 @@ impl<'r> Builder<'r, '_> {
             }
         }
         used
+    }
+
+    /// What the distribution's own unit reads cannot be seen from here, so a reload that was asked for in good faith would never come.
+    fn doubt(&mut self, name: &UnitName, rule: Option<&UnitRule<'_>>, unconcerned: bool) {
+        let Some(rule) = rule.filter(|rule| unconcerned && rule.on_change.is_some_and(|asked| asked != OnChange::Nothing)) else {
+            return;
+        };
+        let message = format!("no change is known to concern {name}, whose own file is not in this repository");
+        self.warnings.at_with(rule.place, message, "name the managed paths that it reads in `uses`");
     }
 
     fn images(&mut self, inputs: &Inputs, origin: &Origin) {

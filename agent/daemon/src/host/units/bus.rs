@@ -120,6 +120,10 @@ impl Properties {
         self.0.get(name).and_then(|value| <&str>::try_from(&**value).ok()).unwrap_or_default().to_owned()
     }
 
+    pub(super) fn texts(&self, name: &str) -> Vec<String> {
+        self.0.get(name).and_then(|value| Vec::<String>::try_from(value.clone()).ok()).unwrap_or_default()
+    }
+
     pub(super) fn flag(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(|value| bool::try_from(&**value).unwrap_or(false))
     }

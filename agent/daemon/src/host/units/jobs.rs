@@ -66,6 +66,8 @@ pub(super) struct After {
     /// The type's own `Result` property: `success`, `exit-code`, `start-limit-hit`, …
     pub(super) result: String,
     pub(super) invocation: String,
+    /// The required unit because of which systemd gave the job up, and the run in which that one failed.
+    pub(super) culprit: Option<(String, String)>,
 }
 
 /// Ends that arrived before anybody knew which job they belong to.
@@ -123,6 +125,10 @@ where
                 None => return Err(UnitError::Lost { unit: unit.to_owned() }),
             },
             () = tokio::time::sleep(LOOK_AGAIN) => {
+                // Work that runs as a unit of our own tells of itself, by a better name.
+                if !unit.starts_with("trimtab-") {
+                    tracing::info!(target: crate::log::PROGRESS, "still at it: waiting for {unit}");
+                }
                 // Its signal was lost (systemd re-executed itself, perhaps): the state that is read next tells what became of it.
                 if !bus.properties(unit, "org.freedesktop.systemd1.Unit").await?.has_job() {
                     return Ok("done".to_owned());
@@ -157,7 +163,10 @@ pub(super) async fn run(bus: &Bus, verb: JobVerb, unit: &UnitName, timeout: Dura
         }
         other => other?,
     };
-    let after = read(bus, unit).await?;
+    let mut after = read(bus, unit).await?;
+    if result == "dependency" {
+        after.culprit = culprit(bus, unit).await?;
+    }
     if verb == JobVerb::Stop && after.found.active == "failed" {
         // It is stopped, which was asked for; the failure of its last moments must not keep it loaded for ever.
         reset_failed(bus, unit).await;
@@ -182,7 +191,21 @@ async fn read(bus: &Bus, unit: &UnitName) -> Result<After, UnitError> {
         invocation: invocation(&properties),
         found: found(&properties, String::new()),
         result,
+        culprit: None,
     })
+}
+
+/// The first required unit that does not run: systemd says only that there is one.
+async fn culprit(bus: &Bus, unit: &UnitName) -> Result<Option<(String, String)>, UnitError> {
+    const UNIT: &str = "org.freedesktop.systemd1.Unit";
+    let own = bus.properties(unit.as_str(), UNIT).await?;
+    for required in ["Requires", "BindsTo", "Requisite"].iter().flat_map(|name| own.texts(name)) {
+        let its = bus.properties(&required, UNIT).await?;
+        if its.text("ActiveState") != "active" {
+            return Ok(Some((required, invocation(&its))));
+        }
+    }
+    Ok(None)
 }
 
 fn condition_met(properties: &Properties) -> bool {
@@ -239,12 +262,20 @@ pub(super) fn judge(verb: JobVerb, unit: &UnitName, result: &str, after: After) 
     }
     match result {
         "done" => {}
-        "dependency" => return Err(failed("a unit that it requires could not be started".to_owned())),
+        "dependency" => return Err(by_dependency(verb, unit, after)),
         "timeout" => return Err(failed("it did not answer in time".to_owned())),
         "canceled" => return Err(failed("something else cancelled the job".to_owned())),
         other => return Err(failed(format!("the job ended as {other}{own}"))),
     }
     Ok(JobOutcome { found: after.found, condition_met: after.condition_met, invocation: after.invocation })
+}
+
+fn by_dependency(verb: JobVerb, unit: &UnitName, after: After) -> UnitError {
+    let (why, invocation) = match after.culprit {
+        Some((culprit, invocation)) => (format!("it requires {culprit}, which could not be started"), invocation),
+        None => ("a unit that it requires could not be started".to_owned(), after.invocation),
+    };
+    UnitError::Job { verb: verb.word(), unit: unit.to_string(), why, invocation }
 }
 
 #[cfg(test)]
@@ -253,7 +284,7 @@ mod tests {
 
     fn after(active: &str, sub: &str, result: &str) -> After {
         let found = UnitFound { load: "loaded".into(), active: active.into(), sub: sub.into(), ..UnitFound::default() };
-        After { found, condition_met: true, result: result.into(), invocation: String::new() }
+        After { found, condition_met: true, result: result.into(), ..After::default() }
     }
 
     fn judged(verb: JobVerb, result: &str, after: After) -> Result<bool, String> {

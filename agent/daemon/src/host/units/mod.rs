@@ -29,9 +29,6 @@ pub enum UnitError {
         /// What the connection said.
         source: zbus::Error,
     },
-    /// The machine was not booted with systemd.
-    #[error("this machine does not run systemd (there is no /run/systemd/system); units cannot be managed on it")]
-    NoSystemd,
     /// The bus or systemd went away in the middle of a job, twice.
     #[error("the connection to systemd broke while it worked on {unit}")]
     Lost {
@@ -150,15 +147,11 @@ pub struct Systemd {
 }
 
 impl Systemd {
-    /// Reaches systemd; an error says why units cannot be managed here.
-    pub async fn connect() -> Result<Self, UnitError> {
+    /// systemd, if this machine was booted with it. It is reached when it is first asked: a bus that is down now may be up in the next pass,
+    /// and an agent that gave its units up at the start would leave them to nobody.
+    pub fn of_this_machine() -> Option<Self> {
         // sd_booted(3): the one documented way to ask. A bus without systemd would answer "no such service" much later.
-        if !std::path::Path::new("/run/systemd/system").is_dir() {
-            return Err(UnitError::NoSystemd);
-        }
-        let bus = Bus::default();
-        let _held = bus.connection().await?;
-        Ok(Self { bus })
+        std::path::Path::new("/run/systemd/system").is_dir().then(|| Self { bus: Bus::default() })
     }
 
     /// Closes the connection until something is asked again.

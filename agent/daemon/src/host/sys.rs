@@ -1,0 +1,67 @@
+//! The one module with unsafe code: giving memory back to the system between passes.
+//!
+//! A pass touches megabytes that an idle agent does not need. Guarantees: [`give_back`] changes nothing that the program can see; what it
+//! lets go is read again from the page cache when it is used. Limits: it is advice; where the kernel or the allocator does not take it,
+//! nothing happens.
+//!
+//! Audit: both calls are without preconditions in the state in which they are made. `malloc_trim` is thread-safe and only releases free
+//! memory. `MADV_DONTNEED` is given for mappings of this program's own file that are readable, executable and *not writable*: position
+//! independent code has no relocations in its text, so no page of it was ever changed, and discarding the mapping of an unchanged private
+//! file page loses nothing. It is never given for data, relocated or not.
+#![allow(unsafe_code)]
+
+/// Gives back what a pass needed and waiting does not: free heap, and the mapped pages of the program's own code.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no preconditions; see the module's audit.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+    let (Ok(maps), Ok(program)) = (std::fs::read_to_string("/proc/self/maps"), std::fs::read_link("/proc/self/exe")) else {
+        return;
+    };
+    let program = program.to_string_lossy();
+    for (start, length) in maps.lines().filter_map(|line| code(line, &program)) {
+        // SAFETY: the range is a whole mapping of this process, made from a file, never writable; see the module's audit.
+        unsafe {
+            nix::libc::madvise(start as *mut nix::libc::c_void, length, nix::libc::MADV_DONTNEED);
+        }
+    }
+}
+
+/// Start and length of a mapping, if it is code of `program`: `55d0c0a1f000-55d0c0f00000 r-xp 0021f000 fe:00 123   /usr/bin/trimtab`.
+fn code(line: &str, program: &str) -> Option<(usize, usize)> {
+    let mut words = line.split_ascii_whitespace();
+    let (range, rights) = (words.next()?, words.next()?);
+    let file = line.find('/').map(|at| &line[at..])?;
+    if rights != "r-xp" || file != program {
+        return None;
+    }
+    let (start, end) = range.split_once('-')?;
+    let (start, end) = (usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
+    Some((start, end.checked_sub(start)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_unwritable_code_of_the_program_itself_is_let_go() {
+        let line = |rights: &str, file: &str| format!("55d0c0a1f000-55d0c0a20000 {rights} 0021f000 fe:00 123      {file}");
+        assert_eq!(code(&line("r-xp", "/usr/bin/trimtab"), "/usr/bin/trimtab"), Some((0x55d0_c0a1_f000, 0x1000)));
+        for (rights, file) in
+            [("r--p", "/usr/bin/trimtab"), ("rw-p", "/usr/bin/trimtab"), ("rwxp", "/usr/bin/trimtab"), ("r-xp", "/usr/lib/libc.so")]
+        {
+            assert_eq!(code(&line(rights, file), "/usr/bin/trimtab"), None, "{rights} {file}");
+        }
+        assert_eq!(code("7ffd1000-7ffd2000 r-xp 00000000 00:00 0      [vdso]", "/usr/bin/trimtab"), None);
+    }
+
+    #[test]
+    fn the_program_goes_on_as_before() {
+        let text: Vec<String> = (0..2000).map(|n| format!("{n:>64}")).collect();
+        give_back();
+        assert!(text.iter().enumerate().all(|(n, line)| line.trim() == n.to_string()));
+    }
+}

@@ -1,0 +1,154 @@
+//! The whole program on a sandbox folder: no root, no systemd, a repository on disk. What the lab shows on a real machine is shown there;
+//! here is what needs many passes or an agent that is watched, quickly.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use trimtab_model::report::{Outcome, Pass, Status};
+use trimtab_tests::git::{Key, Repo};
+use trimtab_tests::trimtab_binary;
+
+struct Sandbox {
+    repo: Repo,
+    key: Key,
+    folder: tempfile::TempDir,
+}
+
+struct Agent(Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const FLEET: &str = "format = 1\n[[group]]\nname = \"all\"\nselect = \"*\"\ncomponents = [\"one\", \"two\"]\n";
+
+impl Sandbox {
+    fn new(settings: &str) -> Self {
+        let sandbox = Self { repo: Repo::new(), key: Key::new("person"), folder: tempfile::tempdir().unwrap() };
+        sandbox.repo.write("fleet.toml", FLEET);
+        sandbox.repo.write("components/one/files/etc/one.conf", "one\n");
+        sandbox.repo.write("components/two/files/etc/two.conf", "two\n");
+        sandbox.push();
+        let etc = sandbox.root().join("etc/trimtab");
+        fs::create_dir_all(&etc).unwrap();
+        let url = sandbox.repo.path().display().to_string();
+        fs::write(etc.join("agent.toml"), format!("[source]\nurl = \"{url}\"\n[host]\nname = \"box\"\n{settings}")).unwrap();
+        let keys = format!("mode = \"commit\"\nbranch = \"main\"\nkeys = [\"{}\"]\n", sandbox.key.line());
+        fs::write(etc.join("trust.toml"), keys).unwrap();
+        sandbox
+    }
+
+    fn root(&self) -> PathBuf {
+        self.folder.path().join("root")
+    }
+
+    fn push(&self) {
+        self.repo.commit("A change", Some(&self.key));
+    }
+
+    fn trimtab(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(trimtab_binary());
+        command.arg("--root").arg(self.root()).args(words).stdin(Stdio::null());
+        command
+    }
+
+    fn once(&self) -> Pass {
+        let output = self.trimtab(&["once", "--json"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
+    }
+
+    fn agent(&self) -> Agent {
+        Agent(self.trimtab(&["agent"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    fn status(&self) -> Option<Status> {
+        serde_json::from_slice(&fs::read(self.root().join("run/trimtab/status.json")).ok()?).ok()
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.root().join(path)).unwrap_or_default()
+    }
+}
+
+fn until(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_revision_that_wants_nothing_is_refused_and_the_host_is_held() {
+    let sandbox = Sandbox::new("");
+    assert_eq!(sandbox.once().outcome, Outcome::Converged);
+    sandbox.repo.write("fleet.toml", FLEET.replace("\"*\"", "\"role=nobody\""));
+    sandbox.push();
+    fs::write(sandbox.root().join("etc/one.conf"), "spoiled\n").unwrap();
+    let pass = sandbox.once();
+    assert_eq!(pass.outcome, Outcome::Held);
+    assert!(pass.reason().contains("wants nothing at all"), "{}", pass.reason());
+    assert_eq!(
+        (sandbox.read("etc/one.conf"), sandbox.read("etc/two.conf")),
+        ("one\n".to_owned(), "two\n".to_owned()),
+        "repaired and kept"
+    );
+}
+
+#[test]
+fn drift_is_repaired_at_its_pace_while_the_source_is_away() {
+    let sandbox = Sandbox::new("[agent]\ninterval = \"1s\"\nretry-interval = \"1h\"\nretry-max = \"1h\"\n");
+    let agent = sandbox.agent();
+    until("converged", || sandbox.status().is_some_and(|status| status.ready && status.generation == 1));
+    fs::rename(sandbox.repo.path(), sandbox.folder.path().join("away")).unwrap();
+    until("noticed", || sandbox.status().is_some_and(|status| !status.ready));
+    for text in ["spoiled\n", "again\n"] {
+        fs::write(sandbox.root().join("etc/one.conf"), text).unwrap();
+        until("repaired", || sandbox.read("etc/one.conf") == "one\n");
+    }
+    let status = sandbox.status().unwrap();
+    assert!(!status.ready && status.reason.contains("source"), "a pass that did not ask does not make it well: {}", status.reason);
+    fs::rename(sandbox.folder.path().join("away"), sandbox.repo.path()).unwrap();
+    drop(agent);
+}
+
+#[test]
+fn a_component_that_leaves_takes_only_what_is_its_own() {
+    let sandbox = Sandbox::new("");
+    let etc = sandbox.root().join("etc");
+    fs::write(etc.join("two.conf"), "the operator's\n").unwrap();
+    sandbox.once();
+    assert_eq!(sandbox.read("etc/two.conf"), "two\n");
+    fs::write(etc.join("beside.conf"), "mine\n").unwrap();
+    sandbox.repo.write("fleet.toml", FLEET.replace(", \"two\"", ""));
+    sandbox.push();
+    assert_eq!(sandbox.once().outcome, Outcome::Converged);
+    assert_eq!(sandbox.read("etc/two.conf"), "the operator's\n");
+    assert_eq!(sandbox.read("etc/beside.conf"), "mine\n");
+    assert_eq!(sandbox.once().outcome, Outcome::Unchanged);
+}
+
+#[test]
+fn what_a_repair_overwrote_can_be_read_again() {
+    let sandbox = Sandbox::new("");
+    sandbox.once();
+    fs::write(sandbox.root().join("etc/one.conf"), "a night's work\n").unwrap();
+    let pass = sandbox.once();
+    assert_eq!(sandbox.read("etc/one.conf"), "one\n");
+    let (path, digest) = pass.kept.first().expect("it was kept");
+    assert_eq!(path, "/etc/one.conf");
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    let blob = Path::new("var/lib/trimtab/blobs").join(&hex[..2]).join(&hex[2..]);
+    assert_eq!(sandbox.read(blob.to_str().unwrap()), "a night's work\n");
+    // It outlives the next revisions, which tidy the store.
+    sandbox.repo.write("components/one/files/etc/one.conf", "one more\n");
+    sandbox.push();
+    sandbox.once();
+    assert_eq!(sandbox.read(blob.to_str().unwrap()), "a night's work\n");
+}
