@@ -77,6 +77,19 @@ impl Cycle {
                 );
             }
         }
+        if news {
+            for failure in &pass.failures {
+                let (resource, word) = (failure.resource.as_str(), if failure.skipped { "skipped" } else { "failed" });
+                tracing::warn!(
+                    trimtab_pass = number,
+                    trimtab_revision = revision,
+                    trimtab_resource = resource,
+                    trimtab_outcome = word,
+                    "{resource}: {word}: {}",
+                    failure.message
+                );
+            }
+        }
         for remark in &pass.remarks {
             tracing::warn!(trimtab_pass = number, "{remark}");
         }
