@@ -89,11 +89,6 @@ impl Cycle {
         let ledger = loaded.ledger;
         let mut remarks: Vec<String> = loaded.warning.into_iter().collect();
         let trust_state = recall(&store, &mut remarks)?;
-        if trust_state.is_some() && ledger.generation == 0 && ledger.entries.is_empty() {
-            let advice =
-                "the ledger is lost: what the repository has is taken over as it stands, and what has left it stays on this host";
-            remarks.push(advice.to_owned());
-        }
         if let (Some(state), true) = (&trust_state, hold != Hold::ReadOnly) {
             mend(&mut store, state, &mut remarks);
         }
@@ -180,6 +175,12 @@ fn patience(settings: &Settings) -> Patience {
 /// The trust state that has seen more of the two copies. A damaged copy is told and passed over only while the other one is whole.
 fn recall(store: &Store, remarks: &mut Vec<String>) -> Result<Option<TrustState>, OpenError> {
     let copies = store.load_trust_state()?;
+    // The first copy is written first: only a loss of the whole folder, and of the ledger with it, leaves the second alone.
+    if copies.main.is_none() && copies.second.is_some() {
+        let advice = "what trimtab remembered of this host is lost but for the last accepted commit: what the repository has is taken \
+                      over as it stands, and what has left it stays";
+        remarks.push(advice.to_owned());
+    }
     let mut states = Vec::new();
     let mut damage = None;
     for text in [copies.main, copies.second].into_iter().flatten() {
