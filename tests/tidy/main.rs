@@ -137,3 +137,30 @@ fn the_map_names_every_room() {
         assert!(map.contains(&format!("`{room}`")), "agent/README.md does not name the room `{room}`");
     }
 }
+
+/// The keys that a table of agent.toml or trust.toml takes, as its own refusal of an unknown one lists them.
+fn keys_of(refusal: &str) -> BTreeSet<String> {
+    let list = refusal.split_once("expected").map(|(_, list)| list).unwrap_or_default();
+    list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_manual_pages_know_every_key() {
+    let page = |name: &str| std::fs::read_to_string(workspace().join("packaging/pages").join(name)).unwrap();
+    let agent = page("agent.toml.md");
+    for table in ["source", "host", "agent", "policy"] {
+        let source = if table == "source" { "" } else { "[source]\nurl = \"https://x/y.git\"\n" };
+        let refusal = trimtab::config::Settings::check(&format!("{source}[{table}]\nno-such-key = 1\n")).unwrap_err();
+        let keys = keys_of(&refusal);
+        assert!(keys.len() >= 2, "{table}: {refusal}");
+        for key in keys {
+            assert!(agent.contains(&format!("| `{key}` |")), "agent.toml.md does not tell of {key} in [{table}]");
+        }
+    }
+    let refusal = trimtab::trust::keys::TrustConfig::parse("t", "mode = \"commit\"\nno-such-key = 1\n").unwrap_err().draw(false);
+    let (keys, trust) = (keys_of(&refusal.replace('\n', " ")), page("trust.toml.md"));
+    assert!(keys.len() >= 3, "{refusal}");
+    for key in keys {
+        assert!(trust.contains(&format!("| `{key}` |")), "trust.toml.md does not tell of {key}");
+    }
+}
