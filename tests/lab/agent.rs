@@ -219,3 +219,36 @@ fn wrong_local_settings_halt_the_agent_until_a_person_looks() {
     ana.push("Mended");
     eventually("it converges again", 20, || m.read("/etc/one.conf") == "SETTING=2");
 }
+
+#[test]
+fn a_repository_behind_ssh_is_followed_with_the_couriers_own_key() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    let ana = Person::new(&m, "ana");
+    fleet::assign(&ana, &["one"]);
+    fleet::service(&ana, "one", "1");
+    ana.push("One service");
+    m.sh("useradd --create-home --shell /bin/sh git && install -d -m 700 -o git -g git /home/git/.ssh && systemctl start ssh");
+    m.sh(
+        "ssh-keygen -q -t ed25519 -N '' -C courier -f /etc/trimtab/courier-key && chown trimtab-courier: /etc/trimtab/courier-key",
+    );
+    let key = ana.key_file();
+    let init = format!("trimtab init --force --url ssh://git@localhost/srv/git/fleet.git --key {key} --host edge-1");
+    m.sh(&init);
+    m.sh("sed -i '/^url/a ssh-key = \"/etc/trimtab/courier-key\"\\nssh-known-hosts = \"/etc/trimtab/known_hosts\"' /etc/trimtab/agent.toml");
+
+    let strange = m.try_sh("trimtab once");
+    assert_eq!(strange.code, 1, "{}", strange.out);
+    assert!(strange.out.contains("ssh-known-hosts"), "a host that nobody vouched for is refused with advice: {}", strange.out);
+    m.sh("ssh-keyscan -t ed25519 localhost > /etc/trimtab/known_hosts 2>/dev/null");
+    let unknown = m.try_sh("trimtab once");
+    assert!(unknown.code == 1 && unknown.out.contains("ssh-key"), "a key that the server does not know: {}", unknown.out);
+
+    m.sh("install -m 600 -o git -g git /etc/trimtab/courier-key.pub /home/git/.ssh/authorized_keys");
+    converge(&m);
+    assert_eq!(m.sh("systemctl is-active one; cat /etc/one.conf"), "active\nSETTING=1");
+    fleet::service(&ana, "one", "2");
+    ana.push("Another setting");
+    converge(&m);
+    assert_eq!(m.read("/etc/one.conf"), "SETTING=2");
+    settled(&m);
+}

@@ -161,13 +161,13 @@ fn a_courier_that_is_stopped_masked_or_killed_costs_a_poll_and_no_more() {
     eventually("it is raised again", 20, || m.read("/etc/one.conf") == "SETTING=4");
 
     // Whatever the agent has started is shot at while commits go by.
-    for round in 0..6 {
+    for round in 0..4 {
         fleet::service(&ana, "one", &format!("k{round}"));
         ana.push("A commit under fire");
         m.sh("agent=$(systemctl show -p MainPID --value trimtab); for shot in 1 2 3 4 5 6 7 8 9 10; do sleep 0.0$((RANDOM % 9 + 1)); \
               systemctl kill -s KILL 'trimtab-courier@*' 2>/dev/null; kill -KILL $(cat /proc/$agent/task/*/children) 2>/dev/null; done; true");
     }
-    eventually("the last commit arrives", 30, || m.read("/etc/one.conf") == "SETTING=k5");
+    eventually("the last commit arrives", 30, || m.read("/etc/one.conf") == "SETTING=k3");
     eventually("all is well", 20, || m.try_sh("trimtab status").code == 0);
     assert_eq!(m.sh("systemctl --failed --no-legend; systemctl is-active one two"), "active\nactive");
     assert_eq!(m.sh(strangers), "0");
@@ -231,7 +231,6 @@ fn no_registry_or_no_podman_holds_up_the_container_alone() {
     eventually("drift is repaired meanwhile", 20, || m.read("/etc/two.conf") == "SETTING=1");
     // Nobody commits anything: that podman is there must be enough.
     m.sh("mv /usr/bin/podman.away /usr/bin/podman");
-    assert_eq!(m.try_sh("trimtab sync").code, 2);
     eventually("the container serves", 10, || m.try_sh("curl -sf http://localhost:8080/version").out == "1");
     assert_lives(&m);
 }
@@ -257,7 +256,7 @@ fn commits_that_are_too_much_are_named_fetched_once_and_cost_the_agent_no_memory
         ),
         (
             format!(
-                "(echo 'description = \"\"\"'; head -c 50m /dev/zero | tr '\\0' x; echo '\"\"\"') > {copy}/components/one/component.toml"
+                "(echo 'description = \"\"\"'; head -c 17m /dev/zero | tr '\\0' x; echo '\"\"\"') > {copy}/components/one/component.toml"
             ),
             "component.toml` in the commit is larger than",
         ),

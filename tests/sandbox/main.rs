@@ -152,3 +152,21 @@ fn what_a_repair_overwrote_can_be_read_again() {
     sandbox.once();
     assert_eq!(sandbox.read(blob.to_str().unwrap()), "a night's work\n");
 }
+
+#[test]
+fn a_lost_memory_is_told_and_nothing_older_is_taken() {
+    let sandbox = Sandbox::new("");
+    let first = sandbox.repo.head();
+    sandbox.once();
+    sandbox.repo.write("components/one/files/etc/one.conf", "newer\n");
+    sandbox.push();
+    sandbox.once();
+    fs::remove_dir_all(sandbox.root().join("var/lib/trimtab")).unwrap();
+    let told = sandbox.once();
+    assert!(told.remarks.iter().any(|remark| remark.contains("is lost")), "{:?}", told.remarks);
+    assert!(sandbox.root().join("var/lib/trimtab/trust-state.json").exists(), "both copies stand again");
+    sandbox.repo.git(&["reset", "--quiet", "--hard", &first.to_string()]);
+    let held = sandbox.once();
+    assert_eq!((held.outcome, held.trust.verdict.as_str()), (Outcome::Held, "rolled-back"));
+    assert_eq!(sandbox.read("etc/one.conf"), "newer\n");
+}

@@ -11,6 +11,9 @@ use trimtab_model::report::{Outcome, Pass, Wake};
 use crate::config::AgentSettings;
 use crate::cycle::Cycle;
 
+/// A pass may wait for many images and units, one after the other; one that takes longer than this hangs, and the watchdog may have it.
+const LONGEST_PASS: Duration = Duration::from_secs(3 * 3600);
+
 /// What ended the loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -31,13 +34,13 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
     loop {
         let ask = matches!(wake, Wake::Start | Wake::Asked) || Instant::now() >= poll_at;
         let pass = {
-            // A signal in the middle of a pass waits: a pass is short, or it is waiting for a unit, and then the next start finishes it.
-            let pass = cycle.pass(wake, ask);
+            // SIGHUP waits for the end of the pass; SIGTERM ends it where it waits, and the next start finishes what it began.
+            let (pass, begun) = (cycle.pass(wake, ask), Instant::now());
             tokio::pin!(pass);
             loop {
                 tokio::select! {
                     pass = &mut pass => break pass,
-                    () = feed() => notify(&[sd_notify::NotifyState::Watchdog]),
+                    () = feed(), if begun.elapsed() < LONGEST_PASS => notify(&[sd_notify::NotifyState::Watchdog]),
                     _ = terminate.recv() => return Ok(leave()),
                     _ = interrupt.recv() => return Ok(leave()),
                 }

@@ -86,6 +86,7 @@ const PACKAGES: &[&str] = &[
     // the Git host and the person's git
     "git",
     "openssh-client",
+    "openssh-server",
     "nginx-light",
     "fcgiwrap",
     // the registry and what its images are made of

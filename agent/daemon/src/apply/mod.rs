@@ -335,14 +335,10 @@ impl Pass<'_> {
                 tracing::info!(trimtab_resource = resource, trimtab_outcome = "done", "{}", done.trim_end());
             }
             Outcome::NotRun { because } => tracing::debug!(trimtab_resource = resource, "{resource}: {because}"),
-            Outcome::Skipped { because } => {
-                tracing::warn!(trimtab_resource = resource, trimtab_outcome = "skipped", "{resource}: left out, because {because}");
-            }
-            Outcome::Failed { message } => {
-                tracing::error!(trimtab_resource = resource, trimtab_outcome = "failed", "{resource}: {message}");
-            }
-            Outcome::Raced { message } => {
-                tracing::warn!(trimtab_resource = resource, trimtab_outcome = "raced", "{resource}: {message}");
+            // What went wrong is told by the end of the pass, once for as long as it lasts; here only as it happens.
+            Outcome::Skipped { because } => tracing::debug!(trimtab_resource = resource, "{resource}: left out, because {because}"),
+            Outcome::Failed { message } | Outcome::Raced { message } => {
+                tracing::debug!(trimtab_resource = resource, "{resource}: {message}");
             }
         }
         if matches!(outcome, Outcome::Failed { .. } | Outcome::Raced { .. }) {

@@ -81,7 +81,7 @@ impl Cycle {
         let settings = Settings::load(&places.agent_toml())?;
         let trust = TrustConfig::load(&places.trust_toml())?;
         let root = Root::open(&places.root)?;
-        let store = match hold {
+        let mut store = match hold {
             Hold::Agent | Hold::Once => Store::open(places.store())?,
             Hold::ReadOnly => Store::look(places.store())?,
         };
@@ -89,6 +89,9 @@ impl Cycle {
         let ledger = loaded.ledger;
         let mut remarks: Vec<String> = loaded.warning.into_iter().collect();
         let trust_state = recall(&store, &mut remarks)?;
+        if let (Some(state), true) = (&trust_state, hold != Hold::ReadOnly) {
+            mend(&mut store, state, &mut remarks);
+        }
         if trust_state.is_none() && ledger.generation > 0 {
             remarks.push("the memory of the last accepted commit is lost; the next signed commit is taken as the first".to_owned());
         }
@@ -172,6 +175,12 @@ fn patience(settings: &Settings) -> Patience {
 /// The trust state that has seen more of the two copies. A damaged copy is told and passed over only while the other one is whole.
 fn recall(store: &Store, remarks: &mut Vec<String>) -> Result<Option<TrustState>, OpenError> {
     let copies = store.load_trust_state()?;
+    // The first copy is written first: only a loss of the whole folder, and of the ledger with it, leaves the second alone.
+    if copies.main.is_none() && copies.second.is_some() {
+        let advice = "what trimtab remembered of this host is lost but for the last accepted commit: what the repository has is taken \
+                      over as it stands, and what has left it stays";
+        remarks.push(advice.to_owned());
+    }
     let mut states = Vec::new();
     let mut damage = None;
     for text in [copies.main, copies.second].into_iter().flatten() {
@@ -188,6 +197,16 @@ fn recall(store: &Store, remarks: &mut Vec<String>) -> Result<Option<TrustState>
             }
             Ok(newest)
         }
+    }
+}
+
+/// Both copies say the same again after one of them was lost or damaged.
+fn mend(store: &mut Store, state: &TrustState, remarks: &mut Vec<String>) {
+    let text = state.to_text();
+    let whole = |copy: Option<String>| copy.as_deref() == Some(text.as_str());
+    let both = store.load_trust_state().is_ok_and(|copies| whole(copies.main) && whole(copies.second));
+    if !both && let Err(error) = store.save_trust_state(&text) {
+        remarks.push(format!("the second copy of the trust state could not be written: {}", chain(&error)));
     }
 }
 

@@ -27,53 +27,30 @@ impl Cycle {
         }
         let news = self.history.is_news(&matter(pass));
         let (outcome, reason) = (pass.outcome.word(), pass.reason());
+        // The level of an event is part of its call site.
+        macro_rules! tell {
+            ($level:ident, $($words:tt)+) => {
+                tracing::$level!(trimtab_pass = number, trimtab_revision = revision, trimtab_outcome = outcome, $($words)+)
+            };
+        }
         match pass.outcome {
-            Outcome::Converged => {
-                tracing::info!(
-                    trimtab_pass = number,
-                    trimtab_revision = revision,
-                    trimtab_outcome = outcome,
-                    "{outcome}: {reason}"
-                );
-            }
-            Outcome::Unchanged if news && pass.number > 1 => {
-                tracing::info!(
-                    trimtab_pass = number,
-                    trimtab_revision = revision,
-                    trimtab_outcome = outcome,
-                    "{outcome}: {reason}"
-                );
-            }
-            Outcome::Unchanged | Outcome::Planned => {
-                tracing::debug!(
-                    trimtab_pass = number,
-                    trimtab_revision = revision,
-                    trimtab_outcome = outcome,
-                    "{outcome}: {reason}"
-                );
-            }
-            _ if !news => {
-                tracing::debug!(
-                    trimtab_pass = number,
-                    trimtab_revision = revision,
-                    trimtab_outcome = outcome,
-                    "still {outcome}: {reason}"
-                );
-            }
-            Outcome::Unreachable | Outcome::Partial | Outcome::Held => {
+            Outcome::Converged => tell!(info, "{outcome}: {reason}"),
+            Outcome::Unchanged if news && pass.number > 1 => tell!(info, "{outcome}: {reason}"),
+            Outcome::Unchanged | Outcome::Planned => tell!(debug, "{outcome}: {reason}"),
+            _ if !news => tell!(debug, "still {outcome}: {reason}"),
+            Outcome::Unreachable | Outcome::Partial | Outcome::Held => tell!(warn, "{outcome}: {reason}"),
+            Outcome::Halted => tell!(error, "{outcome}: {reason}"),
+        }
+        if news {
+            for failure in &pass.failures {
+                let (resource, word) = (failure.resource.as_str(), if failure.skipped { "skipped" } else { "failed" });
                 tracing::warn!(
                     trimtab_pass = number,
                     trimtab_revision = revision,
-                    trimtab_outcome = outcome,
-                    "{outcome}: {reason}"
-                );
-            }
-            Outcome::Halted => {
-                tracing::error!(
-                    trimtab_pass = number,
-                    trimtab_revision = revision,
-                    trimtab_outcome = outcome,
-                    "{outcome}: {reason}"
+                    trimtab_resource = resource,
+                    trimtab_outcome = word,
+                    "{resource}: {word}: {}",
+                    failure.message
                 );
             }
         }

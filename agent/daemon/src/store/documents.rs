@@ -66,10 +66,10 @@ impl Store {
         Ok(TrustCopies { main: load(&self.file(TRUST))?, second: load(&self.places.trust_copy.join(TRUST))? })
     }
 
-    /// Replaces the status document, readable by everybody. Not synced: it does not outlive a boot.
+    /// Replaces the status document. Not for everybody: why a unit failed is told with its last words, and they are its own. Not synced: it does not outlive a boot.
     pub fn save_status(&self, status: &[u8]) -> Result<(), StoreError> {
         self.writable()?;
-        write_beside(&self.places.runtime.join(STATUS), status, 0o644, false)
+        write_beside(&self.places.runtime.join(STATUS), status, 0o640, false)
     }
 
     /// The status document as it was saved last since boot.

@@ -156,7 +156,7 @@ pub struct Places {
     pub state: PathBuf,
     /// The folder of the second copy of the trust state, best on another file system: `/etc/trimtab/state`.
     pub trust_copy: PathBuf,
-    /// `/run/trimtab`: readable by everybody, gone after a boot.
+    /// `/run/trimtab`: gone after a boot.
     pub runtime: PathBuf,
 }
 

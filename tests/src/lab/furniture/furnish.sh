@@ -34,6 +34,8 @@ rm -f /etc/machine-id /var/lib/dbus/machine-id /etc/hostname
 systemctl mask systemd-modules-load.service systemd-remount-fs.service systemd-pstore.service systemd-udev-trigger.service \
     systemd-udevd.service apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer \
     podman-auto-update.timer podman.socket podman-restart.service podman.service getty.target console-getty.service
+# Started by the scenario that needs it.
+if [ -e /usr/sbin/sshd ]; then systemctl disable ssh.service ssh.socket 2>/dev/null || true; fi
 systemctl enable nginx.service fcgiwrap.socket docker-registry.service
 # The journal of a machine is read from outside and lost with it.
 mkdir -p /var/log/journal
