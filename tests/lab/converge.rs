@@ -176,6 +176,24 @@ fn a_unit_that_left_the_repository_is_stopped_disabled_and_removed() {
 }
 
 #[test]
+fn a_new_install_section_leaves_no_link_of_the_old_one() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    let ana = Person::new(&m, "ana");
+    fleet::assign(&ana, &["one"]);
+    fleet::service(&ana, "one", "1");
+    ana.push("Wanted by multi-user.target");
+    enrol(&m, &ana, "");
+    converge(&m);
+    let text = m.read("/etc/systemd/system/one.service").replace("multi-user.target", "timers.target");
+    ana.write("components/one/systemd/one.service", &format!("{text}\n")).push("Wanted by timers.target");
+    converge(&m);
+    let links = m.sh("cd /etc/systemd/system && find . -name one.service -type l");
+    assert_eq!(links, "./timers.target.wants/one.service");
+    assert_eq!(m.sh("systemctl is-enabled one; systemctl is-active one"), "enabled\nactive");
+    settled(&m);
+}
+
+#[test]
 fn what_a_component_replaced_comes_back_when_it_leaves() {
     let Some(m) = lab::boot("edge-1") else { return };
     m.sh("printf 'the operator wrote this\\n' > /etc/issue.local; chown daemon:adm /etc/issue.local; chmod 0604 /etc/issue.local");

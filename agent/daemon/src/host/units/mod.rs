@@ -210,6 +210,11 @@ impl Systemd {
         let (name, units) = (unit.as_str(), vec![unit.as_str()]);
         let (runtime, force) = (false, true);
         let reply = match wanted {
+            // One that is enabled already has a new [Install] section: the links of the old one must go, or it would still be started by
+            // what it left.
+            BootState::Enabled if self.file_state(unit).await? == "enabled" => {
+                self.bus.manager("ReenableUnitFiles", name, &(units, runtime, force)).await?
+            }
             BootState::Enabled => self.bus.manager("EnableUnitFiles", name, &(units, runtime, force)).await?,
             BootState::Disabled => self.bus.manager("DisableUnitFiles", name, &(units, runtime)).await?,
             // Never by force: that would replace a unit file in /etc by the link, and with it what the operator wrote.
