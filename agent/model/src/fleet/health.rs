@@ -148,12 +148,12 @@ fn read_timing(table: &mut Table<'_, '_>, is_unit: bool, findings: &mut Findings
     let timeout = time::read(table, "timeout", 1000, findings);
     let interval = time::read(table, "interval", 1000, findings);
     let settle = time::read(table, "settle", 0, findings);
-    let retries = table.integer("retries", findings).and_then(|number| match u32::try_from(number.value) {
-        Ok(retries @ 0..=100) => Some(retries),
-        _ => {
+    let retries = table.integer("retries", findings).and_then(|number| {
+        let retries = u32::try_from(number.value).ok().filter(|retries| *retries <= 100);
+        if retries.is_none() {
             findings.at(number.place, "`retries` must be from 0 to 100");
-            None
         }
+        retries
     });
     let timeout_ms = timeout.map_or(TIMEOUT, |(ms, _)| ms);
     if let Some((settle, item)) = settle
@@ -181,13 +181,12 @@ fn read_status(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Vec
     let items = if item.as_integer().is_some() { vec![item] } else { item.list("status", findings)? };
     let mut statuses = Vec::new();
     for item in items {
-        match item.as_integer().map(u16::try_from) {
-            Some(Ok(status @ 100..=599)) => statuses.push(status),
-            _ => {
-                findings.at_with(item.place, "this is not an HTTP status", "a number from 100 to 599, or a list of such");
-                return None;
-            }
-        }
+        let status = item.as_integer().and_then(|status| u16::try_from(status).ok());
+        let Some(status) = status.filter(|status| (100..=599).contains(status)) else {
+            findings.at_with(item.place, "this is not an HTTP status", "a number from 100 to 599, or a list of such");
+            return None;
+        };
+        statuses.push(status);
     }
     if statuses.is_empty() {
         findings.at(item.place, "no status would be good");

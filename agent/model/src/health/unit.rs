@@ -98,12 +98,14 @@ impl UnitCourse {
 
     fn state(&mut self, look: &UnitLook, because: String) -> Answer {
         match (look.active.as_str(), self.expected) {
-            ("active" | "reloading" | "refreshing", Expected::Ended | Expected::NotFailed) => Answer::Good,
+            ("active" | "reloading" | "refreshing", Expected::Ended)
+            | ("active" | "reloading" | "refreshing" | "inactive" | "activating" | "deactivating", Expected::NotFailed) => {
+                Answer::Good
+            }
             ("active" | "reloading" | "refreshing", _) => {
                 self.started = true;
                 Answer::Good
             }
-            ("inactive", Expected::NotFailed) | ("activating" | "deactivating", Expected::NotFailed) => Answer::Good,
             ("inactive", Expected::ActiveIfAllowed) if !look.condition_met => Answer::Good,
             ("inactive", Expected::Active) if !look.condition_met => {
                 Answer::Never("a condition of it (Condition…=) is not met on this host".to_owned())
