@@ -46,7 +46,7 @@ pub(super) async fn container(
     timing: Timing,
 ) -> Result<(), String> {
     // The unit's own check says more; here it only ends a wait for a container that will not come.
-    let mut service = UnitCourse::new(Expected::NotFailed, timing.retries, None);
+    let mut service = UnitCourse::new(Expected::NotFailed, timing.retries, false);
     let mut clocked = Clocked::new(timing);
     loop {
         let service = systemd.fares(unit).await.ok().map(|look| service.judge(&look));

@@ -32,35 +32,23 @@ const NO_USER: i32 = 217;
 const LINES: usize = 5;
 
 /// In which pass, and between what, a hook runs.
-pub struct HookCall<'a> {
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The revision that is applied (or, going back, that is left).
+    pub revision: String,
+    /// The revision in force before; empty when there was none.
+    pub previous: String,
     /// The pass's number.
     pub pass: u64,
-    /// The revision that is applied (or, going back, that is left).
-    pub revision: &'a str,
-    /// The revision in force before; empty when there was none.
-    pub previous: &'a str,
-    /// The state that the hook comes from: it knows whether the program is a managed file.
-    pub wanted: &'a Desired,
-    /// The contents of that state's files.
-    pub contents: &'a dyn Fn(&Digest) -> Option<Vec<u8>>,
-    /// The agent's state folder, `/var/lib/trimtab`.
-    pub state: &'a Path,
+    /// The agent's state folder, `/var/lib/trimtab`: a managed program is laid down in it for the time that it runs.
+    pub state: PathBuf,
 }
 
-impl std::fmt::Debug for HookCall<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HookCall").field("pass", &self.pass).field("revision", &self.revision).finish_non_exhaustive()
-    }
-}
-
-/// How a hook ended. Whatever is neither [`HookEnd::Done`] nor [`HookEnd::NotRun`] keeps a `pre-apply` or `pre-remove` from what it
-/// stands before.
+/// How a hook ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HookEnd {
-    /// With status 0.
+    /// With status 0; or it was not run, for there is no systemd here.
     Done,
-    /// It was not run: there is no systemd here.
-    NotRun,
     /// A `pre-apply` or `pre-remove` that refused, with any other status.
     Veto {
         /// Its status, and its last lines.
@@ -71,39 +59,61 @@ pub enum HookEnd {
         /// Its last lines.
         message: String,
     },
-    /// It did not do what it should, or could not be run at all.
+    /// It did not do what it should: it could not be run, was killed because its time was over or by something else, or (where it has
+    /// nothing to refuse) exited otherwise than with 0.
     Failed {
-        /// Why.
-        message: String,
-    },
-    /// It was killed because its time was over.
-    TimedOut {
-        /// Which time, and its last lines.
+        /// Why, and its last lines.
         message: String,
     },
 }
 
-/// Runs one hook to its end.
-pub async fn run_hook(hook: &Hook, call: &HookCall<'_>, runner: &Runner) -> HookEnd {
-    if matches!(runner, Runner::Child) {
-        return HookEnd::NotRun;
+impl HookEnd {
+    /// What went wrong, if anything did.
+    pub fn trouble(&self) -> Option<&str> {
+        match self {
+            Self::Done => None,
+            Self::Veto { message } | Self::Later { message } | Self::Failed { message } => Some(message),
+        }
     }
-    let laid = match lay(hook, call) {
+
+    fn add(&mut self, words: &str) {
+        if let Self::Veto { message } | Self::Later { message } | Self::Failed { message } = self
+            && !words.is_empty()
+        {
+            message.push_str("; its last words:\n");
+            message.push_str(words);
+        }
+    }
+}
+
+/// Runs one hook to its end. `desired` is the state that it comes from, and `contents` has the contents of that state's files.
+pub async fn run_hook(
+    hook: &Hook,
+    desired: &Desired,
+    contents: &dyn Fn(Digest) -> io::Result<Vec<u8>>,
+    context: &Context,
+    runner: &Runner,
+) -> HookEnd {
+    if matches!(runner, Runner::Child) {
+        tracing::debug!("a hook was not run, for there is no systemd here");
+        return HookEnd::Done;
+    }
+    let laid = match lay(hook, desired, contents, &context.state) {
         Ok(laid) => laid,
         Err(error) => return HookEnd::Failed { message: format!("its program could not be laid down: {}", chain(&error)) },
     };
     // A word of its own finds the lines of this very run again.
     let run = format!("{:016x}", std::hash::RandomState::new().build_hasher().finish());
-    let outcome = command::run(&command(hook, call, laid.as_ref(), &run), runner).await;
+    let outcome = command::run(&command(hook, context, laid.as_ref(), &run), runner).await;
     drop(laid);
-    let end = judge(hook, outcome);
-    match end {
-        HookEnd::Done | HookEnd::NotRun => end,
-        bad => with_words(bad, &last_words(runner, &run).await),
+    let mut end = judge(hook, outcome);
+    if end != HookEnd::Done {
+        end.add(&last_words(runner, &run).await);
     }
+    end
 }
 
-fn command(hook: &Hook, call: &HookCall<'_>, laid: Option<&Laid>, run: &str) -> Command {
+fn command(hook: &Hook, context: &Context, laid: Option<&Laid>, run: &str) -> Command {
     let mut argv = hook.run.clone();
     let component = &hook.origin.component;
     if let (Some(laid), Some(program)) = (laid, argv.first_mut()) {
@@ -114,7 +124,7 @@ fn command(hook: &Hook, call: &HookCall<'_>, laid: Option<&Laid>, run: &str) -> 
     }
     let phase = hook.on.word();
     let fields = vec![
-        format!("TRIMTAB_PASS={}", call.pass),
+        format!("TRIMTAB_PASS={}", context.pass),
         format!("TRIMTAB_PHASE={phase}"),
         format!("TRIMTAB_COMPONENT={component}"),
         format!("TRIMTAB_HOOK={run}"),
@@ -122,9 +132,9 @@ fn command(hook: &Hook, call: &HookCall<'_>, laid: Option<&Laid>, run: &str) -> 
     let mut command = Command::new("hook", argv)
         .about(format!("{phase} hook of {component}"))
         .env("TRIMTAB_PHASE", phase)
-        .env("TRIMTAB_REVISION", call.revision)
-        .env("TRIMTAB_PREVIOUS", call.previous)
-        .env("TRIMTAB_PASS", call.pass.to_string())
+        .env("TRIMTAB_REVISION", context.revision.as_str())
+        .env("TRIMTAB_PREVIOUS", context.previous.as_str())
+        .env("TRIMTAB_PASS", context.pass.to_string())
         .env("TRIMTAB_COMPONENT", component.as_str())
         .timeout(Duration::from_millis(hook.timeout_ms))
         .tied()
@@ -151,21 +161,10 @@ fn judge(hook: &Hook, outcome: Result<command::Output, CommandError>) -> HookEnd
             (exit, _) => HookEnd::Failed { message: exit.to_string() },
         },
         Err(CommandError::TimedOut { after, .. }) => {
-            HookEnd::TimedOut { message: format!("it had not ended after {} and was killed", humantime::format_duration(after)) }
+            HookEnd::Failed { message: format!("it had not ended after {} and was killed", humantime::format_duration(after)) }
         }
         Err(error) => HookEnd::Failed { message: chain(&error) },
     }
-}
-
-fn with_words(mut end: HookEnd, words: &str) -> HookEnd {
-    if let HookEnd::Veto { message } | HookEnd::Later { message } | HookEnd::Failed { message } | HookEnd::TimedOut { message } =
-        &mut end
-        && !words.is_empty()
-    {
-        message.push_str("; its last words:\n");
-        message.push_str(words);
-    }
-    end
 }
 
 async fn last_words(runner: &Runner, run: &str) -> String {
@@ -198,14 +197,13 @@ impl Drop for Laid {
 }
 
 /// Lays the wanted content of a managed program down; `None` when the program is none of ours and lies where it lies.
-fn lay(hook: &Hook, call: &HookCall<'_>) -> io::Result<Option<Laid>> {
-    let Some((path, entry)) = hook.run.first().and_then(|program| call.wanted.entries.get_key_value(program.as_str())) else {
+fn lay(hook: &Hook, desired: &Desired, contents: &dyn Fn(Digest) -> io::Result<Vec<u8>>, state: &Path) -> io::Result<Option<Laid>> {
+    let Some((path, entry)) = hook.run.first().and_then(|program| desired.entries.get_key_value(program.as_str())) else {
         return Ok(None);
     };
     let Node::File { digest, .. } = &entry.state.node else { return Ok(None) };
-    let missing = || io::Error::other(format!("the content of {path} is not in the store"));
-    let content = (call.contents)(digest).ok_or_else(missing)?;
-    let hooks = call.state.join("hooks");
+    let content = contents(*digest)?;
+    let hooks = state.join("hooks");
     match DirBuilder::new().mode(0o700).create(&hooks) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}

@@ -1,6 +1,6 @@
 //! Health checks and hooks: whether a change is good, and programs of a component around it.
 //!
-//! [`watch`] asks all checks at once and says which failed; [`hook::run_hook`] runs one hook. What an answer means is judged in the model
+//! [`watch`] asks all checks at once and says which failed; [`run_hook`] runs one hook. What an answer means is judged in the model
 //! (`trimtab_model::health`); here the questions are asked: of systemd over D-Bus, of Podman and of programs by transient units, of the network
 //! by `trimtab probe` ([`ask`]), an unprivileged process of its own, for the agent has no socket.
 //!
@@ -9,11 +9,11 @@
 
 pub mod ask;
 mod containers;
-pub mod hook;
+mod hook;
 mod programs;
 mod units;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -28,6 +28,7 @@ use trimtab_model::names::{ComponentName, UnitName};
 
 use crate::host::command::Runner;
 use crate::host::units::Systemd;
+pub use hook::{Context, HookEnd, run_hook};
 
 /// For the checks that nobody wrote: what was just started has this long beside its settle time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,20 +36,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// A long wait says that it lives this often.
 const PROGRESS: Duration = Duration::from_secs(5);
-
-/// What is to be watched.
-#[derive(Debug)]
-pub struct Watch<'a> {
-    /// The state that was just applied: it knows the units and what depends on what.
-    pub wanted: &'a Desired,
-    /// The checks to ask: those of `wanted`, or fewer.
-    pub checks: &'a [HealthCheck],
-    /// The units that were started, restarted or reloaded, each with the run that it was in afterwards (`JobOutcome::invocation`); empty where
-    /// it is not known. Each that is wanted running and has no check of its own is checked all the same.
-    pub touched: &'a BTreeMap<UnitName, String>,
-    /// How long such a unit must stay active.
-    pub settle: Duration,
-}
 
 /// What came of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -90,17 +77,26 @@ struct Job<'a> {
 }
 
 enum What<'a> {
-    Unit { unit: &'a UnitName, expected: Expected, started: Option<&'a str> },
+    Unit { unit: &'a UnitName, expected: Expected, started: bool },
     Asked(&'a Probe),
 }
 
 type Going<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + 'a>>;
 
-/// Asks all checks at once, until each has passed, failed, or cannot change any more what is decided about its component.
-pub async fn watch(watch: &Watch<'_>, runner: &Runner) -> Verdict {
-    let jobs = jobs(watch);
+/// Asks all checks of the `affected` components at once, and after each unit in `touched` (those that were started, restarted or reloaded)
+/// that is to run and has no check of its own, until each has passed, failed, or cannot change any more what is decided about its component.
+/// Units without a check of their own must stay active for `settle`.
+pub async fn watch(
+    wanted: &Desired,
+    affected: &BTreeSet<ComponentName>,
+    touched: &BTreeSet<UnitName>,
+    settle: Duration,
+    systemd: &Option<Arc<Systemd>>,
+    runner: &Runner,
+) -> Verdict {
+    let jobs = jobs(wanted, affected, touched, settle);
     let mut verdict = Verdict::default();
-    let Runner::Systemd(systemd) = runner else {
+    let Some(systemd) = systemd else {
         if !jobs.is_empty() {
             verdict.remarks.push(format!("{} health checks were not asked, for there is no systemd here", jobs.len()));
         }
@@ -124,7 +120,7 @@ pub async fn watch(watch: &Watch<'_>, runner: &Runner) -> Verdict {
             Err(message) => {
                 tracing::debug!(resource = job.resource, message, "a health check failed");
                 verdict.failed.push(Failed { resource: job.resource.clone(), component: job.component.cloned(), message });
-                let fallen = fallen(watch.wanted, job.component);
+                let fallen = fallen(wanted, job.component);
                 let before = open.len();
                 // Dropping one ends what runs for it.
                 open.retain(|(other, _)| !jobs[*other].component.is_some_and(|component| fallen.contains(component)));
@@ -167,36 +163,40 @@ fn fallen<'a>(wanted: &'a Desired, failed: Option<&'a ComponentName>) -> BTreeSe
 }
 
 /// The checks that are written, and one for each touched unit that has none.
-fn jobs<'a>(watch: &Watch<'a>) -> Vec<Job<'a>> {
-    let mut jobs: Vec<Job<'a>> = watch.checks.iter().map(|check| written(watch, check)).collect();
-    let asked = |unit: &UnitName| watch.checks.iter().any(|check| matches!(&check.probe, Probe::Unit { unit: own } if own == unit));
-    for (unit, run) in watch.touched {
-        let Some(wanted) = watch.wanted.units.get(unit).filter(|wanted| wanted.active != Some(false) && !asked(unit)) else {
-            continue;
-        };
-        let expected = match wanted.active {
-            _ if wanted.oneshot => Expected::Ended,
+fn jobs<'a>(
+    wanted: &'a Desired,
+    affected: &BTreeSet<ComponentName>,
+    touched: &'a BTreeSet<UnitName>,
+    settle: Duration,
+) -> Vec<Job<'a>> {
+    let checks = || wanted.health.iter().filter(|check| affected.contains(&check.origin.component));
+    let mut jobs: Vec<Job<'a>> = checks().map(|check| written(wanted, check, touched)).collect();
+    let asked = |unit: &UnitName| checks().any(|check| matches!(&check.probe, Probe::Unit { unit: own } if own == unit));
+    for unit in touched {
+        let Some(own) = wanted.units.get(unit).filter(|own| own.active != Some(false) && !asked(unit)) else { continue };
+        let expected = match own.active {
+            _ if own.oneshot => Expected::Ended,
             Some(true) => Expected::ActiveIfAllowed,
             _ => Expected::NotFailed,
         };
         let timing = Timing {
-            timeout_ms: millis(watch.settle.saturating_add(PATIENCE)),
+            timeout_ms: millis(settle.saturating_add(PATIENCE)),
             interval_ms: millis(LOOK_AGAIN),
-            settle_ms: millis(watch.settle),
+            settle_ms: millis(settle),
             retries: 0,
         };
-        let what = What::Unit { unit, expected, started: Some(run) };
-        jobs.push(Job { resource: format!("unit {unit}"), component: Some(&wanted.origin.component), timing, what });
+        let what = What::Unit { unit, expected, started: true };
+        jobs.push(Job { resource: format!("unit {unit}"), component: Some(&own.origin.component), timing, what });
     }
     jobs
 }
 
-fn written<'a>(watch: &Watch<'a>, check: &'a HealthCheck) -> Job<'a> {
+fn written<'a>(wanted: &Desired, check: &'a HealthCheck, touched: &BTreeSet<UnitName>) -> Job<'a> {
     let what = match &check.probe {
         Probe::Unit { unit } => {
-            let oneshot = watch.wanted.units.get(unit).is_some_and(|wanted| wanted.oneshot);
+            let oneshot = wanted.units.get(unit).is_some_and(|own| own.oneshot);
             let expected = if oneshot { Expected::Ended } else { Expected::Active };
-            What::Unit { unit, expected, started: watch.touched.get(unit).map(String::as_str) }
+            What::Unit { unit, expected, started: touched.contains(unit) }
         }
         probe => What::Asked(probe),
     };

@@ -35,15 +35,14 @@ fn every_touched_unit_that_is_to_run_is_checked_once() {
     ] {
         wanted.units.insert(text.parse().unwrap(), unit("c", active, oneshot));
     }
-    let touched: BTreeMap<UnitName, String> = ["runs", "asked", "stopped", "once", "others", "gone"]
-        .map(|u| (format!("{u}.service").parse().unwrap(), String::new()))
-        .into();
-    let checks = [check("c", serde_json::json!({"kind": "unit", "unit": "asked.service"}))];
-    let watch = Watch { wanted: &wanted, checks: &checks, touched: &touched, settle: Duration::from_secs(3) };
-    let found: Vec<_> = jobs(&watch)
+    let touched: BTreeSet<UnitName> =
+        ["runs", "asked", "stopped", "once", "others", "gone"].map(|u| format!("{u}.service").parse().unwrap()).into();
+    wanted.health.push(check("c", serde_json::json!({"kind": "unit", "unit": "asked.service"})));
+    wanted.health.push(check("unaffected", serde_json::json!({"kind": "tcp", "address": "127.0.0.1:1"})));
+    let found: Vec<_> = jobs(&wanted, &[name("c")].into(), &touched, Duration::from_secs(3))
         .into_iter()
         .map(|job| match job.what {
-            What::Unit { expected, started, .. } => (job.resource, expected, started.is_some(), job.timing.settle_ms),
+            What::Unit { expected, started, .. } => (job.resource, expected, started, job.timing.settle_ms),
             What::Asked(_) => panic!("{}", job.resource),
         })
         .collect();
@@ -71,11 +70,11 @@ fn what_depends_on_a_failed_component_has_nothing_left_to_say() {
 
 #[test]
 fn without_systemd_nothing_is_asked_and_a_remark_says_so() {
-    let wanted = Desired::default();
-    let checks = [check("c", serde_json::json!({"kind": "tcp", "address": "127.0.0.1:1"}))];
-    let watching = Watch { wanted: &wanted, checks: &checks, touched: &BTreeMap::new(), settle: Duration::ZERO };
+    let mut wanted = Desired::default();
+    wanted.health.push(check("c", serde_json::json!({"kind": "tcp", "address": "127.0.0.1:1"})));
+    let affected = [name("c")].into();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let verdict = runtime.block_on(watch(&watching, &Runner::Child));
+    let verdict = runtime.block_on(watch(&wanted, &affected, &BTreeSet::new(), Duration::ZERO, &None, &Runner::Child));
     assert!(verdict.is_good() && verdict.passed == 0);
     assert_eq!(verdict.remarks, ["1 health checks were not asked, for there is no systemd here"]);
 }

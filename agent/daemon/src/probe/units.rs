@@ -15,7 +15,7 @@ pub(super) async fn unit(
     unit: &UnitName,
     timing: Timing,
     expected: Expected,
-    started: Option<&str>,
+    started: bool,
 ) -> Result<(), String> {
     let mut watched = UnitCourse::new(expected, timing.retries, started);
     // What ran to its end has nothing to stay. How many restarts are borne is counted by the unit's own course: one restart is

@@ -45,17 +45,15 @@ pub struct UnitCourse {
     retries: u32,
     /// It is known to have been started: being inactive is then an end, not a beginning.
     started: bool,
-    /// The run that was seen last, and the count of restarts if that was seen as well.
-    seen: Option<(String, Option<u32>)>,
+    /// The run and the count of restarts that were seen last.
+    seen: Option<(String, u32)>,
     restarts: u32,
 }
 
 impl UnitCourse {
-    /// Begins to watch. `started` is the run that a job of ours has just started, if it is known: a unit that is in another one when it
-    /// is first looked at has died in between.
-    pub fn new(expected: Expected, retries: u32, started: Option<&str>) -> Self {
-        let seen = started.filter(|run| !run.is_empty()).map(|run| (run.to_owned(), None));
-        Self { expected, retries, started: started.is_some(), seen, restarts: 0 }
+    /// Begins to watch. `started`: a job of ours has just started it.
+    pub fn new(expected: Expected, retries: u32, started: bool) -> Self {
+        Self { expected, retries, started, seen: None, restarts: 0 }
     }
 
     /// What a look at the unit answers.
@@ -85,10 +83,10 @@ impl UnitCourse {
 
     /// Counts restarts since the last look; whether there was one.
     fn count(&mut self, look: &UnitLook) -> bool {
-        let now = (look.invocation.clone(), Some(look.restarts));
+        let now = (look.invocation.clone(), look.restarts);
         // One that has ended and stays so has no new run, and a oneshot's next run is a timer's business.
         let Some((run, restarts)) = self.seen.replace(now) else { return false };
-        let by_systemd = restarts.map_or(0, |before| look.restarts.saturating_sub(before));
+        let by_systemd = look.restarts.saturating_sub(restarts);
         let another = !run.is_empty() && !look.invocation.is_empty() && run != look.invocation;
         let counts = matches!(self.expected, Expected::Active | Expected::ActiveIfAllowed) || by_systemd > 0;
         let more = if another && counts { by_systemd.max(1) } else { by_systemd };
@@ -147,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_definite_and_a_start_is_waited_for() {
-        let mut unit = UnitCourse::new(Expected::Active, 0, None);
+        let mut unit = UnitCourse::new(Expected::Active, 0, false);
         assert_eq!(unit.judge(&look("inactive", "dead", "", 0)), bad("it is not running"));
         assert_eq!(unit.judge(&look("activating", "start", "a", 0)), bad("it is still starting"));
         assert_eq!(unit.judge(&look("active", "running", "a", 0)), Answer::Good);
@@ -160,30 +158,25 @@ mod tests {
 
     #[test]
     fn a_restart_is_seen_however_it_is_looked_at() {
-        // While systemd waits for the next try; by its count; by the run; and when it came between our job and the first look.
-        let watch = |started| {
-            let mut unit = UnitCourse::new(Expected::ActiveIfAllowed, 0, started);
-            if started.is_none() {
-                assert_eq!(unit.judge(&look("active", "running", "a", 3)), Answer::Good);
-            }
+        // While systemd waits for the next try; by its count; by the run. What was restarted long ago is no matter.
+        let watch = || {
+            let mut unit = UnitCourse::new(Expected::ActiveIfAllowed, 0, true);
+            assert_eq!(unit.judge(&look("active", "running", "a", 3)), Answer::Good);
             unit
         };
         let waiting = UnitLook { result: "exit-code".to_owned(), ..look("activating", "auto-restart", "a", 3) };
-        assert_eq!(watch(None).judge(&waiting), never("it ended (exit-code), and systemd is about to start it again"));
-        assert_eq!(watch(None).judge(&look("active", "running", "b", 4)), never("it ended and was started anew once"));
-        assert_eq!(watch(None).judge(&look("active", "running", "b", 3)), never("it ended and was started anew once"));
-        assert_eq!(watch(Some("a")).judge(&look("active", "running", "b", 2)), never("it ended and was started anew once"));
-        // One that was only reloaded is in its old run, and has perhaps been restarted long ago.
-        assert_eq!(watch(Some("a")).judge(&look("active", "running", "a", 7)), Answer::Good);
-        assert_eq!(watch(Some("")).judge(&look("active", "running", "b", 1)), Answer::Good);
+        assert_eq!(watch().judge(&waiting), never("it ended (exit-code), and systemd is about to start it again"));
+        assert_eq!(watch().judge(&look("active", "running", "b", 5)), never("it ended and was started anew 2 times"));
+        assert_eq!(watch().judge(&look("active", "running", "b", 3)), never("it ended and was started anew once"));
+        assert_eq!(watch().judge(&look("active", "running", "a", 3)), Answer::Good);
         // On its way through `failed` it is not taken for one that failed for good.
         let through = look("failed", "failed-before-auto-restart", "a", 3);
-        assert_eq!(watch(None).judge(&through), never("it ended, and systemd is about to start it again"));
+        assert_eq!(watch().judge(&through), never("it ended, and systemd is about to start it again"));
     }
 
     #[test]
     fn restarts_are_borne_as_often_as_is_asked() {
-        let mut unit = UnitCourse::new(Expected::Active, 2, None);
+        let mut unit = UnitCourse::new(Expected::Active, 2, false);
         assert_eq!(unit.judge(&look("active", "running", "a", 0)), Answer::Good);
         assert!(matches!(unit.judge(&look("activating", "auto-restart", "a", 0)), Answer::Bad(_)));
         assert_eq!(unit.judge(&look("active", "running", "b", 1)), bad("it was started anew"));
@@ -195,19 +188,19 @@ mod tests {
 
     #[test]
     fn what_is_expected_of_other_units() {
-        let mut ended = UnitCourse::new(Expected::Ended, 0, Some("a"));
+        let mut ended = UnitCourse::new(Expected::Ended, 0, true);
         assert_eq!(ended.judge(&look("activating", "start", "a", 0)), bad("it is still running"));
         assert_eq!(ended.judge(&look("inactive", "dead", "a", 0)), Answer::Good);
         assert_eq!(ended.judge(&look("inactive", "dead", "b", 0)), Answer::Good);
         let badly = UnitLook { result: "exit-code".to_owned(), ..look("inactive", "dead", "a", 0) };
         assert_eq!(ended.judge(&badly), never("it did not end well (exit-code)"));
 
-        let mut other = UnitCourse::new(Expected::NotFailed, 0, Some("a"));
+        let mut other = UnitCourse::new(Expected::NotFailed, 0, true);
         assert_eq!(other.judge(&look("inactive", "dead", "a", 0)), Answer::Good);
         assert_eq!(other.judge(&look("failed", "failed", "a", 0)), never("it failed"));
 
         let unmet = UnitLook { condition_met: false, ..look("inactive", "dead", "", 0) };
-        assert_eq!(UnitCourse::new(Expected::ActiveIfAllowed, 0, Some("")).judge(&unmet), Answer::Good);
-        assert!(matches!(UnitCourse::new(Expected::Active, 0, Some("")).judge(&unmet), Answer::Never(_)));
+        assert_eq!(UnitCourse::new(Expected::ActiveIfAllowed, 0, true).judge(&unmet), Answer::Good);
+        assert!(matches!(UnitCourse::new(Expected::Active, 0, true).judge(&unmet), Answer::Never(_)));
     }
 }
