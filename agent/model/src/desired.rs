@@ -168,6 +168,17 @@ impl Desired {
         Digest::of(&serde_json::to_vec(self).expect("because plain data with string keys always serialises"))
     }
 
+    /// A digest of what this state means for the host, and of nothing else: a comment that moves a line in the repository changes an
+    /// [`Origin`] and nothing on the host. What was denied is known again by it.
+    pub fn effect(&self) -> Digest {
+        let mut bare = self.clone();
+        let origins = bare.entries.values_mut().map(|entry| &mut entry.origin);
+        for origin in origins.chain(bare.units.values_mut().map(|unit| &mut unit.origin)).chain(bare.images.values_mut()) {
+            (origin.file, origin.line) = (String::new(), 0);
+        }
+        bare.digest()
+    }
+
     /// Everything whose change means that `unit` runs with old input, as one digest; recorded when the unit is (re)started.
     pub fn inputs(&self, unit: &Unit) -> Digest {
         let mut text = String::new();
