@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::health::HealthCheck;
+use crate::hook::Hook;
 use crate::names::{AccountName, ComponentName, HostPath, UnitName};
 
 /// Everything that is wanted on one host. Serialises the same for the same input, so its digest names a rendering.
@@ -21,6 +23,15 @@ pub struct Desired {
     pub images: BTreeMap<String, Origin>,
     /// What each component (in use on this host) needs first; `depends` in component.toml.
     pub components: BTreeMap<ComponentName, BTreeSet<ComponentName>>,
+    /// What must be true before a change counts as good, in the order of components and of their files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health: Vec<HealthCheck>,
+    /// Programs to run at fixed places of a pass, in the order of components and of their files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<Hook>,
+    /// Components whose failure does not reach what they depend on (`isolate = true`).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub isolated: BTreeSet<ComponentName>,
 }
 
 /// A desired state and the contents that it names.

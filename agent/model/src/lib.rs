@@ -14,6 +14,8 @@ pub mod digest;
 pub mod facts;
 pub mod finding;
 pub mod fleet;
+pub mod health;
+pub mod hook;
 pub mod ledger;
 pub mod names;
 pub mod observed;

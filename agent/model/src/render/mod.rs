@@ -13,7 +13,7 @@ mod units;
 mod uses;
 mod validate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use validate::{Report, validate};
 
@@ -104,6 +104,9 @@ impl<'b> Pass<'b> {
                     .iter()
                     .map(|(name, c)| (name.clone(), c.depends.iter().map(|d| d.value.clone()).collect()))
                     .collect(),
+                health: Vec::new(),
+                hooks: Vec::new(),
+                isolated: BTreeSet::new(),
             },
             contents: BTreeMap::new(),
         };
