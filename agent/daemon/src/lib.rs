@@ -12,6 +12,7 @@ pub mod cycle;
 pub mod durable;
 pub mod host;
 pub mod log;
+pub mod probe;
 pub mod render;
 pub mod run;
 pub mod store;

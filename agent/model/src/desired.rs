@@ -29,9 +29,22 @@ pub struct Desired {
     /// Programs to run at fixed places of a pass, in the order of components and of their files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<Hook>,
+    /// Components whose every change must be confirmed by reaching the source (`confirm = "always"` or `"after-reboot"`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub confirm: BTreeMap<ComponentName, Confirm>,
     /// Components whose failure does not reach what they depend on (`isolate = true`).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub isolated: BTreeSet<ComponentName>,
+}
+
+/// When a change of a component counts as confirmed, whatever it touches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Confirm {
+    /// When the source was reached with it.
+    Always,
+    /// When the source was reached with it after a reboot.
+    AfterReboot,
 }
 
 /// A desired state and the contents that it names.
@@ -184,7 +197,9 @@ impl Desired {
     pub fn effect(&self) -> Digest {
         let mut bare = self.clone();
         let origins = bare.entries.values_mut().map(|entry| &mut entry.origin);
-        for origin in origins.chain(bare.units.values_mut().map(|unit| &mut unit.origin)).chain(bare.images.values_mut()) {
+        let origins = origins.chain(bare.units.values_mut().map(|unit| &mut unit.origin)).chain(bare.images.values_mut());
+        let origins = origins.chain(bare.health.iter_mut().map(|check| &mut check.origin));
+        for origin in origins.chain(bare.hooks.iter_mut().map(|hook| &mut hook.origin)) {
             (origin.file, origin.line) = (String::new(), 0);
         }
         bare.digest()

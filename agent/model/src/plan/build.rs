@@ -123,8 +123,7 @@ fn appliers(desired: &Desired, observed: &Observed, ledger: &Ledger, plan: &mut 
 }
 
 fn units(desired: &Desired, observed: &Observed, ledger: &Ledger, paths: &Paths, plan: &mut Plan, leaving: &mut Plan) {
-    let undefined: BTreeSet<UnitName> =
-        paths.leaving.iter().filter_map(|path| undefines(path, desired, ledger)).cloned().collect();
+    let undefined: BTreeSet<UnitName> = paths.leaving.iter().filter_map(|path| undefines(path, desired, ledger)).cloned().collect();
     let touched = Touched { changed: &paths.changed, leaving: &paths.leaving, replaced: &paths.replaced, undefined: &undefined };
     let nothing = UnitFound::default();
     for (name, want) in &desired.units {

@@ -278,6 +278,13 @@ impl Plan {
         plan
     }
 
+    /// Takes out the pulls: they were made before.
+    pub fn without_pulls(&mut self) {
+        let is_pull = |step: &Step| matches!(step.action, Action::Pull { .. });
+        self.prune_from -= self.steps[..self.prune_from].iter().filter(|step| is_pull(step)).count();
+        self.steps.retain(|step| !is_pull(step));
+    }
+
     /// How many changes are drift (alone or together with an update).
     pub fn drift_count(&self) -> usize {
         self.changes.iter().filter(|c| matches!(c.cause, Cause::Drift | Cause::UpdateAndDrift)).count()

@@ -106,6 +106,7 @@ impl<'b> Pass<'b> {
                     .collect(),
                 health: Vec::new(),
                 hooks: Vec::new(),
+                confirm: BTreeMap::new(),
                 isolated: BTreeSet::new(),
             },
             contents: BTreeMap::new(),

@@ -71,6 +71,8 @@ pub fn mix(new: &Desired, old: &Desired, withheld: &BTreeSet<ComponentName>) -> 
         mixed.components.extend(components.map(|(component, needs)| (component.clone(), needs.clone())));
         mixed.health.extend(source.health.iter().filter(|check| ours(&check.origin.component)).cloned());
         mixed.hooks.extend(source.hooks.iter().filter(|hook| ours(&hook.origin.component)).cloned());
+        let confirm = source.confirm.iter().filter(|(component, _)| ours(component));
+        mixed.confirm.extend(confirm.map(|(component, when)| (component.clone(), *when)));
         mixed.isolated.extend(source.isolated.iter().filter(|component| ours(component)).cloned());
     }
     complete(&mut mixed);

@@ -48,8 +48,8 @@ impl std::str::FromStr for Limit {
 
 /// What is managed and no longer wanted: `file /etc/…`, `unit …`.
 pub fn removals(desired: &Desired, ledger: &Ledger) -> Vec<String> {
-    let files = ledger.entries.keys().filter(|path| !desired.entries.contains_key(path)).map(|path| format!("file {path}"));
-    let units = ledger.units.keys().filter(|unit| !desired.units.contains_key(unit)).map(|unit| format!("unit {unit}"));
+    let files = ledger.entries.keys().filter(|path| !desired.entries.contains_key(*path)).map(|path| format!("file {path}"));
+    let units = ledger.units.keys().filter(|unit| !desired.units.contains_key(*unit)).map(|unit| format!("unit {unit}"));
     files.chain(units).collect()
 }
 
@@ -141,11 +141,11 @@ pub fn network_shaped(plan: &Plan) -> Vec<String> {
 
 fn is_network_shaped(resource: &str) -> bool {
     if let Some(path) = resource.strip_prefix("file ") {
-        let beneath = |folder: &&str| path == **folder || path.strip_prefix(*folder).is_some_and(|rest| rest.starts_with('/'));
+        let beneath = |folder: &str| path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         // Drop-ins and unit files of such units as well.
         let unit = path.strip_prefix("/etc/systemd/system/").is_some_and(is_network_unit);
         let proxy = path.to_ascii_lowercase().contains("proxy");
-        return unit || proxy || FOLDERS.iter().any(|folder| beneath(&folder)) || PARTS.iter().any(|part| path.starts_with(part));
+        return unit || proxy || FOLDERS.iter().any(|folder| beneath(folder)) || PARTS.iter().any(|part| path.starts_with(part));
     }
     resource.strip_prefix("unit ").is_some_and(is_network_unit)
 }

@@ -10,6 +10,7 @@
 
 mod domain;
 mod guard;
+mod steps;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +24,8 @@ use crate::names::{ComponentName, UnitName};
 use crate::report::Failure;
 
 pub use self::domain::{Conflict, mix, spread};
-pub use self::guard::{Limit, network_shaped, removals, too_many};
+pub use self::guard::{ALWAYS, Limit, network_shaped, removals, too_many};
+pub use self::steps::{End, InForce};
 
 /// The format of a generation's file.
 pub const GENERATION_FORMAT: u32 = 1;
