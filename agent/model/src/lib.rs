@@ -22,4 +22,5 @@ pub mod observed;
 pub mod plan;
 pub mod render;
 pub mod report;
+pub mod transaction;
 pub mod unitfile;

@@ -1,7 +1,8 @@
 //! The command line: what a person types, and what a script reads.
 //!
 //! Answers go to standard output, remarks and errors to standard error; colour only on terminals. Exit codes are the same
-//! everywhere: 0 done or nothing to do, 1 error, 2 changes (plan, once), 64 wrong usage, 75 busy or try again later, 78 a
+//! everywhere: 0 done or nothing to do, 1 error, 2 changes (plan, once), 3 the newest revision was tried and undone, 4 and not all of it
+//! could be undone, 64 wrong usage, 75 busy or try again later, 78 a
 //! person must look at the local configuration or memory.
 
 use std::io::{IsTerminal as _, Write as _};

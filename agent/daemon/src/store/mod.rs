@@ -1,4 +1,4 @@
-//! What trimtab remembers: the ledger, the contents behind it, the last rendered state, the trust state, the status.
+//! What trimtab remembers: the ledger, the contents behind it, the generations, the trust state, the status.
 //!
 //! Guarantees: one process at a time may write (a lock names the holder); a document on disk is the old one or the new one, never half,
 //! also after a power cut or on a full disk; a ledger is never on disk before the contents that it names; what is unreadable is an error
@@ -9,7 +9,9 @@
 
 mod blobs;
 mod documents;
+mod generations;
 mod ledger;
+mod requests;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -20,8 +22,10 @@ use nix::fcntl::OFlag;
 use nix::sys::statvfs::fstatvfs;
 use trimtab_model::digest::Digest;
 
-pub use self::documents::{Kept, TrustCopies};
+pub use self::documents::TrustCopies;
+pub use self::generations::contents_of;
 pub use self::ledger::Loaded;
+pub use self::requests::Request;
 use crate::durable::Unsynced;
 
 /// Below this much free space nothing new is begun: the ledger must still be written when the disk is nearly full.

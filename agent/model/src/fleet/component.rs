@@ -8,7 +8,7 @@ use super::health::{DeclaredCheck, read_check};
 use super::read::{Document, Located, Place, Table, brief, did_you_mean};
 use super::variable::{Variables, read_variables};
 use crate::bundle::{Blob, Bundle};
-use crate::desired::OnChange;
+use crate::desired::{Confirm, OnChange};
 use crate::finding::Findings;
 use crate::names::{AccountName, ComponentName, HostPath, NameError, RepoPath, UnitName};
 
@@ -37,6 +37,8 @@ pub struct Component<'s> {
     pub hooks: Vec<DeclaredHook<'s>>,
     /// Its failure does not reach what it depends on.
     pub isolate: bool,
+    /// When each change of it must be confirmed by reaching the source, whatever it touches.
+    pub confirm: Option<Confirm>,
 }
 
 /// `[[file]]`.
@@ -129,6 +131,7 @@ impl<'s> Component<'s> {
             health: Vec::new(),
             hooks: Vec::new(),
             isolate: false,
+            confirm: None,
         };
         let Some((file, _, blob)) = folder(bundle, name).find(|(_, rest, _)| *rest == "component.toml") else {
             return component;
@@ -153,6 +156,7 @@ impl<'s> Component<'s> {
         component.health.extend(root.tables("health", findings).into_iter().filter_map(|table| read_check(table, findings)));
         component.hooks.extend(root.tables("hook", findings).into_iter().filter_map(|table| read_hook(table, findings)));
         component.isolate = root.boolean("isolate", findings).is_some_and(|asked| asked.value);
+        component.confirm = root.string("confirm", findings).and_then(|text| read_confirm(&text, findings));
         root.finish(findings);
         component
     }
@@ -245,6 +249,19 @@ impl<'s> Component<'s> {
             findings.at_both(unit.place, format!("there are two [[unit]] for {}", unit.value), first.place, "the first", "");
         }
         self.units.insert(unit.value, rule);
+    }
+}
+
+fn read_confirm(text: &Located<'_, String>, findings: &mut Findings) -> Option<Confirm> {
+    match text.value.as_str() {
+        "always" => Some(Confirm::Always),
+        "after-reboot" => Some(Confirm::AfterReboot),
+        other => {
+            let help = did_you_mean(other, ["always", "after-reboot"]);
+            let help = if help.is_empty() { "`always` or `after-reboot`".to_owned() } else { help };
+            findings.at_with(text.place, format!("a change cannot be confirmed `{}`", brief(other)), help);
+            None
+        }
     }
 }
 

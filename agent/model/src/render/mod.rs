@@ -108,6 +108,7 @@ impl<'b> Pass<'b> {
                     .collect(),
                 health,
                 hooks,
+                confirm: choice.components.iter().filter_map(|(name, c)| Some((name.clone(), c.confirm?))).collect(),
                 isolated: choice.components.iter().filter(|(_, c)| c.isolate).map(|(name, _)| name.clone()).collect(),
             },
             contents: BTreeMap::new(),
