@@ -25,7 +25,7 @@ use trimtab_model::digest::Digest;
 pub use self::documents::TrustCopies;
 pub use self::generations::contents_of;
 pub use self::ledger::Loaded;
-pub use self::requests::Request;
+pub use self::requests::{Request, Taken};
 use crate::durable::Unsynced;
 
 /// Below this much free space nothing new is begun: the ledger must still be written when the disk is nearly full.
@@ -73,6 +73,14 @@ pub enum StoreError {
     /// A document that can be made again makes no sense: damaged, or of another version of trimtab.
     #[error("{path} cannot be read; it is made anew from the repository")]
     Stale {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// What somebody asked for makes no sense.
+    #[error("{path} is no request that this trimtab knows; it was taken away")]
+    Request {
         /// The file.
         path: PathBuf,
         /// What the parser said.
