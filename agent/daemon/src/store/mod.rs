@@ -2,7 +2,7 @@
 //!
 //! Guarantees: one process at a time may write (a lock names the holder); a document on disk is the old one or the new one, never half,
 //! also after a power cut or on a full disk; a ledger is never on disk before the contents that it names; what is unreadable is an error
-//! that says what to do, never silently empty. The folder belongs to the agent alone, and is refused if others could have written to it.
+//! that says what to do, never silently empty; a full disk does not keep the ledger from being saved, for it has room set aside. The folder belongs to the agent alone, and is refused if others could have written to it.
 //!
 //! Limits: the status document is not synced, for it is made anew after a boot. A disk that forgets what it said it wrote can lose the last
 //! change; the ledger before it is kept for that.
@@ -12,6 +12,7 @@ mod documents;
 mod generations;
 mod ledger;
 mod requests;
+mod reserve;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -199,7 +200,9 @@ impl Store {
         DirBuilder::new().recursive(true).mode(0o755).create(&places.runtime).map_err(io)?;
         judge(&places.runtime)?;
         let lock = take_lock(&places.state)?;
-        Ok(Self { places, lock: Some(lock), unsynced: Unsynced::new() })
+        let store = Self { places, lock: Some(lock), unsynced: Unsynced::new() };
+        store.set_aside(0);
+        Ok(store)
     }
 
     /// Opens the store without holding it, for `plan` and `status` beside a running agent: nothing can be saved.
