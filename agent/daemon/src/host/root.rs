@@ -170,21 +170,11 @@ impl Root {
             Err(RootError::Missing { .. }) => {}
             known => return known,
         }
-        let mut missing = Vec::new();
-        let mut at = path.parent();
-        let mut dir = loop {
-            let Some(here) = at else { break self.directory("")? };
-            match self.directory(here.relative()) {
-                Err(RootError::Missing { .. }) => {
-                    at = here.parent();
-                    missing.push(here);
-                }
-                known => break known?,
-            }
-        };
+        let (mut dir, missing) = self.nearest(path)?;
         for path in missing.into_iter().rev() {
             let name = path.file_name().to_owned();
-            match mkdirat(&dir, name.as_str(), Mode::S_IRWXU) {
+            // With its final mode at once: whoever is killed before the next line leaves nothing that others cannot enter.
+            match mkdirat(&dir, name.as_str(), Mode::from_bits_truncate(0o755)) {
                 Ok(()) => {
                     dir = self.finish_made(&dir, &name).map_err(|errno| failed("make the directory", path.as_str(), errno))?;
                     made.push(path);
@@ -195,6 +185,27 @@ impl Root {
             }
         }
         Ok(dir)
+    }
+
+    /// The directories above `path` that [`Root::make_parent`] would make now; none when that cannot be said.
+    pub fn missing_above(&self, path: &HostPath) -> Vec<HostPath> {
+        self.nearest(path).map(|(_, missing)| missing).unwrap_or_default()
+    }
+
+    /// The nearest directory above `path` that is there, and those below it that are not, innermost first.
+    fn nearest(&self, path: &HostPath) -> Result<(OwnedFd, Vec<HostPath>), RootError> {
+        let mut missing = Vec::new();
+        let mut at = path.parent();
+        loop {
+            let Some(here) = at else { return Ok((self.directory("")?, missing)) };
+            match self.directory(here.relative()) {
+                Err(RootError::Missing { .. }) => {
+                    at = here.parent();
+                    missing.push(here);
+                }
+                known => return Ok((known?, missing)),
+            }
+        }
     }
 
     // A setgid parent gives its group to what is made in it, and the umask takes from the mode: say both plainly.
