@@ -5,6 +5,8 @@
 //! those with disks of their own need root as well.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
+mod faults;
+mod full;
 mod kill;
 mod scene;
 mod tree;

@@ -7,6 +7,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use trimtab_tests::git::{Key, Repo};
 use trimtab_tests::trace::{Call, End, Gate, Verdict, Watch};
@@ -45,7 +46,7 @@ impl Scene {
         fleet(&repo, &["one", "two"]);
         first(&repo);
         repo.commit("The first revision", Some(&key));
-        let host = Host { root };
+        let host = Host { root, words: folder.path().join("base") };
         host.expect(2, "converged");
         host.expect(0, "unchanged");
         let old = Tree::of(&host.root);
@@ -68,16 +69,23 @@ impl Scene {
         scene
     }
 
-    /// A fresh copy of the host on the first revision.
+    /// The host on the first revision, to be copied from.
+    pub(crate) fn base(&self) -> PathBuf {
+        self.folder.path().join("base")
+    }
+
+    /// A fresh copy of it.
     pub(crate) fn copy(&self, name: &str) -> Host {
         self.copy_to(&self.folder.path().join(name))
     }
 
     /// As [`Scene::copy`], on another disk.
     pub(crate) fn copy_to(&self, root: &Path) -> Host {
-        let copied = Command::new("cp").arg("-a").arg(self.folder.path().join("base")).arg(root).status();
+        let copied = Command::new("cp").arg("-a").arg(self.base()).arg(root).status();
         assert!(copied.unwrap().success(), "the start state could not be copied to {}", root.display());
-        Host { root: root.to_owned() }
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let words = self.folder.path().join(format!("words-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        Host { root: root.to_owned(), words }
     }
 
     /// Whether a host whose pass was cut off is whole: each file old or new, nobody else's touched, the originals kept, the ledger readable.
@@ -204,6 +212,8 @@ fn second(repo: &Repo) {
 /// One sandbox.
 pub(crate) struct Host {
     pub(crate) root: PathBuf,
+    /// Where what it says is written to: not on its disk, which may be full.
+    words: PathBuf,
 }
 
 /// What a command answered.
@@ -215,7 +225,14 @@ pub(crate) struct Ran {
 
 impl std::fmt::Display for Ran {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "exit {}\n{}\n{}", self.code, self.out, self.err)
+        let Ok(pass) = serde_json::from_str::<serde_json::Value>(&self.out) else {
+            return write!(f, "exit {}\n{}\n{}", self.code, self.out, self.err);
+        };
+        write!(f, "exit {}", self.code)?;
+        for part in ["outcome", "source_error", "problems", "failures", "remarks"] {
+            write!(f, "\n  {part}: {}", pass[part])?;
+        }
+        write!(f, "\n{}", self.err)
     }
 }
 
@@ -242,20 +259,30 @@ impl Host {
 
     /// `trimtab once`, stopped at each place. How it ended, and what it said.
     pub(crate) fn traced(&self, decide: impl FnMut(usize, &Call) -> Verdict) -> (End, Ran) {
-        let (out, err) = (self.root.with_extension("out"), self.root.with_extension("err"));
-        let file = |path: &Path| fs::File::create(path).unwrap();
         let words = [OsStr::new("--root"), self.root.as_os_str(), OsStr::new("once"), OsStr::new("--json")];
-        let gate = Gate::new(trimtab_binary().as_os_str(), &words, |command| {
-            command.stdout(file(&out)).stderr(file(&err));
-        });
+        let gate = Gate::new(trimtab_binary().as_os_str(), &words, |command| self.listen(command));
         let end = gate.run(Watch::Files, decide);
-        let code = if let End::Exited(code) = end { code } else { -1 };
-        let said = |path: &Path| {
-            let text = fs::read_to_string(path).unwrap_or_default();
-            let _ = fs::remove_file(path);
-            text
-        };
-        (end, Ran { code, out: said(&out), err: said(&err) })
+        (end, self.heard(end))
+    }
+
+    /// `trimtab once` under a limit of the shell's `ulimit`.
+    pub(crate) fn limited(&self, limit: &str) -> (End, Ran) {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("ulimit {limit}; exec \"$0\" --root \"$1\" once --json"));
+        command.arg(trimtab_binary()).arg(&self.root).stdin(Stdio::null());
+        self.listen(&mut command);
+        let end = End::of(command.status().unwrap());
+        (end, self.heard(end))
+    }
+
+    fn listen(&self, command: &mut Command) {
+        let file = |ending| fs::File::create(self.words.with_extension(ending)).unwrap();
+        command.stdout(file("out")).stderr(file("err"));
+    }
+
+    fn heard(&self, end: End) -> Ran {
+        let said = |ending| fs::read_to_string(self.words.with_extension(ending)).unwrap();
+        Ran { code: if let End::Exited(code) = end { code } else { -1 }, out: said("out"), err: said("err") }
     }
 
     /// Kills the pass at this place; false when it came to its end before.

@@ -1,7 +1,7 @@
 //! Which system calls change something, and on what.
 //!
 //! Counted are calls that make, write, rename, remove, resize or sync a file, or change its mode, owner, times or attributes. Not
-//! counted are writes to anything that is no file (pipes, terminals, event counters), and files of `/dev` and `/proc`.
+//! counted are what goes to the standard outputs or to anything that is no file (pipes, event counters), and files of `/dev` and `/proc`.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -159,6 +159,8 @@ impl Tracee {
         let of = |at: usize| self.arguments[at];
         match on {
             // Sockets, pipes and the like are called `socket:[…]`.
+            // What the program says is no change, wherever its outputs go.
+            On::File(handle) if of(handle) <= 2 => None,
             On::File(handle) => self.handle(of(handle)).filter(|path| path.starts_with('/')).map(|path| vec![path]),
             On::Path(path) => Some(vec![self.text(of(path))]),
             On::At(folder, path) => Some(vec![self.at(of(folder), of(path))]),

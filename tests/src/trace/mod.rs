@@ -10,7 +10,7 @@
 
 pub mod calls;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
@@ -45,6 +45,18 @@ pub enum End {
     Exited(i32),
     /// By a signal.
     Killed(Signal),
+}
+
+impl End {
+    /// Of a program that nobody traced.
+    ///
+    /// # Panics
+    /// When the system says neither.
+    pub fn of(status: std::process::ExitStatus) -> Self {
+        use std::os::unix::process::ExitStatusExt as _;
+        let signal = || status.signal().and_then(|number| Signal::try_from(number).ok());
+        status.code().map_or_else(|| Self::Killed(signal().expect("because it has no exit code")), Self::Exited)
+    }
 }
 
 /// What counts as a place.
@@ -152,7 +164,6 @@ struct Tracer<D> {
 
 impl<D: FnMut(usize, &Call) -> Verdict> Tracer<D> {
     fn run(mut self) -> End {
-        let mut others = BTreeSet::new();
         loop {
             // Only this thread's: other tests trace beside it. Whoever started the shell may be reaped here too.
             let status = match waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD)) {
@@ -169,9 +180,8 @@ impl<D: FnMut(usize, &Call) -> Verdict> Tracer<D> {
                     self.go_on(pid, None);
                 }
                 WaitStatus::Stopped(pid, signal) => self.go_on(pid, Some(signal)),
-                other => {
-                    others.extend(other.pid());
-                }
+                // Threads that end.
+                _ => {}
             }
         }
     }
