@@ -200,6 +200,11 @@ impl Store {
         DirBuilder::new().recursive(true).mode(0o755).create(&places.runtime).map_err(io)?;
         judge(&places.runtime)?;
         let lock = take_lock(&places.state)?;
+        for folder in
+            [&places.state, &places.state.join("blobs"), &places.state.join("generations"), &places.trust_copy, &places.runtime]
+        {
+            sweep(folder);
+        }
         let store = Self { places, lock: Some(lock), unsynced: Unsynced::new() };
         store.set_aside(0);
         Ok(store)
@@ -306,6 +311,17 @@ fn write_beside(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> Result<(
         return Err(io(error));
     }
     if durable { sync_folder(path) } else { Ok(()) }
+}
+
+// What a killed process left half-written, under the names that `beside` gives and the blobs' `.new`. Only for the holder of the lock. Best
+// effort: one that stays is thrown away when its document is written next.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(b".") && name.as_encoded_bytes().ends_with(b".new") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn sync_folder(of: &Path) -> Result<(), StoreError> {
