@@ -81,7 +81,7 @@ impl Cycle {
         for bytes in missing {
             self.store.put(bytes)?;
         }
-        Ok(())
+        self.store.sync()
     }
 
     /// Takes away what a killed process left staged: once, for only a process that held the lock before this one can have left any.
