@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use trimtab_model::desired::Desired;
 use trimtab_model::digest::Digest;
-use trimtab_model::ledger::{KeptDrift, MAX_KEPT};
 use trimtab_model::names::HostPath;
 use trimtab_model::plan::Plan;
 use trimtab_model::report::{Failure, Outcome, Pass};
@@ -64,7 +63,6 @@ impl Cycle {
         if !complete {
             worsen(pass, Outcome::Partial);
         }
-        self.remember_kept(pass);
         self.take_in_force(wanted, pass, complete && plan.problems.is_empty());
         clock.lap("remembered");
         true
@@ -160,20 +158,6 @@ impl Cycle {
         if changed {
             self.collect(&wanted.desired);
         }
-    }
-
-    /// What a repair took away can be found again: its name outlives the pass.
-    fn remember_kept(&mut self, pass: &mut Pass) {
-        if pass.kept.is_empty() {
-            return;
-        }
-        for (path, digest) in &pass.kept {
-            if let (Ok(path), Ok(digest)) = (path.parse(), digest.parse()) {
-                self.ledger.kept.insert(0, KeptDrift { path, digest, at: pass.started });
-            }
-        }
-        self.ledger.kept.truncate(MAX_KEPT);
-        self.save_ledger(pass);
     }
 
     fn save_ledger(&mut self, pass: &mut Pass) {
