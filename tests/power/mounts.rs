@@ -38,6 +38,11 @@ impl Mounted {
         if output.status.success() { Ok(Self(at.to_owned())) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Unmounts it and waits for all that is to be written.
     pub(crate) fn unmount(self) {
         umount2(&self.0, MntFlags::empty()).unwrap_or_else(|errno| panic!("{} cannot be unmounted: {errno}", self.0.display()));
