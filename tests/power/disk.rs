@@ -16,12 +16,29 @@ use std::sync::Arc;
 /// What is written whole or not at all, in bytes.
 pub(crate) const BLOCK: usize = 4096;
 
-type Block = [u8; BLOCK];
+/// One block that is not all zeros, and its share of [`Image::key`].
+#[derive(Debug)]
+pub(crate) struct Block {
+    content: [u8; BLOCK],
+    share: u64,
+}
 
-/// The content of a disk at one moment. `None`: a block of zeros.
+/// A block's content; `None`: zeros.
+pub(crate) type Content = Option<Arc<Block>>;
+
+fn content(at: usize, content: &[u8; BLOCK]) -> Content {
+    content.iter().any(|byte| *byte != 0).then(|| {
+        let mut hasher = DefaultHasher::new();
+        (at, content).hash(&mut hasher);
+        Arc::new(Block { content: *content, share: hasher.finish() })
+    })
+}
+
+/// The content of a disk at one moment.
 #[derive(Clone)]
 pub(crate) struct Image {
-    blocks: Vec<Option<Arc<Block>>>,
+    blocks: Vec<Content>,
+    // A sum over the blocks, so that a write changes it by what the block was and is.
     key: u64,
 }
 
@@ -31,10 +48,10 @@ impl Image {
         let mut file = File::open(path)?;
         let count = usize::try_from(file.metadata()?.len()).expect("because the disk is small") / BLOCK;
         let mut image = Self { blocks: vec![None; count], key: 0 };
-        let mut block = [0; BLOCK];
+        let mut bytes = [0; BLOCK];
         for at in 0..count {
-            file.read_exact(&mut block)?;
-            image.set(at, block);
+            file.read_exact(&mut bytes)?;
+            image.set(at, content(at, &bytes));
         }
         Ok(image)
     }
@@ -45,7 +62,7 @@ impl Image {
         file.set_len(self.size())?;
         for (at, block) in self.blocks.iter().enumerate() {
             if let Some(block) = block {
-                file.write_all_at(&**block, (at * BLOCK) as u64)?;
+                file.write_all_at(&block.content, (at * BLOCK) as u64)?;
             }
         }
         Ok(())
@@ -70,7 +87,7 @@ impl Image {
             let (block, inside) = place(at);
             let take = (BLOCK - inside).min(usize::try_from(end - at).expect("because it is at most a request"));
             match &self.blocks[block] {
-                Some(content) => bytes.extend_from_slice(&content[inside..inside + take]),
+                Some(block) => bytes.extend_from_slice(&block.content[inside..inside + take]),
                 None => bytes.resize(bytes.len() + take, 0),
             }
             at += take as u64;
@@ -78,33 +95,30 @@ impl Image {
         bytes
     }
 
-    /// Writes bytes at an offset; what lies beyond the end is an error.
-    pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    /// What its blocks are after a write of these bytes; `None`: it goes beyond the end.
+    pub(crate) fn after(&self, offset: u64, bytes: &[u8]) -> Option<Vec<(usize, Content)>> {
         if offset + bytes.len() as u64 > self.size() {
-            return Err(io::ErrorKind::StorageFull.into());
+            return None;
         }
-        for piece in pieces(offset, bytes) {
-            let (block, inside) = place(piece.0);
-            let mut content = self.blocks[block].as_ref().map_or([0; BLOCK], |known| **known);
-            content[inside..inside + piece.1.len()].copy_from_slice(piece.1);
-            self.set(block, content);
+        let mut blocks = Vec::new();
+        let mut done = 0;
+        while done < bytes.len() {
+            let (at, inside) = place(offset + done as u64);
+            let take = (BLOCK - inside).min(bytes.len() - done);
+            let mut new = self.blocks[at].as_ref().map_or([0; BLOCK], |known| known.content);
+            new[inside..inside + take].copy_from_slice(&bytes[done..done + take]);
+            blocks.push((at, content(at, &new)));
+            done += take;
         }
-        Ok(())
+        Some(blocks)
     }
 
-    fn set(&mut self, at: usize, content: Block) {
-        let content = content.iter().any(|byte| *byte != 0).then(|| Arc::new(content));
-        // The key is a sum over the blocks, so that a write changes it by what the block was and is.
-        self.key ^= summand(at, self.blocks[at].as_deref()) ^ summand(at, content.as_deref());
-        self.blocks[at] = content;
+    /// Exchanges one block; what it was.
+    pub(crate) fn set(&mut self, at: usize, new: Content) -> Content {
+        let share = |content: &Content| content.as_ref().map_or(0, |block| block.share);
+        self.key ^= share(&self.blocks[at]) ^ share(&new);
+        std::mem::replace(&mut self.blocks[at], new)
     }
-}
-
-fn summand(at: usize, block: Option<&Block>) -> u64 {
-    let Some(block) = block else { return 0 };
-    let mut hasher = DefaultHasher::new();
-    (at, block).hash(&mut hasher);
-    hasher.finish()
 }
 
 fn place(offset: u64) -> (usize, usize) {
@@ -112,35 +126,23 @@ fn place(offset: u64) -> (usize, usize) {
     (offset / BLOCK, offset % BLOCK)
 }
 
-/// A write, cut where one block ends and the next begins.
-pub(crate) fn pieces(offset: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
-        let begin = offset + at as u64;
-        let take = (BLOCK - place(begin).1).min(rest.len());
-        at += take;
-        Some((begin, &rest[..take]))
-    })
-}
-
 /// What the disk was asked to do.
 #[derive(Clone)]
 pub(crate) enum Event {
-    /// To write these bytes at this offset; they may lie in its cache until it is flushed.
-    Write(u64, Arc<[u8]>),
+    /// To write these blocks; they may lie in its cache until it is flushed.
+    Write(Vec<(usize, Content)>),
     /// To put on the platter all that was written before.
     Flush,
 }
 
 /// One disk that a power cut can leave.
-pub(crate) struct Cut {
+pub(crate) struct Cut<'a> {
     /// How many events of the log had happened.
     pub(crate) at: usize,
     /// For a person: what of them reached the disk.
     pub(crate) what: String,
     /// The disk.
-    pub(crate) image: Image,
+    pub(crate) image: &'a Image,
 }
 
 /// A source of chance that gives the same each time for the same seed (SplitMix64).
@@ -159,53 +161,81 @@ impl Dice {
 
 /// Walks through every disk that a cut can leave and hands each to `take`: after each flush nothing of what followed, each
 /// prefix of it, and `random` random parts of it.
-pub(crate) fn cuts(base: &Image, log: &[Event], random: usize, dice: &mut Dice, take: &mut dyn FnMut(Cut)) {
-    let (mut safe, mut from) = (base.clone(), 0);
+pub(crate) fn cuts(base: &Image, log: &[Event], random: usize, dice: &mut Dice, take: &mut dyn FnMut(&Cut<'_>)) {
+    let (mut image, mut from) = (base.clone(), 0);
     while from <= log.len() {
         let until = log[from..].iter().position(|event| matches!(event, Event::Flush)).map_or(log.len(), |next| from + next);
         let writes = &log[from..until];
-        let mut image = safe.clone();
-        take(Cut { at: from, what: format!("all before event {from}"), image: image.clone() });
+        take(&Cut { at: from, what: format!("all before event {from}"), image: &image });
+        for number in 0..random {
+            part(&mut image, writes, from, number % 2 == 0, dice, take);
+        }
         for (done, event) in writes.iter().enumerate() {
-            apply(&mut image, event);
-            let what = format!("all before event {from}, and the {} after it", done + 1);
-            take(Cut { at: from + done + 1, what, image: image.clone() });
-        }
-        // With one write there is nothing between none and all but its blocks.
-        if !writes.is_empty() {
-            for number in 0..random {
-                take(part(&safe, writes, from, number % 2 == 0, dice));
+            let Event::Write(blocks) = event else { continue };
+            for (at, new) in blocks {
+                image.set(*at, new.clone());
             }
+            let what = format!("all before event {from}, and the {} after it", done + 1);
+            take(&Cut { at: from + done + 1, what, image: &image });
         }
-        safe = image;
         from = until + 1;
     }
 }
 
-/// Some writes of an unfinished epoch; `torn`: some of their blocks.
-fn part(safe: &Image, writes: &[Event], from: usize, torn: bool, dice: &mut Dice) -> Cut {
+/// Some of the writes since a flush; `torn`: some of their blocks. The image is as it was afterwards.
+fn part(image: &mut Image, writes: &[Event], from: usize, torn: bool, dice: &mut Dice, take: &mut dyn FnMut(&Cut<'_>)) {
+    if writes.is_empty() {
+        return;
+    }
     let happened = 1 + dice.below(writes.len());
     let of_ten = 1 + dice.below(9);
-    let (mut image, mut taken, mut all) = (safe.clone(), 0, 0);
+    let (mut undo, mut taken, mut all) = (Vec::new(), 0, 0);
     for event in &writes[..happened] {
-        let Event::Write(offset, bytes) = event else { continue };
-        let whole = [(*offset, &**bytes)];
-        let parts: Vec<(u64, &[u8])> = if torn { pieces(*offset, bytes).collect() } else { whole.to_vec() };
-        for (offset, bytes) in parts {
+        let Event::Write(blocks) = event else { continue };
+        for some in blocks.chunks(if torn { 1 } else { blocks.len() }) {
             all += 1;
             if dice.below(10) < of_ten {
                 taken += 1;
-                image.write(offset, bytes).expect("because the disk took it once");
+                undo.extend(some.iter().map(|(at, new)| (*at, image.set(*at, new.clone()))));
             }
         }
     }
     let unit = if torn { "blocks" } else { "writes" };
     let what = format!("all before event {from}, and {taken} of {all} {unit} of the {happened} after it");
-    Cut { at: from + happened, what, image }
+    take(&Cut { at: from + happened, what, image });
+    for (at, old) in undo.into_iter().rev() {
+        image.set(at, old);
+    }
 }
 
-fn apply(image: &mut Image, event: &Event) {
-    if let Event::Write(offset, bytes) = event {
-        image.write(*offset, bytes).expect("because the disk took it once");
+#[test]
+fn a_cut_keeps_what_was_flushed_and_any_part_of_the_rest() {
+    use std::collections::BTreeSet;
+    let mut image = Image { blocks: vec![None; 4], key: 0 };
+    let mut log = Vec::new();
+    // Block 0 is flushed; of the blocks 1 and 2, and of the second version of block 0, anything may be there.
+    for (offset, bytes) in [(0, b"a"), (4096, b"b"), (8192, b"c"), (0, b"d")] {
+        let blocks = image.after(offset, bytes).unwrap();
+        for (at, new) in &blocks {
+            image.set(*at, new.clone());
+        }
+        log.push(Event::Write(blocks));
+        if offset == 0 && bytes == b"a" {
+            log.push(Event::Flush);
+        }
     }
+    let mut seen = BTreeSet::new();
+    let base = Image { blocks: vec![None; 4], key: 0 };
+    cuts(&base, &log, 200, &mut Dice(1), &mut |cut| {
+        let letters: String =
+            (0..3).map(|at| char::from(cut.image.read(at * 4096, 1)[0])).map(|c| if c == '\0' { '-' } else { c }).collect();
+        seen.insert((cut.at >= 2, letters));
+    });
+    let of =
+        |flushed: bool| seen.iter().filter(|(after, _)| *after == flushed).map(|(_, letters)| letters.as_str()).collect::<Vec<_>>();
+    assert_eq!(of(false), ["---", "a--"]);
+    assert_eq!(of(true), ["a--", "a-c", "ab-", "abc", "d--", "d-c", "db-", "dbc"]);
+    assert!(base.after(4 * 4096, b"x").is_none(), "beyond the end");
+    let blocks = base.after(4095, b"xy").unwrap();
+    assert_eq!(blocks.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0, 1]);
 }

@@ -52,13 +52,14 @@ impl Fleet {
     /// Puts the new revision on the branch.
     pub(crate) fn renew(&self) {
         for name in ["given-back", "drifted-leaving", "leaving"] {
-            fs::remove_file(self.repo.path().join(format!("components/one/files/etc/app/{name}.conf"))).expect("because it was there");
+            fs::remove_file(self.repo.path().join(format!("components/one/files/etc/app/{name}.conf")))
+                .expect("because it was there");
         }
         for name in ["original", "drifted", "taken"] {
             self.file(&format!("etc/app/{name}.conf"), &format!("{name}, the new one\n"));
         }
         // Of more than one block, with one that is long enough for several writes.
-        let long = (0..9000).fold(String::new(), |mut text, line| {
+        let long = (0..3000).fold(String::new(), |mut text, line| {
             let _ = writeln!(text, "line {line}");
             text
         });

@@ -51,7 +51,7 @@ impl Judge<'_> {
         let found = tree::read(root)?;
         let visible = tree::visible(&found);
         tree::is_old_or_new(&visible, self.old, self.new)?;
-        self.documents(&found)?;
+        documents(&found)?;
         self.nothing_is_lost(&found).map_err(|why| format!("as found: {why}"))?;
         if reported {
             tree::is_same(&visible, self.new).map_err(|why| format!("it was reported, and is lost: {why}"))?;
@@ -61,7 +61,8 @@ impl Judge<'_> {
             return Ok(());
         }
         let first = pass(root);
-        let fine = if reported { first.outcome == "unchanged" } else { ["unchanged", "converged"].contains(&first.outcome.as_str()) };
+        let fine =
+            if reported { first.outcome == "unchanged" } else { ["unchanged", "converged"].contains(&first.outcome.as_str()) };
         if !fine || !first.remarks.is_empty() {
             return Err(format!("the next pass: {}: {}", first.outcome, first.said));
         }
@@ -74,31 +75,14 @@ impl Judge<'_> {
         let found = tree::read(root)?;
         tree::is_same(&tree::visible(&found), self.new).map_err(after)?;
         self.revision_in_force(&found).map_err(after)?;
-        self.documents(&found).map_err(after)?;
+        documents(&found).map_err(after)?;
         self.nothing_is_lost(&found).map_err(after)?;
-        self.blobs_are_whole(&found).map_err(after)?;
+        blobs_are_whole(&found).map_err(after)?;
         let second = pass(root);
         if second.outcome != "unchanged" || second.changes != 0 {
             return Err(format!("the pass after the next one was not empty: {}", second.said));
         }
         self.held_alone(root)
-    }
-
-    /// Each document that trimtab keeps is one, and the contents that the ledger counts on are there.
-    fn documents(&self, found: &Tree) -> Result<(), String> {
-        for (path, thing) in found.iter().filter(|(path, _)| path.contains("trimtab/") && path.ends_with(".json")) {
-            let Thing::File(text, ..) = thing else { continue };
-            let document: Value = serde_json::from_slice(text).map_err(|error| format!("{path} ({} bytes): {error}", text.len()))?;
-            // The one before it is read only if the newest is damaged, and what it names may be gone.
-            if path.ends_with("/ledger.json") {
-                let mut named = BTreeSet::new();
-                files_of(&document, &mut named);
-                for digest in named {
-                    blob(found, &digest).map_err(|why| format!("{path} names it: {why}"))?;
-                }
-            }
-        }
-        Ok(())
     }
 
     fn nothing_is_lost(&self, found: &Tree) -> Result<(), String> {
@@ -112,16 +96,10 @@ impl Judge<'_> {
         Ok(())
     }
 
-    fn blobs_are_whole(&self, found: &Tree) -> Result<(), String> {
-        for (path, _) in found.iter().filter(|(path, thing)| path.starts_with(BLOBS) && matches!(thing, Thing::File(..))) {
-            let hex = path[BLOBS.len()..].replace('/', "");
-            blob(found, &format!("sha256:{hex}"))?;
-        }
-        Ok(())
-    }
-
     fn revision_in_force(&self, found: &Tree) -> Result<(), String> {
-        let Some(Thing::File(text, ..)) = found.get(&format!("{STATE}/ledger.json")) else { return Err("there is no ledger".to_owned()) };
+        let Some(Thing::File(text, ..)) = found.get(&format!("{STATE}/ledger.json")) else {
+            return Err("there is no ledger".to_owned());
+        };
         let text = String::from_utf8_lossy(text);
         let Ok(ledger) = serde_json::from_str::<Value>(&text) else { return Err("the ledger is damaged".to_owned()) };
         if ledger["revision"] != self.revision {
@@ -134,12 +112,18 @@ impl Judge<'_> {
     fn held_alone(&self, root: &Path) -> Result<(), String> {
         let settings = root.join("etc/trimtab/agent.toml");
         let text = fs::read_to_string(&settings).map_err(|error| error.to_string())?;
-        let away: String = text.lines().map(|line| if line.starts_with("url") { "url = \"/nowhere\"\n".to_owned() } else { format!("{line}\n") }).collect();
+        let away: String = text
+            .lines()
+            .map(|line| if line.starts_with("url") { "url = \"/nowhere\"\n".to_owned() } else { format!("{line}\n") })
+            .collect();
         fs::write(&settings, away).map_err(|error| error.to_string())?;
         let mut spoiled = 0;
         for (path, thing) in self.new {
             if let (true, Thing::File(..)) = (path.starts_with("/etc/app/") || path.starts_with("/etc/deep/"), thing)
-                && !self.treasures.iter().any(|(kept, content)| kept == path && matches!(thing, Thing::File(seen, ..) if seen == content.as_bytes()))
+                && !self
+                    .treasures
+                    .iter()
+                    .any(|(kept, content)| kept == path && matches!(thing, Thing::File(seen, ..) if seen == content.as_bytes()))
             {
                 fs::write(root.join(path.trim_start_matches('/')), "spoiled\n").map_err(|error| error.to_string())?;
                 spoiled += 1;
@@ -154,6 +138,31 @@ impl Judge<'_> {
         found.insert(settings.to_owned(), self.new[settings].clone());
         tree::is_same(&found, self.new).map_err(|why| format!("with the source away: {why}"))
     }
+}
+
+/// Each document that trimtab keeps is one, and the contents that the ledger counts on are there.
+fn documents(found: &Tree) -> Result<(), String> {
+    for (path, thing) in found.iter().filter(|(path, _)| path.contains("trimtab/") && path.ends_with(".json")) {
+        let Thing::File(text, ..) = thing else { continue };
+        let document: Value = serde_json::from_slice(text).map_err(|error| format!("{path} ({} bytes): {error}", text.len()))?;
+        // The one before it is read only if the newest is damaged, and what it names may be gone.
+        if path.ends_with("/ledger.json") {
+            let mut named = BTreeSet::new();
+            files_of(&document, &mut named);
+            for digest in named {
+                blob(found, &digest).map_err(|why| format!("{path} names it: {why}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn blobs_are_whole(found: &Tree) -> Result<(), String> {
+    for (path, _) in found.iter().filter(|(path, thing)| path.starts_with(BLOBS) && matches!(thing, Thing::File(..))) {
+        let hex = path[BLOBS.len()..].replace('/', "");
+        blob(found, &format!("sha256:{hex}"))?;
+    }
+    Ok(())
 }
 
 /// The digests of the file contents that a document names.

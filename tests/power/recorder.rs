@@ -10,7 +10,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
     BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, Session, TimeOrNow, WriteFlags,
+    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, Session, TimeOrNow,
+    WriteFlags,
 };
 
 use crate::disk::{Event, Image};
@@ -160,10 +161,11 @@ impl Filesystem for Disk {
         reply: ReplyWrite,
     ) {
         let mut seen = hold(&self.0);
-        if seen.image.write(offset, data).is_err() {
-            return reply.error(Errno::ENOSPC);
+        let Some(blocks) = seen.image.after(offset, data) else { return reply.error(Errno::ENOSPC) };
+        for (at, new) in &blocks {
+            seen.image.set(*at, new.clone());
         }
-        seen.log.push(Event::Write(offset, data.into()));
+        seen.log.push(Event::Write(blocks));
         reply.written(u32::try_from(data.len()).expect("because requests are small"));
     }
 

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -67,25 +67,49 @@ pub(crate) fn pass(root: &Path) -> Ended {
 pub(crate) fn disturbed_pass(root: &Path, scratch: &Path, lives: Option<usize>, dice: &mut Dice) -> Option<Ended> {
     let (printed, errors) = (scratch.join("printed"), scratch.join("errors"));
     let create = |path| File::create(path).expect("because the folder is ours");
-    let child: Child = once(root).stdout(create(&printed)).stderr(create(&errors)).spawn().expect("because it was built");
-    let pid = Pid::from_raw(i32::try_from(child.id()).expect("because process ids are small"));
+    let child = once(root).stdout(create(&printed)).stderr(create(&errors)).spawn().expect("because it was built");
+    let mut running =
+        Running { pid: Pid::from_raw(i32::try_from(child.id()).expect("because process ids are small")), over: false };
     let mut stops = 0;
     let code = loop {
         std::thread::sleep(Duration::from_micros(10 + dice.below(40) as u64));
         let end = if lives.is_some_and(|lives| stops >= lives) { Signal::SIGKILL } else { Signal::SIGSTOP };
-        // It is not waited for by anybody else, so its number is still its own.
-        kill(pid, end).expect("because it is our child");
-        match waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("because it is our child") {
+        match running.signal(end) {
             WaitStatus::Exited(_, code) => break code,
             WaitStatus::Signaled(..) => return None,
             _ => {}
         }
         stops += 1;
         commit(root, stops);
-        kill(pid, Signal::SIGCONT).expect("because it is our child");
+        kill(running.pid, Signal::SIGCONT).expect("because it is our child");
     };
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     Some(Ended::read(code, &read(&printed), &read(&errors)))
+}
+
+/// A child that is waited for with its stops. One that is left while it is stopped would hold the disk for ever.
+struct Running {
+    pid: Pid,
+    over: bool,
+}
+
+impl Running {
+    /// Sends a signal that stops or ends it, and waits for that. It is waited for by nobody else, so its number is still its own.
+    fn signal(&mut self, signal: Signal) -> WaitStatus {
+        kill(self.pid, signal).expect("because it is our child");
+        let status = waitpid(self.pid, Some(WaitPidFlag::WUNTRACED)).expect("because it is our child");
+        self.over = matches!(status, WaitStatus::Exited(..) | WaitStatus::Signaled(..));
+        status
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.over {
+            let _ = kill(self.pid, Signal::SIGKILL);
+            let _ = waitpid(self.pid, None);
+        }
+    }
 }
 
 /// Some other program's file, on the disk: and with it the journal, with all that anybody has begun in it.

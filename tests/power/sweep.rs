@@ -17,7 +17,7 @@ const SIZE: u64 = 32 << 20;
 /// Random parts of what was not flushed, for each flush.
 const RANDOM: usize = 6;
 /// So many disks are judged in an ordinary run.
-const SAMPLE: usize = 100;
+const SAMPLE: usize = 24;
 /// So often a pass is killed, each time somewhere else, when all is swept.
 const KILLS: usize = 8;
 /// A pass on a busy machine has at least so many stops.
@@ -136,9 +136,10 @@ impl Bench {
             // `Some`: it was quicker than usual. Then there is nothing to go on with, and the next pass finds that.
             disturbed_pass(&root, self.memory.path(), lives, dice);
         }
-        let ended = match case.disturbed {
-            true => disturbed_pass(&root, self.memory.path(), None, dice).expect("because nobody killed it"),
-            false => pass(&root),
+        let ended = if case.disturbed {
+            disturbed_pass(&root, self.memory.path(), None, dice).expect("because nobody killed it")
+        } else {
+            pass(&root)
         };
         let reported = recorder.mark();
         let fine = ended.outcome == "converged" || case.story == Story::Killed && ended.outcome == "unchanged";
@@ -150,7 +151,7 @@ impl Bench {
     }
 
     /// `None`: it is as it must be.
-    fn look(&self, cut: &Cut, case: &Case, judge: &Judge<'_>, known: &mut Known, reported: usize) -> Option<String> {
+    fn look(&self, cut: &Cut<'_>, case: &Case, judge: &Judge<'_>, known: &mut Known, reported: usize) -> Option<String> {
         let disk = self.at("cut");
         cut.image.store(&disk).expect("because there is memory");
         let judged = self.boot(&disk, case.options).map_err(|why| format!("it cannot be mounted: {why}")).and_then(|booted| {
@@ -212,10 +213,10 @@ impl Bench {
                 return;
             }
             left -= 1;
-            if let Some(why) = self.look(&cut, case, &judge, &mut known, *reported) {
+            if let Some(why) = self.look(cut, case, &judge, &mut known, *reported) {
                 failures.push(format!("{}: {why}", cut.what));
                 if failures.len() == 1 {
-                    keep(case.name, &cut.image);
+                    keep(case.name, cut.image);
                 }
             }
         });
@@ -230,7 +231,7 @@ impl Bench {
 }
 
 /// Every different disk that a cut of the recording can leave.
-fn each(recording: &Recording, seed: u64, take: &mut dyn FnMut(Cut)) {
+fn each(recording: &Recording, seed: u64, take: &mut dyn FnMut(&Cut<'_>)) {
     let mut known = HashSet::new();
     cuts(&recording.base, &recording.log, RANDOM, &mut Dice(seed), &mut |cut| {
         if known.insert((cut.image.key(), cut.at >= recording.reported)) {

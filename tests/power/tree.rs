@@ -38,7 +38,8 @@ fn read_into(root: &Path, folder: &str, tree: &mut Tree) -> Result<(), String> {
         move |error: std::io::Error| format!("{path} cannot be read: {error}")
     };
     for entry in fs::read_dir(at(folder)).map_err(failed(folder))? {
-        let name = entry.map_err(failed(folder))?.file_name().into_string().map_err(|name| format!("{name:?} is no text"))?;
+        let name =
+            entry.map_err(failed(folder))?.file_name().into_string().map_err(|name| format!("{} is no text", name.display()))?;
         let path = format!("{folder}/{name}");
         let about = at(&path).symlink_metadata().map_err(failed(&path))?;
         let mode = about.permissions().mode() & 0o7777;
@@ -57,7 +58,9 @@ fn read_into(root: &Path, folder: &str, tree: &mut Tree) -> Result<(), String> {
 
 /// Without what is trimtab's own: what the machine and its operator see.
 pub(crate) fn visible(tree: &Tree) -> Tree {
-    let is_apart = |path: &str| APART.iter().any(|apart| path.strip_prefix(apart).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
+    let is_apart = |path: &str| {
+        APART.iter().any(|apart| path.strip_prefix(apart).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    };
     tree.iter().filter(|(path, _)| !is_apart(path)).map(|(path, thing)| (path.clone(), thing.clone())).collect()
 }
 
