@@ -271,6 +271,7 @@ impl Plan {
     }
 
     /// The plan without what only takes away: steps, and the notes that strike paths off. What it leaves undone is planned anew afterwards.
+    #[must_use]
     pub fn without_prune(&self) -> Plan {
         let mut plan = self.clone();
         plan.steps.truncate(self.prune_from);

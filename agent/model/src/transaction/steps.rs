@@ -66,26 +66,30 @@ impl Ledger {
         });
     }
 
-    /// The trial failed: from here on it is undone, and denied. `fallen` empty: all of it. `target` is the generation gone back to.
-    pub fn undo(&mut self, target: u64, fallen: BTreeSet<ComponentName>, causes: Vec<Failure>, by: DeniedBy, end: End) {
+    /// The trial failed: from here on it is undone, and denied by `by`; `None`: it is not its fault, and it is tried again. `fallen` empty:
+    /// all of it. `target` is the generation gone back to.
+    pub fn undo(&mut self, target: u64, fallen: BTreeSet<ComponentName>, causes: Vec<Failure>, by: Option<DeniedBy>, end: End) {
         let Some(trial) = &mut self.trial else { return };
         let tried = trial.generation;
         trial.phase = Phase::RollingBack;
         trial.generation = target;
         trial.fallen.clone_from(&fallen);
         trial.causes.clone_from(&causes);
+        trial.blameless = by.is_none();
         let (revision, effect, pass) = (trial.revision.clone(), trial.effect, trial.pass);
-        self.deny(Denied {
-            revision: revision.clone(),
-            effect,
-            components: fallen,
-            back_to: target,
-            at: end.at,
-            pass,
-            causes,
-            by,
-            tries: 1,
-        });
+        if let Some(by) = by {
+            self.deny(Denied {
+                revision: revision.clone(),
+                effect,
+                components: fallen,
+                back_to: target,
+                at: end.at,
+                pass,
+                causes,
+                by,
+                tries: 1,
+            });
+        }
         self.tell(Line {
             generation: tried,
             revision,
