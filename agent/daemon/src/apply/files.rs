@@ -23,6 +23,8 @@ impl Pass<'_> {
             Err(reason) if !self.repairs => return Err(reason),
             _ => {}
         }
+        let known = self.ledger.made.clone();
+        self.announce_directories(puts)?;
         let mut batch = Batch::new(&self.machine.root);
         let mut staged: Vec<(usize, Staged)> = Vec::new();
         for &at in puts {
@@ -40,6 +42,7 @@ impl Pass<'_> {
                 self.ended(at, Outcome::Failed { message: message.clone() });
             }
         }
+        self.ledger.made = known;
         self.ledger.made.extend(batch.made().cloned());
         self.intend(&staged);
         let saved = self.store.save_ledger(self.ledger);
@@ -68,6 +71,24 @@ impl Pass<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Directories that staging makes on the way are written down before: who is killed in between leaves none that nobody knows to be ours.
+    fn announce_directories(&mut self, puts: &[usize]) -> Result<(), NotBegun> {
+        let before = self.ledger.made.len();
+        for &at in puts {
+            if let Action::Put { path, .. } = &self.plan.steps[at].action {
+                let missing = self.machine.root.missing_above(path);
+                self.ledger.made.extend(missing);
+            }
+        }
+        if self.ledger.made.len() == before {
+            return Ok(());
+        }
+        match self.store.save_ledger(self.ledger) {
+            Err(error) if !self.repairs => Err(NotBegun::Unsaved(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the ledger on the disk already says all that this plan leads to: a full disk must not keep drift or a stopped unit in place.
@@ -242,10 +263,12 @@ impl Pass<'_> {
         }
     }
 
-    /// Paths that were gone already leave their directories behind as well.
+    /// Paths that were gone already leave the ledger with the directories that were made for them, not before: between the two a kill would
+    /// leave directories that no later pass asks about.
     pub(super) fn prune_dropped(&mut self, batch: &mut Batch) {
         for note in &self.plan.bookkeeping {
             if let Note::Drop { path } = note {
+                self.ledger.entries.remove(path);
                 self.prune(path, batch);
             }
         }
