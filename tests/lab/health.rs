@@ -77,6 +77,15 @@ fn a_unit_that_does_not_stay_up_is_undone() {
     ana.push("Ends by itself");
     undone(&m, "unit app.service: it is no longer running, for it ended by itself");
 
+    // What another check still waits for cannot save it: nobody waits, and what runs for that check is ended.
+    declare(&ana, "[[health]]\ncommand = [\"/bin/sleep\", \"1000\"]\ntimeout = \"1h\"\n");
+    app(&ana, "sleep 1; exit 3", "");
+    ana.push("Dies while another check waits");
+    undone(&m, "unit app.service: it failed (exit-code)");
+    lab::eventually("nothing runs for the check", 10, || {
+        m.try_sh("pgrep -x sleep -a").out.lines().all(|line| !line.contains("1000"))
+    });
+
     // One restart is borne where that is asked for, and a second is not.
     declare(&ana, "[[health]]\nunit = \"app.service\"\ntimeout = \"20s\"\nsettle = \"4s\"\nretries = 1\n");
     app(
@@ -90,6 +99,32 @@ fn a_unit_that_does_not_stay_up_is_undone() {
     ana.push("Fails for ever");
     undone(&m, "unit app.service: it ended");
     assert!(m.read("/etc/systemd/system/app.service").contains("/run/once"));
+}
+
+#[test]
+fn the_guarded_example_proves_itself() {
+    let Some(m) = lab::boot("guarded") else { return };
+    let ana = Person::new(&m, "ana");
+    ana.example("guarded").push("A guarded app");
+    enrol(&m, &ana, "");
+    converge(&m);
+    let unit = format!("{}/components/app/systemd/app.service", ana.working_copy());
+    m.sh(&format!("sed -i 's/A small web server/A small, good web server/' {unit}"));
+    ana.push("Better");
+    converge(&m);
+    settled(&m);
+    m.sh(&format!(
+        "sed -i 's/:8080/:8081/' {unit}; sed -i 's/timeout = \"30s\"/timeout = \"10s\"/' {}",
+        "/srv/people/ana/fleet/components/app/component.toml"
+    ));
+    ana.push("Another port");
+    undone(&m, "http http://127.0.0.1:8080/: it was not good within 10s: Connection refused");
+    assert!(m.sh("curl -sf http://127.0.0.1:8080/").contains("It works"));
+
+    m.sh("touch /run/app-busy");
+    m.sh(&format!("sed -i 's/:8081/:8080/; s/good web/better web/' {unit}"));
+    ana.push("While it is busy");
+    ends(&m, "held", "it asks for another time; its last words:\nthe app is busy");
 }
 
 #[test]
