@@ -14,6 +14,7 @@ mod ledger;
 mod requests;
 mod reserve;
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -180,6 +181,8 @@ pub struct Store {
     // Held for as long as the store is open; the kernel gives it back when the process ends, however it ends. None: for looking only.
     lock: Option<File>,
     unsynced: Unsynced,
+    // Contents that are written and have no name yet, and where they lie until they have one.
+    fresh: BTreeMap<Digest, PathBuf>,
 }
 
 /// Free room.
@@ -205,7 +208,7 @@ impl Store {
         {
             sweep(folder);
         }
-        let store = Self { places, lock: Some(lock), unsynced: Unsynced::new() };
+        let store = Self { places, lock: Some(lock), unsynced: Unsynced::new(), fresh: BTreeMap::new() };
         store.set_aside(0);
         Ok(store)
     }
@@ -217,7 +220,7 @@ impl Store {
                 judge(folder)?;
             }
         }
-        Ok(Self { places, lock: None, unsynced: Unsynced::new() })
+        Ok(Self { places, lock: None, unsynced: Unsynced::new(), fresh: BTreeMap::new() })
     }
 
     /// Where things are kept.
@@ -261,12 +264,6 @@ impl Store {
             Some(_) => Ok(()),
             None => Err(StoreError::LookingOnly { path: self.places.state.clone() }),
         }
-    }
-
-    /// Waits until the contents put so far are on the disk. Each save of a document does this first.
-    pub fn sync(&mut self) -> Result<(), StoreError> {
-        let path = self.file("blobs");
-        self.unsynced.sync().map_err(StoreError::io("write to the disk", &path))
     }
 
     // A document is on disk, whole, when this comes back well; until then the old one is.
