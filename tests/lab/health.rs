@@ -36,11 +36,6 @@ fn declare(ana: &Person<'_>, component: &str) {
     ana.write("components/app/component.toml", component);
 }
 
-/// The units that nobody wrote a check for settle faster, so that the scenarios do.
-fn hurry(m: &Machine) {
-    m.sh("printf '[guard]\\nsettle = \"1s\"\\n' >> /etc/trimtab/agent.toml");
-}
-
 /// A machine on which a first, good state of the component `app` is in force.
 fn begun<'m>(m: &'m Machine, words: &str, component: &str) -> Person<'m> {
     let ana = Person::new(m, "ana");
@@ -58,6 +53,8 @@ fn begun<'m>(m: &'m Machine, words: &str, component: &str) -> Person<'m> {
 fn a_unit_that_does_not_stay_up_is_undone() {
     let Some(m) = lab::boot("units") else { return };
     let ana = begun(&m, "exec sleep infinity", "");
+    // The lab's own settle time is short; this is what a host has.
+    m.sh("sed -i 's/^settle = .*/settle = \"10s\"/' /etc/trimtab/agent.toml");
     // Good again with other content: a check that fails everything would prove nothing.
     app(&ana, "echo two; exec sleep infinity", "");
     ana.push("Still good");
@@ -135,7 +132,6 @@ fn a_service_that_does_not_answer_is_undone() {
     let http = "http = \"http://127.0.0.1:8080/health\"\nbody = \"ready\"";
     // It may take its time to answer.
     let ana = begun(&m, &format!("sleep 2; {serve}"), &format!("{}{}", check(http), check("tcp = \"127.0.0.1:8080\"")));
-    hurry(&m);
 
     for (what, because) in [
         (
@@ -188,7 +184,6 @@ fn a_container_that_podman_calls_unhealthy_is_undone() {
     quadlet("/bin/true");
     ana.push("Healthy");
     enrol(&m, &ana, "");
-    hurry(&m);
     converge(&m);
     quadlet("/bin/test -d /etc");
     ana.push("Healthy by another check");
@@ -219,7 +214,6 @@ fn a_program_says_whether_it_is_healthy() {
     );
     m.sh("chmod +x /usr/local/bin/check; install -m 666 /dev/null /tmp/asked");
     let ana = begun(&m, "exec sleep infinity", &check("user = \"checker\"\n"));
-    hurry(&m);
     app(&ana, "echo one; exec sleep infinity", "");
     ana.push("Well");
     converge(&m);
@@ -257,7 +251,6 @@ fn hooks_run_with_what_is_wanted_and_their_answer_counts() {
     script(&ana, "echo \"$0|$1|$TRIMTAB_PHASE|$(id -un)|$HOME|$TRIMTAB_COMPONENT|$TRIMTAB_REVISION|$TRIMTAB_PREVIOUS\"");
     let first = ana.push("Good");
     enrol(&m, &ana, "");
-    hurry(&m);
     converge(&m);
 
     app(&ana, "echo two; exec sleep infinity", "");
@@ -288,7 +281,7 @@ fn hooks_run_with_what_is_wanted_and_their_answer_counts() {
     ends(&m, "held", "it could not be run as nobodyknows");
 
     declare(&ana, &format!("{mode}{told}{may}"));
-    app(&ana, "sleep 1; exit 1", "");
+    app(&ana, "sleep 0.3; exit 1", "");
     m.sh("rm /tmp/phases");
     ana.push("Bad");
     undone(&m, "unit app.service: it failed");
