@@ -9,6 +9,7 @@ mod drift;
 mod faults;
 mod fleet;
 mod harness;
+mod health;
 mod operator;
 mod package;
 mod refuse;
