@@ -46,6 +46,8 @@ pub(crate) struct Case {
     pub(crate) options: &'static str,
     /// So many files more than the few of each kind.
     pub(crate) many: usize,
+    /// The repository is fetched from a server, not read where it lies.
+    pub(crate) fetched: bool,
     /// The journal is committed in the middle of everything.
     pub(crate) disturbed: bool,
     /// Of chance.
@@ -124,7 +126,7 @@ impl Bench {
     }
 
     fn record(&self, case: &Case, dice: &mut Dice) -> Recording {
-        let fleet = Fleet::new(case.many);
+        let fleet = Fleet::new(case.many, case.fetched);
         let base = self.prepare(case, &fleet);
         fleet.renew();
         let root = self.at("root");
