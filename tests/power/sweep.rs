@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::stat::{Mode, umask};
+
 use crate::disk::{Cut, Dice, Event, Image, cuts};
 use crate::fleet::{DRIFT, Fleet, ORIGINALS};
 use crate::judge::{Judge, Known};
@@ -76,6 +78,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         apart();
+        // As the agent's unit has it.
+        umask(Mode::from_bits_truncate(0o077));
         let folder = tempfile::tempdir().expect("because the temporary folder can be written");
         let bench = Self { memory: Mounted::memory(folder.path()), _folder: folder };
         for name in ["disk", "root"] {

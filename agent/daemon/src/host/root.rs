@@ -19,9 +19,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
-use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use trimtab_model::names::HostPath;
+
+use super::place::make_temp;
 
 /// As many symlinks as the kernel follows in one path.
 const MAX_LINKS: u32 = 40;
@@ -184,10 +187,9 @@ impl Root {
         };
         for path in missing.into_iter().rev() {
             let name = path.file_name().to_owned();
-            // With its mode from the start, as far as the umask lets it: nobody would put it right after a crash before the next line.
-            match mkdirat(&dir, name.as_str(), MADE) {
-                Ok(()) => {
-                    dir = self.finish_made(&dir, &name).map_err(|errno| failed("make the directory", path.as_str(), errno))?;
+            match self.make_directory(&dir, &name) {
+                Ok(new) => {
+                    dir = new;
                     made.push(path);
                 }
                 // Somebody was quicker, or a symlink that leads nowhere stands there: opening it tells which.
@@ -198,13 +200,30 @@ impl Root {
         Ok(dir)
     }
 
+    // Made under another name: a crash before it has its mode would leave it closed to everybody, and nobody would put that right.
+    fn make_directory(&self, dir: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+        let (temp, ()) = make_temp(|temp| mkdirat(dir, temp, Mode::S_IRWXU))?;
+        let named = self.finish_made(dir, &temp).and_then(|made| {
+            // A rename would replace an empty directory.
+            match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Err(Errno::ENOENT) => renameat(dir, temp.as_str(), dir, name).map(|()| made),
+                Ok(_) => Err(Errno::EEXIST),
+                Err(errno) => Err(errno),
+            }
+        });
+        named.map_err(|errno| {
+            let _ = unlinkat(dir, temp.as_str(), UnlinkatFlags::RemoveDir);
+            if matches!(errno, Errno::ENOTEMPTY | Errno::ENOTDIR) { Errno::EEXIST } else { errno }
+        })
+    }
+
     // A setgid parent gives its group to what is made in it, and the umask takes from the mode: say both plainly.
     fn finish_made(&self, dir: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
         let made = openat(dir, name, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty())?;
         if self.is_privileged() {
             nix::unistd::fchown(&made, Some(0.into()), Some(0.into()))?;
         }
-        nix::sys::stat::fchmod(&made, MADE)?;
+        nix::sys::stat::fchmod(&made, Mode::from_bits_truncate(0o755))?;
         Ok(made)
     }
 
@@ -326,9 +345,6 @@ impl Parents {
 
 /// The flags of a directory that is worked in: readable, for an `O_PATH` handle cannot be synced.
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
-
-/// The mode of a directory that is made on the way to something.
-const MADE: Mode = Mode::S_IRWXU.union(Mode::S_IRGRP).union(Mode::S_IXGRP).union(Mode::S_IROTH).union(Mode::S_IXOTH);
 
 fn parent_of(path: &HostPath) -> &str {
     path.relative().rsplit_once('/').map_or("", |(parent, _)| parent)
