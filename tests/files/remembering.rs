@@ -138,15 +138,20 @@ fn contents_are_what_their_names_say() {
     assert_eq!(store.read(&b).unwrap().len(), 100_000);
     let blobs = store.places().state.join("blobs");
     let file = blobs.join(&a.hex()[..2]).join(&a.hex()[2..]);
+    assert!(store.has(&a) && !file.exists(), "a content gets its name when it is on the disk, and not before");
+    store.sync().unwrap();
+    assert_eq!(store.read(&a).unwrap(), b"content a");
     let ino = fs::metadata(&file).unwrap().ino();
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o600);
     store.put(b"content a").unwrap();
+    store.sync().unwrap();
     assert_eq!(fs::metadata(&file).unwrap().ino(), ino, "what is there and whole is not written again");
     // A power cut left zeros of the right length: told when read, mended when put.
     fs::write(&file, vec![0; 9]).unwrap();
     assert!(matches!(store.read(&a), Err(StoreError::DamagedBlob { .. })));
     store.put(b"content a").unwrap();
-    assert_eq!(store.read(&a).unwrap(), b"content a");
+    store.sync().unwrap();
+    assert_eq!(fs::read(&file).unwrap(), b"content a");
     let unknown = Digest::of(b"unknown");
     assert!(!store.has(&unknown) && store.has(&a));
     assert!(matches!(store.read(&unknown), Err(StoreError::NoBlob { .. })));
