@@ -12,3 +12,5 @@ mod harness;
 mod operator;
 mod package;
 mod refuse;
+#[cfg(target_arch = "x86_64")]
+mod sweep;

@@ -89,7 +89,8 @@ impl Gate {
         Self::behind(command)
     }
 
-    /// As [`Gate::new`], for a command that at last becomes `sh -c` with [`Gate::script`], in whatever namespaces.
+    /// As [`Gate::new`], for a command that at last becomes `sh -c` with [`Gate::script`], the program and its arguments, in whatever
+    /// namespaces.
     ///
     /// # Panics
     /// When it cannot be started.
@@ -97,9 +98,9 @@ impl Gate {
         Self { child: command.stdin(Stdio::piped()).spawn().expect("because the base system has it") }
     }
 
-    /// The script that [`Gate::behind`] expects: its `$0` is the program, the rest are arguments.
-    pub fn script() -> &'static str {
-        GATE
+    /// The script that [`Gate::behind`] expects, with a word by which [`shell_with`] finds its process.
+    pub fn script(token: &str) -> String {
+        format!(": {token}; {GATE}")
     }
 
     /// Lets it begin and asks `decide` at each place (its number, and the call) until it has ended.
@@ -130,18 +131,18 @@ impl Gate {
     }
 }
 
-/// The processes whose first word is `sh` and that have `token` among their words: how a shell in other namespaces is found.
+/// The process whose first word is `sh` and whose script begins with [`Gate::script`]'s `token`: how a shell in other namespaces is found.
 ///
 /// # Panics
 /// When none comes within twenty seconds.
 pub fn shell_with(token: &str) -> Pid {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let (deadline, start) = (Instant::now() + Duration::from_secs(20), format!(": {token}; "));
     loop {
         for entry in fs::read_dir("/proc").expect("because Linux has it").flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
-            if words.first() == Some(&&b"sh"[..]) && words.contains(&token.as_bytes()) {
+            if words.first() == Some(&&b"sh"[..]) && words.get(2).is_some_and(|script| script.starts_with(start.as_bytes())) {
                 return Pid::from_raw(pid);
             }
         }
