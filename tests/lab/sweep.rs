@@ -49,7 +49,10 @@ fn assert_whole(m: &Machine, at: &str) {
         whole(&format!("/srv/only/{version}/file.conf"), &["", "in a directory of its own\n644"]);
     }
     let containers = m.sh("grep -h ^Image= /etc/containers/systemd/web.container");
-    assert!(VERSIONS.iter().any(|v| containers.ends_with(m.read(&format!("/var/lib/lab/busybox-{v}")).trim())), "{at}: {containers}");
+    assert!(
+        VERSIONS.iter().any(|v| containers.ends_with(m.read(&format!("/var/lib/lab/busybox-{v}")).trim())),
+        "{at}: {containers}"
+    );
     let status = m.try_sh("trimtab status");
     assert!(status.code < 2 && !status.err.contains("damaged"), "{at}: {status}");
 }
@@ -66,9 +69,11 @@ fn assert_is(m: &Machine, version: &str, at: &str) {
     eventually(&format!("{at}: the container serves version {version}"), 20, || {
         m.try_sh("curl -sf http://localhost:8080/version").out == version
     });
-    let gone = format!("systemctl show -p LoadState --value only{other}; ls -d /etc/only{other}.conf /etc/systemd/system/only{other}.service \
-                        /srv/only/{other} 2>/dev/null; systemctl --failed --no-legend; find / -xdev -name '.trimtab-*' -o -xdev -path \
-                        '/var/lib/trimtab/*' -name '.*.new'");
+    let gone = format!(
+        "systemctl show -p LoadState --value only{other}; ls -d /etc/only{other}.conf /etc/systemd/system/only{other}.service \
+                        /srv/only/{other} 2>/dev/null; systemctl --failed --no-legend; find /etc /srv -name '.trimtab-*'; \
+                        find /etc/trimtab /var/lib/trimtab -name '.*new'"
+    );
     assert_eq!(m.try_sh(&gone).out, "not-found", "{at}");
 }
 

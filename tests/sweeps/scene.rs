@@ -246,7 +246,8 @@ impl Ran {
 
 impl Host {
     pub(crate) fn run(&self, words: &[&str]) -> Ran {
-        let output = Command::new(trimtab_binary()).arg("--root").arg(&self.root).args(words).stdin(Stdio::null()).output().unwrap();
+        let output =
+            Command::new(trimtab_binary()).arg("--root").arg(&self.root).args(words).stdin(Stdio::null()).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ran { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
     }

@@ -178,20 +178,12 @@ impl<D: FnMut(usize, &Call) -> Verdict> Tracer<D> {
                 WaitStatus::PtraceSyscall(pid) => self.at_call(pid),
                 WaitStatus::PtraceEvent(pid, _, event) => {
                     self.begun |= event == libc::PTRACE_EVENT_EXEC;
-                    self.go_on(pid, None);
+                    go_on(pid, None);
                 }
-                WaitStatus::Stopped(pid, signal) => self.go_on(pid, Some(signal)),
+                WaitStatus::Stopped(pid, signal) => go_on(pid, Some(signal)),
                 // Threads that end.
                 _ => {}
             }
-        }
-    }
-
-    fn go_on(&self, pid: Pid, signal: Option<Signal>) {
-        match ptrace::syscall(pid, signal) {
-            // Killed meanwhile: its end is the next thing that is told.
-            Ok(()) | Err(Errno::ESRCH) => {}
-            Err(errno) => panic!("cannot go on with {pid}: {errno}"),
         }
     }
 
@@ -203,16 +195,16 @@ impl<D: FnMut(usize, &Call) -> Verdict> Tracer<D> {
         match info.op {
             libc::PTRACE_SYSCALL_INFO_ENTRY if self.begun => self.entry(pid),
             libc::PTRACE_SYSCALL_INFO_EXIT => self.exit(pid),
-            _ => self.go_on(pid, None),
+            _ => go_on(pid, None),
         }
     }
 
     fn entry(&mut self, pid: Pid) {
         let Ok(mut registers) = ptrace::getregs(pid) else { return };
-        let Some(call) = Call::of(pid, &registers, self.watch) else { return self.go_on(pid, None) };
+        let Some(call) = Call::of(pid, &registers, self.watch) else { return go_on(pid, None) };
         self.places += 1;
         match (self.decide)(self.places, &call) {
-            Verdict::Go => self.go_on(pid, None),
+            Verdict::Go => go_on(pid, None),
             Verdict::Kill => {
                 self.dying = true;
                 kill(self.leader, Signal::SIGKILL).expect("because it was not reaped yet");
@@ -222,7 +214,7 @@ impl<D: FnMut(usize, &Call) -> Verdict> Tracer<D> {
                 registers.orig_rax = u64::MAX;
                 ptrace::setregs(pid, registers).expect("because it is stopped");
                 self.failing.insert(pid, errno);
-                self.go_on(pid, None);
+                go_on(pid, None);
             }
         }
     }
@@ -234,6 +226,14 @@ impl<D: FnMut(usize, &Call) -> Verdict> Tracer<D> {
             registers.rax = (-i64::from(errno as i32)).cast_unsigned();
             ptrace::setregs(pid, registers).expect("because it is stopped");
         }
-        self.go_on(pid, None);
+        go_on(pid, None);
+    }
+}
+
+fn go_on(pid: Pid, signal: Option<Signal>) {
+    match ptrace::syscall(pid, signal) {
+        // Killed meanwhile: its end is the next thing that is told.
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(errno) => panic!("cannot go on with {pid}: {errno}"),
     }
 }

@@ -225,9 +225,8 @@ impl Batch {
             Err(error) => return Err(error.into()),
         };
         match unlinkat(&parent, path.file_name(), UnlinkatFlags::RemoveDir) {
-            Ok(()) => {}
-            // Unsynced, if a killed pass removed it: the directory above is remembered all the same.
-            Err(Errno::ENOENT) => {}
+            // Gone already: a killed pass removed it, perhaps unsynced, so the directory above is remembered all the same.
+            Ok(()) | Err(Errno::ENOENT) => {}
             Err(Errno::ENOTDIR | Errno::ENOTEMPTY | Errno::EEXIST | Errno::EBUSY) => return Ok(false),
             Err(errno) => return Err(failed("remove the directory", path, errno)),
         }
