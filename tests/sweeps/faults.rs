@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
-use trimtab_tests::sweep::{self, pick, sweep};
+use trimtab_tests::sweep::{pick, sweep};
 use trimtab_tests::trace::calls::Kind;
 use trimtab_tests::trace::{End, Verdict};
 
@@ -110,7 +110,7 @@ fn a_process_with_few_handles_ends_in_a_report_and_the_next_pass_finishes() {
     // With fewer the asynchronous runtime panics as it starts, before the agent has looked at anything.
     let handles: Vec<usize> = (8..=40).collect();
     let hurt = Hurt::default();
-    sweep("handles (ulimit -n)", &pick(handles, if sweep::all() { 40 } else { 6 }), |handles| {
+    sweep("handles (ulimit -n)", &pick(handles, 6), |handles| {
         let host = scene.copy(&format!("handles-{handles}"));
         let (end, ran) = host.limited(&format!("-n {handles}"));
         hurt.count(&ran);

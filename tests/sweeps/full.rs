@@ -11,7 +11,7 @@ use std::process::Command;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
-use trimtab_tests::sweep::{self, pick, sweep};
+use trimtab_tests::sweep::{pick, sweep};
 use trimtab_tests::trace::Verdict;
 
 use crate::faults::{Hurt, ended_well};
@@ -190,7 +190,7 @@ fn a_disk_that_fills_up_or_turns_read_only_in_the_middle_of_a_pass() {
     let hows: Vec<Option<Left>> = lefts.map(Some).chain([None]).collect();
     let cases = (1..=total).flat_map(|place| hows.iter().map(move |left| Between { place, left: *left })).collect();
     let hurt = Hurt::default();
-    sweep("disk full or read-only in between", &pick(cases, if sweep::all() { 0 } else { 20 }), |between| {
+    sweep("disk full or read-only in between", &pick(cases, 20), |between| {
         let disk = Disk::new();
         let host = disk.host(&scene);
         let mut bad = false;
