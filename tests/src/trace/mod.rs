@@ -121,7 +121,9 @@ impl Gate {
             | Options::PTRACE_O_TRACECLONE
             | Options::PTRACE_O_TRACEEXEC
             | Options::PTRACE_O_EXITKILL;
-        ptrace::seize(shell, options).unwrap_or_else(|errno| panic!("ptrace is not permitted here: {errno}"));
+        ptrace::seize(shell, options).unwrap_or_else(|errno| {
+            panic!("ptrace is not permitted here ({errno}): see /proc/sys/kernel/yama/ptrace_scope, or run as root")
+        });
         ptrace::interrupt(shell).expect("because it was just seized");
         let mut stdin = self.child.stdin.take().expect("because it is piped");
         stdin.write_all(b"\n").expect("because the shell waits for it");
