@@ -11,6 +11,7 @@ use serde::Deserialize;
 use trimtab_model::facts::PathPolicy;
 use trimtab_model::finding::{Finding, Spot};
 use trimtab_model::names::HostName;
+use trimtab_model::transaction::Limit;
 
 use crate::courier::{self, SourceConfig};
 use crate::log::chain;
@@ -31,6 +32,12 @@ pub struct Settings {
     /// What the repository may manage here.
     #[serde(default)]
     pub policy: PathPolicy,
+    /// What a change must not do by mistake.
+    #[serde(default)]
+    pub guard: GuardSettings,
+    /// How much of the past is kept.
+    #[serde(default)]
+    pub generations: GenerationSettings,
 }
 
 /// `[host]`.
@@ -73,6 +80,91 @@ impl Default for AgentSettings {
             unit_timeout: Duration::from_secs(120),
             pull_timeout: Duration::from_secs(900),
         }
+    }
+}
+
+/// `[guard]`: what stands between a bad commit and this host.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct GuardSettings {
+    /// How many managed files and units one change may take away: a number, or a share such as `"30%"`.
+    #[serde(deserialize_with = "limit")]
+    pub max_removals: Limit,
+    /// After which changes the source must be reached again, or they are undone.
+    pub confirm: ConfirmWhen,
+    /// How long that may take.
+    #[serde(deserialize_with = "duration")]
+    pub confirm_timeout: Duration,
+    /// How long what a change started must stay up before the change counts as good, where no `[[health]]` says otherwise.
+    #[serde(deserialize_with = "duration")]
+    pub settle: Duration,
+    /// What happens to files of the operator's that the repository wants to replace.
+    pub adopt: Adopt,
+}
+
+/// `guard.confirm`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConfirmWhen {
+    /// After changes that could cut the host off: network, name service, firewall, ssh, trust store, proxy.
+    #[default]
+    Network,
+    /// After every change.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// `guard.adopt`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Adopt {
+    /// They are kept in the backup (`trimtab backups`) and replaced.
+    #[default]
+    Replace,
+    /// Nothing is changed while there are such files, and the report names them.
+    Report,
+}
+
+impl Default for GuardSettings {
+    fn default() -> Self {
+        Self {
+            max_removals: Limit::default(),
+            confirm: ConfirmWhen::default(),
+            confirm_timeout: Duration::from_secs(300),
+            settle: Duration::from_secs(10),
+            adopt: Adopt::default(),
+        }
+    }
+}
+
+/// `[generations]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct GenerationSettings {
+    /// How many are kept beside the one in force and the last good one.
+    pub keep: usize,
+    /// How many MiB those may take, contents and all.
+    pub max_mib: u64,
+}
+
+impl Default for GenerationSettings {
+    fn default() -> Self {
+        Self { keep: 10, max_mib: 256 }
+    }
+}
+
+/// A number, or a share in quotes.
+fn limit<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Limit, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Count(u32),
+        Text(String),
+    }
+    match Written::deserialize(from)? {
+        Written::Count(count) => Ok(Limit::Count(count)),
+        Written::Text(text) => text.parse().map_err(serde::de::Error::custom),
     }
 }
 

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::health::HealthCheck;
+use crate::hook::Hook;
 use crate::names::{AccountName, ComponentName, HostPath, UnitName};
 
 /// Everything that is wanted on one host. Serialises the same for the same input, so its digest names a rendering.
@@ -21,6 +23,28 @@ pub struct Desired {
     pub images: BTreeMap<String, Origin>,
     /// What each component (in use on this host) needs first; `depends` in component.toml.
     pub components: BTreeMap<ComponentName, BTreeSet<ComponentName>>,
+    /// What must be true before a change counts as good, in the order of components and of their files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health: Vec<HealthCheck>,
+    /// Programs to run at fixed places of a pass, in the order of components and of their files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<Hook>,
+    /// Components whose every change must be confirmed by reaching the source (`confirm = "always"` or `"after-reboot"`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub confirm: BTreeMap<ComponentName, Confirm>,
+    /// Components whose failure does not reach what they depend on (`isolate = true`).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub isolated: BTreeSet<ComponentName>,
+}
+
+/// When a change of a component counts as confirmed, whatever it touches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Confirm {
+    /// When the source was reached with it.
+    Always,
+    /// When the source was reached with it after a reboot.
+    AfterReboot,
 }
 
 /// A desired state and the contents that it names.
@@ -166,6 +190,19 @@ impl Desired {
     /// The digest that names this rendering: the same for the same input, on any machine.
     pub fn digest(&self) -> Digest {
         Digest::of(&serde_json::to_vec(self).expect("because plain data with string keys always serialises"))
+    }
+
+    /// A digest of what this state means for the host, and of nothing else: a comment that moves a line in the repository changes an
+    /// [`Origin`] and nothing on the host. What was denied is known again by it.
+    pub fn effect(&self) -> Digest {
+        let mut bare = self.clone();
+        let origins = bare.entries.values_mut().map(|entry| &mut entry.origin);
+        let origins = origins.chain(bare.units.values_mut().map(|unit| &mut unit.origin)).chain(bare.images.values_mut());
+        let origins = origins.chain(bare.health.iter_mut().map(|check| &mut check.origin));
+        for origin in origins.chain(bare.hooks.iter_mut().map(|hook| &mut hook.origin)) {
+            (origin.file, origin.line) = (String::new(), 0);
+        }
+        bare.digest()
     }
 
     /// Everything whose change means that `unit` runs with old input, as one digest; recorded when the unit is (re)started.

@@ -2,6 +2,7 @@
 //!
 //! Only what stands in here is ever removed. It is written before the machine is touched and again afterwards, so that a
 //! crash in between is told apart from drift ([`Owned::pending`]) and from a unit that still runs with old input ([`OwnedUnit::inputs`]).
+//! It is also the journal of intent: [`Ledger::trial`] says which change is being tried, so each transition of that is one atomic write.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::desired::{FileState, Origin, Role};
 use crate::digest::Digest;
 use crate::names::{HostPath, UnitName};
+use crate::transaction::{Denied, Line, Trial};
 
 /// The format of the file; a ledger of a newer format halts the agent instead of being guessed at.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Everything that trimtab owns on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,12 +22,30 @@ pub const FORMAT: u32 = 1;
 pub struct Ledger {
     /// [`FORMAT`].
     pub format: u32,
-    /// Raised by one with each converged change; 0 before the first.
+    /// The generation in force: what the host is held to; 0 before the first.
     pub generation: u64,
-    /// The commit that the entries come from; empty before the first.
+    /// The last generation that was converged to whole and healthy; 0 before the first. It is in force but for a first one that is not whole.
+    #[serde(default)]
+    pub good: u64,
+    /// The highest number that a generation was ever given; a number is not given twice.
+    #[serde(default)]
+    pub last: u64,
+    /// The commit last converged to whole; empty before the first.
     pub revision: String,
-    /// The digest of the desired state last converged to.
+    /// [`crate::desired::Desired::effect`] of the generation in force.
     pub desired: Option<Digest>,
+    /// The change that is being tried, confirmed or undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
+    /// What went wrong and is not tried again, newest first, at most [`MAX_DENIED`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub denied: Vec<Denied>,
+    /// How past changes ended, newest first, at most [`MAX_LINES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Line>,
+    /// States that a person allowed to take away more than the local limit, by [`crate::desired::Desired::effect`]; at most [`MAX_APPROVED`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approved: Vec<Digest>,
     /// Files, symlinks and directories by path.
     pub entries: BTreeMap<HostPath, Owned>,
     /// Units by name.
@@ -36,6 +56,13 @@ pub struct Ledger {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<KeptDrift>,
 }
+
+/// How many denied states are remembered.
+pub const MAX_DENIED: usize = 32;
+/// How many ends of changes are remembered.
+pub const MAX_LINES: usize = 50;
+/// How many approvals are remembered.
+pub const MAX_APPROVED: usize = 8;
 
 /// How many overwritten contents are remembered.
 pub const MAX_KEPT: usize = 100;
@@ -57,8 +84,14 @@ impl Default for Ledger {
         Self {
             format: FORMAT,
             generation: 0,
+            good: 0,
+            last: 0,
             revision: String::new(),
             desired: None,
+            trial: None,
+            denied: Vec::new(),
+            history: Vec::new(),
+            approved: Vec::new(),
             entries: BTreeMap::new(),
             units: BTreeMap::new(),
             made: BTreeSet::new(),

@@ -6,7 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::finding::Findings;
+use crate::names::ComponentName;
 use crate::plan::{Cause, Change, Problem};
+use crate::transaction::{Denied, Line, Phase};
 
 /// Version of the status document's format.
 pub const STATUS_FORMAT: u32 = 1;
@@ -44,6 +46,10 @@ pub enum Outcome {
     Partial,
     /// The newest revision was refused; the host is held on the last good state.
     Held,
+    /// The newest revision was tried and undone; the host is held on the last good state, and the revision is not tried again by itself.
+    RolledBack,
+    /// The newest revision was tried, and not all of it could be undone.
+    Degraded,
     /// Local configuration or memory cannot be trusted: a person must look.
     Halted,
 }
@@ -58,6 +64,8 @@ impl Outcome {
             Outcome::Unreachable => "unreachable",
             Outcome::Partial => "partial",
             Outcome::Held => "held",
+            Outcome::RolledBack => "rolled-back",
+            Outcome::Degraded => "degraded",
             Outcome::Halted => "halted",
         }
     }
@@ -89,6 +97,33 @@ pub struct Failure {
     /// Left out because something that it needs failed.
     #[serde(default)]
     pub skipped: bool,
+}
+
+/// A change that was undone, in this pass or in an earlier one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undone {
+    /// The commit.
+    pub revision: String,
+    /// Which of its components are held back; empty: all.
+    pub components: Vec<ComponentName>,
+    /// The generation that was gone back to; 0: the host as trimtab found it.
+    pub back_to: u64,
+    /// When, seconds since 1970.
+    pub at: u64,
+    /// Why: the whole chain, the first cause first.
+    pub causes: Vec<Failure>,
+    /// What could not be undone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub amiss: Vec<Failure>,
+}
+
+/// How long a part of a pass took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartTime {
+    /// `prefetch`, `apply`, `health`, `confirm`, `rollback`, `prune`.
+    pub part: String,
+    /// Milliseconds.
+    pub ms: u64,
 }
 
 /// One pass.
@@ -127,6 +162,15 @@ pub struct Pass {
     /// Remarks of the machinery: a state file that was restored from its copy, and the like.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
+    /// What was undone: in this pass, or earlier while the newest revision is still the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone: Option<Undone>,
+    /// The generation in force at the end; 0: none yet.
+    #[serde(default)]
+    pub generation: u64,
+    /// How long the parts of a change took; empty when there was none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartTime>,
 }
 
 /// One line of history.
@@ -178,6 +222,31 @@ pub struct Status {
     pub last_pass: Option<Pass>,
     /// Passes before it that did or found something, newest first, at most [`HISTORY`].
     pub history: Vec<PassLine>,
+    /// The last generation that was whole and healthy.
+    #[serde(default)]
+    pub good_generation: u64,
+    /// The change that is being tried, confirmed or undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialLine>,
+    /// What is not tried again by itself, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub denied: Vec<Denied>,
+    /// How past changes ended, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Line>,
+}
+
+/// The change in progress, as the status document tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrialLine {
+    /// How far it has come.
+    pub phase: Phase,
+    /// Its commit.
+    pub revision: String,
+    /// The generation that is being switched (or gone back) to.
+    pub generation: u64,
+    /// What could cut the host off, when it must be confirmed.
+    pub guarded: Vec<String>,
 }
 
 impl Pass {
@@ -217,9 +286,33 @@ impl Pass {
                 let first = self.failures.first().map(|f| format!("{}: {}", f.resource, f.message));
                 format!("holding the last good state: {}", first_line(&first.unwrap_or_else(|| self.source_error.clone())))
             }
+            Outcome::RolledBack | Outcome::Degraded => self.undone_reason(),
             Outcome::Halted => {
                 format!("halted, a person must look: {}", self.failures.first().map_or("", |failure| failure.message.as_str()))
             }
+        }
+    }
+}
+
+impl Pass {
+    fn undone_reason(&self) -> String {
+        let Some(undone) = &self.undone else { return "a change was undone".to_owned() };
+        let revision: String = undone.revision.chars().take(12).collect();
+        let what = if undone.components.is_empty() {
+            format!("revision {revision} was undone")
+        } else {
+            let names: Vec<&str> = undone.components.iter().map(ComponentName::as_str).collect();
+            format!("{} of revision {revision} was undone", names.join(", "))
+        };
+        let back = match undone.back_to {
+            0 => "the host is as trimtab found it".to_owned(),
+            number => format!("generation {number} is in force"),
+        };
+        let first = |list: &[Failure]| list.first().map(|f| format!("{}: {}", f.resource, first_line(&f.message)));
+        let why = first(&undone.causes).unwrap_or_default();
+        match first(&undone.amiss) {
+            Some(amiss) => format!("{what}, but not all of it: {amiss}; undone because of {why}"),
+            None => format!("{what}, {back}: {why}"),
         }
     }
 }

@@ -35,19 +35,25 @@ impl Failures {
         Self { needs, ..Self::default() }
     }
 
+    /// The components that a step belongs to; `None`: to all.
+    pub(super) fn of(step: &Step, wanted: &Desired) -> Option<BTreeSet<ComponentName>> {
+        match (&step.component, &step.action) {
+            (Some(component), _) => Some(BTreeSet::from([component.clone()])),
+            (None, Action::Sysusers { paths } | Action::Tmpfiles { paths } | Action::Sysctl { paths }) => {
+                Some(owners(paths, wanted))
+            }
+            (None, _) => None,
+        }
+    }
+
     /// A step failed.
     pub(super) fn add(&mut self, step: &Step, wanted: &Desired) {
         let resource = step.action.resource();
         let because = if resource.is_empty() { "daemon-reload failed".to_owned() } else { format!("{resource} failed") };
-        match (&step.component, &step.action) {
-            (Some(component), _) => self.component(component.clone(), because),
-            // Run once for all: it fails those whose files it was run over.
-            (None, Action::Sysusers { paths } | Action::Tmpfiles { paths } | Action::Sysctl { paths }) => {
-                for component in owners(paths, wanted) {
-                    self.component(component, because.clone());
-                }
-            }
-            (None, _) => self.all(because),
+        // An applier is run once for all: it fails those whose files it was run over.
+        match Self::of(step, wanted) {
+            Some(components) => components.into_iter().for_each(|component| self.component(component, because.clone())),
+            None => self.all(because),
         }
     }
 

@@ -18,6 +18,7 @@ mod network;
 mod services;
 mod verify;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use std::time::Duration;
 use trimtab_model::desired::{Desired, Role};
 use trimtab_model::digest::Digest;
 use trimtab_model::ledger::Ledger;
-use trimtab_model::names::HostPath;
+use trimtab_model::names::{ComponentName, HostPath};
 use trimtab_model::plan::{Action, Plan, Step};
 
 pub use self::capable::on_this_host;
@@ -140,11 +141,22 @@ pub struct Applied {
     pub kept: Vec<Kept>,
     /// Worth telling, but no failure.
     pub remarks: Vec<String>,
+    /// Components of which a step failed, by fault of what was wanted or of the machine; a lost race is no such failure.
+    pub failed: BTreeSet<ComponentName>,
+    /// Something failed that everything needs.
+    pub all_failed: bool,
+    /// Somebody changed a path in between: the next pass looks again.
+    pub raced: bool,
     /// What was done could not be written down. The ledger on disk still says that it was about to be done, so the next pass looks again.
     pub unsaved: Option<StoreError>,
 }
 
 impl Applied {
+    /// Whether something was tried and did not work.
+    pub fn has_failed(&self) -> bool {
+        self.all_failed || !self.failed.is_empty()
+    }
+
     /// Whether everything was done.
     pub fn is_complete(&self) -> bool {
         self.not_begun.is_none()
@@ -160,6 +172,18 @@ pub enum Refusal {
     Whole,
     /// The component of what was refused, and those that depend on it: for the state in force, of which the rest is held on to.
     Component,
+}
+
+/// Pulls the images that a plan asks for, before anything of the machine is touched. What could not be pulled, by image.
+pub async fn prefetch(machine: &Machine, plan: &Plan) -> BTreeMap<String, (ComponentName, String)> {
+    let mut failed = BTreeMap::new();
+    for step in &plan.steps {
+        let (Action::Pull { image }, Some(component)) = (&step.action, &step.component) else { continue };
+        if let Err(error) = images::pull(image, &machine.runner, machine.patience.pull).await {
+            failed.insert(image.clone(), (component.clone(), chain(&error)));
+        }
+    }
+    failed
 }
 
 /// Carries out a plan. The ledger is edited and saved along the way; after a plan that was not begun it is as it was.
@@ -244,10 +268,14 @@ impl Pass<'_> {
             // The owners of the files to come may have come just now.
             self.machine.accounts.refresh();
         }
+        self.keep_leaving();
         let touched = !accounts.is_empty();
         match self.round(&others) {
             // The account files are switched already: what was done so far stays, and is told.
-            Err(reason) if touched => self.failures.all(chain(&reason)),
+            Err(reason) if touched => {
+                self.applied.all_failed = true;
+                self.failures.all(chain(&reason));
+            }
             other => other?,
         }
         let mut batch = Batch::new(&self.machine.root);
@@ -343,6 +371,14 @@ impl Pass<'_> {
         }
         if matches!(outcome, Outcome::Failed { .. } | Outcome::Raced { .. }) {
             self.failures.add(step, self.wanted);
+        }
+        match outcome {
+            Outcome::Failed { .. } => match Failures::of(step, self.wanted) {
+                Some(components) => self.applied.failed.extend(components),
+                None => self.applied.all_failed = true,
+            },
+            Outcome::Raced { .. } => self.applied.raced = true,
+            _ => {}
         }
         self.outcomes[at] = Some(outcome);
     }

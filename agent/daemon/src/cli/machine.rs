@@ -117,6 +117,8 @@ fn exit_of(outcome: Outcome) -> ExitCode {
         Outcome::Unchanged => ExitCode::SUCCESS,
         Outcome::Converged | Outcome::Planned => ExitCode::from(2),
         Outcome::Unreachable | Outcome::Partial | Outcome::Held => ExitCode::FAILURE,
+        Outcome::RolledBack => ExitCode::from(3),
+        Outcome::Degraded => ExitCode::from(4),
         Outcome::Halted => ExitCode::from(78),
     }
 }

@@ -1,7 +1,8 @@
 //! The command line: what a person types, and what a script reads.
 //!
 //! Answers go to standard output, remarks and errors to standard error; colour only on terminals. Exit codes are the same
-//! everywhere: 0 done or nothing to do, 1 error, 2 changes (plan, once), 64 wrong usage, 75 busy or try again later, 78 a
+//! everywhere: 0 done or nothing to do, 1 error, 2 changes (plan, once), 3 the newest revision was tried and undone, 4 and not all of it
+//! could be undone, 64 wrong usage, 75 busy or try again later, 78 a
 //! person must look at the local configuration or memory.
 
 use std::io::{IsTerminal as _, Write as _};
@@ -15,6 +16,7 @@ use crate::log::chain;
 mod demo;
 mod init;
 mod machine;
+mod probe;
 mod repository;
 mod status;
 
@@ -82,6 +84,9 @@ enum Command {
     /// The unprivileged process that renders; started by the agent, speaks on its standard input and output.
     #[command(hide = true)]
     RenderWorker,
+    /// The unprivileged process that asks the network for a health check; started by the agent, exits with 0 when the service is healthy.
+    #[command(hide = true, subcommand)]
+    Probe(probe::Probe),
 }
 
 /// The whole command line, for what is generated from it: man pages and completions (packaging/pages).
@@ -120,6 +125,7 @@ pub fn main() -> ExitCode {
         Command::Facts => machine::facts(&places),
         Command::Version(json) => version(json),
         Command::Courier { config, cache } => crate::courier::run_as_process(&config, &cache.unwrap_or_else(|| places.cache())),
+        Command::Probe(asked) => probe::run(asked),
         Command::RenderWorker => match crate::render::worker(std::io::stdin().lock(), std::io::stdout().lock()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, 1),

@@ -1,77 +1,114 @@
-//! From the plan to a changed host, and what is remembered of it.
+//! From the plan to a changed host: the ways to get there, and what is remembered of them.
 
 use std::collections::BTreeSet;
 use std::io;
-use std::time::{Duration, Instant};
 
-use trimtab_model::desired::Desired;
+use trimtab_model::desired::{Desired, Node};
 use trimtab_model::digest::Digest;
-use trimtab_model::ledger::{KeptDrift, MAX_KEPT};
+use trimtab_model::hook::HookPhase;
+use trimtab_model::ledger::Before;
 use trimtab_model::names::HostPath;
 use trimtab_model::plan::Plan;
 use trimtab_model::report::{Failure, Outcome, Pass};
 
-use super::look::needed;
-use super::{Current, Cycle, Looked, Refused, Wanted, worsen};
+use super::attempt::Attempt;
+use super::{Cycle, Looked, Refused, Wanted, worsen};
 use crate::apply::{self, Applied, NotBegun, Refusal};
 use crate::host::place;
 use crate::log::{Laps, chain};
-use crate::store::{Kept, Store, StoreError};
-
-/// What a checker refused is checked again after this long; at once when a person asks.
-const CHECK_AGAIN: Duration = Duration::from_secs(10 * 60);
+use crate::store::{Store, StoreError};
 
 impl Cycle {
-    /// Carries a plan out and takes its wanted state as the one in force. When nothing of it could be begun, the state in force is held on to
-    /// in the same pass: a commit that must wait for room or for a checker must not leave drift in place for as long as it waits.
-    pub(super) async fn carry_out(&mut self, looked: Looked) -> Looked {
-        let Looked { mut pass, plan, wanted: Some(wanted) } = looked else { return looked };
-        if self.begin_and_end(&plan, &wanted, &mut pass).await {
-            return Looked { pass, plan, wanted: Some(wanted) };
+    /// Carries out what a look found. When nothing of a new state could be begun, the state in force is held on to in the same pass: a
+    /// commit that must wait for room or for a checker must not leave drift in place for as long as it waits.
+    pub(super) async fn carry_out(&mut self, looked: Looked) -> Pass {
+        let Looked { mut pass, plan, wanted: Some(wanted) } = looked else { return looked.pass };
+        if !wanted.fresh {
+            self.sweep(&wanted.desired);
+            if !self.repair(&plan, &wanted, &mut pass).await {
+                pass.changes.clear();
+            }
+            self.settle(&wanted, &mut pass);
+            return pass;
         }
+        let tried = match self.attempt(wanted, plan, &mut pass).await {
+            Attempt::Ended => return pass,
+            Attempt::NotBegun(tried) => tried,
+        };
+        self.matter = super::Matter::of(&pass);
         pass.changes.clear();
-        let Some(held) = self.in_force().filter(|held| held.key != wanted.key) else {
-            return Looked { pass, plan, wanted: Some(wanted) };
+        let Some(held) = self.in_force().filter(|held| held.desired != tried.desired || !tried.fresh || held.key != tried.key)
+        else {
+            return pass;
         };
         pass.revision.clone_from(&held.key.commit);
         let plan = self.plan(&held, pass.wake, &mut pass).await;
         pass.changes.clone_from(&plan.changes);
         pass.problems.clone_from(&plan.problems);
-        if !self.begin_and_end(&plan, &held, &mut pass).await {
+        if !self.repair(&plan, &held, &mut pass).await {
             pass.changes.clear();
         }
-        Looked { pass, plan, wanted: Some(held) }
+        pass
     }
 
-    /// False: nothing was touched, and the pass says why.
-    async fn begin_and_end(&mut self, plan: &Plan, wanted: &Wanted, pass: &mut Pass) -> bool {
+    /// Puts the state in force right. False: nothing was touched, and the pass says why.
+    pub(super) async fn repair(&mut self, plan: &Plan, wanted: &Wanted, pass: &mut Pass) -> bool {
         let clock = Laps::start();
-        if let Err(error) = self.keep_contents(wanted) {
-            pass.failures.push(Failure { resource: "store".to_owned(), message: chain(&error), skipped: false });
-            worsen(pass, Outcome::Partial);
-            return false;
-        }
-        clock.lap("kept contents");
-        self.sweep(wanted);
+        let vetoed = self.vetoed_removals(plan, wanted, pass).await;
+        let kept;
+        let plan = if vetoed {
+            kept = plan.without_prune();
+            &kept
+        } else {
+            plan
+        };
         let applied = self.apply(plan, wanted).await;
         clock.lap("applied");
         if let Some(reason) = &applied.not_begun {
             self.not_begun(reason, wanted, pass);
             return false;
         }
-        let complete = applied.is_complete();
-        tell(plan, applied, pass);
-        if !complete {
+        if !applied.is_complete() {
             worsen(pass, Outcome::Partial);
         }
-        self.remember_kept(pass);
-        self.take_in_force(wanted, pass, complete && plan.problems.is_empty());
-        clock.lap("remembered");
+        tell(plan, applied, pass);
         true
     }
 
+    /// A first state that took several passes to converge is good from the one that completed it.
+    fn settle(&mut self, wanted: &Wanted, pass: &mut Pass) {
+        let Some(number) = self.current.as_ref().map(|current| current.number).filter(|number| *number > 0) else { return };
+        let complete = pass.failures.is_empty() && pass.problems.is_empty();
+        if self.ledger.trial.is_some() {
+            self.settle_trial(wanted, number, complete, pass);
+            return;
+        }
+        if complete && self.ledger.good != number && self.ledger.generation == number {
+            self.commit(wanted, number, true, std::time::Instant::now(), pass);
+        }
+    }
+
+    /// Whether hooks keep something from being removed; then nothing is removed in this pass.
+    async fn vetoed_removals(&mut self, plan: &Plan, wanted: &Wanted, pass: &mut Pass) -> bool {
+        let leaving: BTreeSet<_> =
+            plan.steps[plan.prune_from.min(plan.steps.len())..].iter().filter_map(|step| step.component.clone()).collect();
+        if leaving.is_empty() {
+            return false;
+        }
+        let mut vetoed = false;
+        for (hook, end) in self.hooks(&wanted.about(pass.number), HookPhase::PreRemove, Some(&leaving)).await {
+            if let Some(message) = end.trouble() {
+                let message = format!("nothing was removed, for the pre-remove hook asked for that: {message}");
+                pass.failures.push(Failure { resource: hook, message, skipped: false });
+                worsen(pass, Outcome::Partial);
+                vetoed = true;
+            }
+        }
+        vetoed
+    }
+
     /// The contents go to the store before anything is switched: a repair without a network needs them.
-    fn keep_contents(&mut self, wanted: &Wanted) -> Result<(), StoreError> {
+    pub(super) fn keep_contents(&mut self, wanted: &Wanted) -> Result<(), StoreError> {
         let missing: Vec<&Vec<u8>> =
             wanted.contents.iter().filter(|(digest, _)| !self.store.has(digest)).map(|(_, bytes)| bytes).collect();
         if missing.is_empty() {
@@ -81,15 +118,15 @@ impl Cycle {
         for bytes in missing {
             self.store.put(bytes)?;
         }
-        Ok(())
+        self.store.sync()
     }
 
     /// Takes away what a killed process left staged: once, for only a process that held the lock before this one can have left any.
-    fn sweep(&mut self, wanted: &Wanted) {
+    pub(super) fn sweep(&mut self, wanted: &Desired) {
         if std::mem::replace(&mut self.swept, true) {
             return;
         }
-        let paths: BTreeSet<&HostPath> = wanted.desired.entries.keys().chain(self.ledger.entries.keys()).collect();
+        let paths: BTreeSet<&HostPath> = wanted.entries.keys().chain(self.ledger.entries.keys()).collect();
         let (removed, errors) = place::sweep(&self.machine.root, paths);
         if !removed.is_empty() {
             tracing::info!("{} files that an interrupted pass had staged were removed", removed.len());
@@ -99,7 +136,7 @@ impl Cycle {
         }
     }
 
-    async fn apply(&mut self, plan: &Plan, wanted: &Wanted) -> Applied {
+    pub(super) async fn apply(&mut self, plan: &Plan, wanted: &Wanted) -> Applied {
         let refusal = if wanted.fresh { Refusal::Whole } else { Refusal::Component };
         let reader = Store::look(self.store.places().clone());
         let contents = |digest: Digest| match (wanted.contents.get(&digest), &reader) {
@@ -110,7 +147,7 @@ impl Cycle {
         apply::apply(&mut self.machine, plan, &wanted.desired, &contents, &mut self.ledger, &mut self.store, refusal).await
     }
 
-    fn not_begun(&mut self, reason: &NotBegun, wanted: &Wanted, pass: &mut Pass) {
+    pub(super) fn not_begun(&mut self, reason: &NotBegun, wanted: &Wanted, pass: &mut Pass) {
         let resource = match reason {
             NotBegun::Refused(_) => "check",
             NotBegun::Unchecked(_) | NotBegun::Unsaved(_) => "apply",
@@ -124,8 +161,7 @@ impl Cycle {
             worsen(pass, Outcome::Held);
             // The state in force is looked at in each pass anyway, and must not take the place of a newer one that was refused.
             if wanted.fresh {
-                let again = Some(Instant::now() + CHECK_AGAIN);
-                self.refused = Some(Refused { key: wanted.key.clone(), pass: Box::new(pass.clone()), again });
+                self.refuse(wanted.key.clone(), Outcome::Held, Refused::again(), pass);
             }
         } else {
             // A full disk, a checker that did not run: the same revision may well go through later.
@@ -133,68 +169,38 @@ impl Cycle {
         }
     }
 
-    fn take_in_force(&mut self, wanted: &Wanted, pass: &mut Pass, complete: bool) {
-        let changed = self.current.as_ref().is_none_or(|current| current.key != wanted.key);
-        // Also without a change: what took several passes to converge is in force from the one that completed it.
-        let due = changed || (complete && self.ledger.revision != wanted.key.commit);
-        let digest = due.then(|| wanted.desired.digest());
-        if wanted.fresh {
-            self.refused = None;
-        }
-        if changed {
-            let kept = Kept { commit: wanted.key.commit.clone(), host: wanted.key.inputs, desired: wanted.desired.clone() };
-            if let Err(error) = self.store.save_desired(&kept) {
-                pass.failures.push(Failure { resource: "store".to_owned(), message: chain(&error), skipped: false });
-                worsen(pass, Outcome::Partial);
-            }
-            self.current = Some(Current { key: wanted.key.clone(), desired: wanted.desired.clone() });
-        }
-        let revision_due =
-            complete && (self.ledger.revision != wanted.key.commit || digest.is_some_and(|d| self.ledger.desired != Some(d)));
-        if revision_due {
-            self.ledger.generation += u64::from(digest.is_some_and(|d| self.ledger.desired != Some(d)));
-            self.ledger.revision.clone_from(&wanted.key.commit);
-            self.ledger.desired = digest.or(self.ledger.desired);
-            self.save_ledger(pass);
-        }
-        if changed {
-            self.collect(&wanted.desired);
-        }
-    }
-
-    /// What a repair took away can be found again: its name outlives the pass.
-    fn remember_kept(&mut self, pass: &mut Pass) {
-        if pass.kept.is_empty() {
-            return;
-        }
-        for (path, digest) in &pass.kept {
-            if let (Ok(path), Ok(digest)) = (path.parse(), digest.parse()) {
-                self.ledger.kept.insert(0, KeptDrift { path, digest, at: pass.started });
-            }
-        }
-        self.ledger.kept.truncate(MAX_KEPT);
-        self.save_ledger(pass);
-    }
-
-    fn save_ledger(&mut self, pass: &mut Pass) {
+    pub(super) fn save_ledger(&mut self, pass: &mut Pass) {
         if let Err(error) = self.store.save_ledger(&self.ledger) {
             pass.failures.push(Failure { resource: "ledger".to_owned(), message: chain(&error), skipped: false });
             worsen(pass, Outcome::Partial);
         }
     }
 
-    /// Contents that nothing names any more leave the store; what drift repair kept stays for as long as it is among the newest.
-    fn collect(&mut self, desired: &Desired) {
-        let mut keep = needed(Some(desired), &self.ledger);
-        keep.extend(self.ledger.kept.iter().map(|kept| kept.digest));
-        if let Err(error) = self.store.gc(&keep) {
+    /// What nothing names any more leaves the store: generations beyond the bounds, and contents that neither a kept generation nor the
+    /// ledger names.
+    pub(super) fn collect(&mut self) {
+        if let Err(error) = self.try_to_collect() {
             tracing::warn!("the store could not be tidied: {}", chain(&error));
         }
+    }
+
+    fn try_to_collect(&mut self) -> Result<(), StoreError> {
+        let trial = self.ledger.trial.iter().flat_map(|trial| [trial.generation, trial.back_to]);
+        let held: BTreeSet<u64> = [self.ledger.generation, self.ledger.good].into_iter().chain(trial).collect();
+        let settings = &self.settings.generations;
+        let mut keep = self.store.retain_generations(&held, settings.keep, settings.max_mib << 20)?;
+        keep.extend(self.ledger.kept.iter().map(|kept| kept.digest));
+        let original = |before: &Before| match before {
+            Before::Original { node: Node::File { digest, .. }, .. } => Some(*digest),
+            _ => None,
+        };
+        keep.extend(self.ledger.entries.values().filter_map(|owned| original(&owned.before)));
+        self.store.gc(&keep).map(drop)
     }
 }
 
 /// How the steps ended, into the pass.
-fn tell(plan: &Plan, applied: Applied, pass: &mut Pass) {
+pub(super) fn tell(plan: &Plan, applied: Applied, pass: &mut Pass) {
     for (step, outcome) in plan.steps.iter().zip(applied.outcomes) {
         let (message, skipped) = match outcome {
             apply::Outcome::Done | apply::Outcome::NotRun { .. } => continue,
@@ -207,7 +213,7 @@ fn tell(plan: &Plan, applied: Applied, pass: &mut Pass) {
         };
         pass.failures.push(Failure { resource, message, skipped });
     }
-    pass.kept = applied.kept.iter().map(|kept| (kept.path.to_string(), kept.digest.to_string())).collect();
+    pass.kept.extend(applied.kept.iter().map(|kept| (kept.path.to_string(), kept.digest.to_string())));
     pass.remarks.extend(applied.remarks);
     if let Some(error) = applied.unsaved {
         pass.failures.push(Failure { resource: "ledger".to_owned(), message: chain(&error), skipped: false });

@@ -1,7 +1,7 @@
 //! What is remembered of past passes, and the status document made of it.
 
 use trimtab_model::ledger::Ledger;
-use trimtab_model::report::{HISTORY, Outcome, Pass, PassLine, STATUS_FORMAT, Status};
+use trimtab_model::report::{HISTORY, Outcome, Pass, PassLine, STATUS_FORMAT, Status, TrialLine};
 
 /// Past passes, as far as the status document tells of them.
 #[derive(Debug, Default)]
@@ -71,6 +71,15 @@ impl History {
             managed_units: ledger.units.len(),
             last_pass: self.last.clone(),
             history: self.lines.clone(),
+            good_generation: ledger.good,
+            trial: ledger.trial.as_ref().map(|trial| TrialLine {
+                phase: trial.phase,
+                revision: trial.revision.clone(),
+                generation: trial.generation,
+                guarded: trial.guarded.clone(),
+            }),
+            denied: ledger.denied.clone(),
+            changes: ledger.history.clone(),
         }
     }
 }

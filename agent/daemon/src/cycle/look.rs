@@ -89,16 +89,3 @@ impl Cycle {
         }
     }
 }
-
-/// Names of the contents that must stay in the store: those of the state in force, and what stood on the host before.
-pub(super) fn needed(desired: Option<&Desired>, ledger: &trimtab_model::ledger::Ledger) -> BTreeSet<trimtab_model::digest::Digest> {
-    use trimtab_model::desired::Node;
-    use trimtab_model::ledger::Before;
-    let of = |node: &Node| if let Node::File { digest, .. } = node { Some(*digest) } else { None };
-    let wanted = desired.into_iter().flat_map(|desired| desired.entries.values()).filter_map(|entry| of(&entry.state.node));
-    let before = ledger.entries.values().filter_map(|owned| match &owned.before {
-        Before::Original { node, .. } => of(node),
-        Before::Absent => None,
-    });
-    wanted.chain(before).collect()
-}

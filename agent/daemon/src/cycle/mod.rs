@@ -6,13 +6,19 @@
 //! What is kept in memory between passes is small: the desired state (contents lie in the store as blobs), the ledger, and one connection
 //! to systemd.
 
+mod aim;
+mod attempt;
 mod carry;
+mod confirm;
 mod history;
+mod hooks;
 mod look;
 mod open;
+mod requests;
 mod source;
 mod tell;
 mod texts;
+mod undo;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,11 +27,12 @@ use std::time::Instant;
 use trimtab_model::desired::Desired;
 use trimtab_model::digest::Digest;
 use trimtab_model::facts::Host;
-use trimtab_model::finding::{Finding, Findings, Spot};
+use trimtab_model::finding::Findings;
 use trimtab_model::ledger::Ledger;
 use trimtab_model::names::UnitName;
 use trimtab_model::plan::Plan;
-use trimtab_model::report::{Failure, Outcome, Pass, TrustReport, Wake};
+use trimtab_model::report::{Failure, Outcome, Pass, TrustReport, Undone, Wake};
+use trimtab_model::transaction::{Denied, Generation, Withheld};
 
 use crate::apply::Machine;
 use crate::config::{Places, Settings};
@@ -45,17 +52,34 @@ const COURIER: &str = "trimtab-courier";
 /// So often it is said that something long still goes on.
 const STILL: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// The desired state in force and the key it was rendered under.
+/// The generation that the host is held to, and the key it was rendered under.
 #[derive(Debug, Clone)]
 struct Current {
     key: Key,
+    number: u64,
+    effect: Digest,
+    withheld: Vec<Withheld>,
     desired: Desired,
+}
+
+impl Current {
+    fn of(generation: Generation) -> Self {
+        Self {
+            key: Key { commit: generation.revision, inputs: generation.inputs },
+            number: generation.number,
+            effect: generation.desired.effect(),
+            withheld: generation.withheld,
+            desired: generation.desired,
+        }
+    }
 }
 
 /// A revision that was looked at and not put in force; remembered so that it is told again without being tried again.
 struct Refused {
     key: Key,
     pass: Box<Pass>,
+    /// How each pass ends while it is the newest.
+    outcome: Outcome,
     /// When to try it all the same: a checker judges by what is on this host, and a program that was missing may be installed by then.
     again: Option<Instant>,
 }
@@ -68,6 +92,7 @@ struct Matter {
     trust: TrustReport,
     findings: Findings,
     failures: Vec<Failure>,
+    undone: Option<Undone>,
 }
 
 impl Matter {
@@ -78,6 +103,7 @@ impl Matter {
             trust: pass.trust.clone(),
             findings: pass.findings.clone(),
             failures: pass.failures.clone(),
+            undone: pass.undone.clone(),
         }
     }
 
@@ -85,6 +111,7 @@ impl Matter {
         pass.source_error.clone_from(&self.source_error);
         pass.trust.clone_from(&self.trust);
         pass.findings.clone_from(&self.findings);
+        pass.undone.clone_from(&self.undone);
         for failure in &self.failures {
             if !pass.failures.contains(failure) {
                 pass.failures.push(failure.clone());
@@ -120,6 +147,12 @@ pub struct Cycle {
     swept: bool,
     history: History,
     remarks: Vec<String>,
+    /// A trial that an earlier process left has been looked at by this one.
+    resumed: bool,
+    /// What is being tried again only from here on: a registry that did not answer is not asked with each poll.
+    withheld_again: Option<Instant>,
+    /// A revision (or the begin of one) that a person allowed what the guards refuse.
+    approving: Option<String>,
 }
 
 /// What a look found: the pass so far, and the plan.
@@ -135,9 +168,26 @@ pub struct Looked {
 /// A desired state that is about to be put in force, or is in force already.
 pub(crate) struct Wanted {
     key: Key,
+    /// What the host is to be held to: what the commit wants, but for what is withheld.
     desired: Desired,
     contents: BTreeMap<Digest, Vec<u8>>,
+    /// It is to be tried: it is not the one in force.
     fresh: bool,
+    /// [`Desired::effect`] of all that the commit wants.
+    effect: Digest,
+    /// All that the commit wants, when something is withheld.
+    all: Option<Box<Desired>>,
+    withheld: Vec<Withheld>,
+    /// Somebody asked to go back to it: why, and what is denied with that.
+    asked: Option<Box<Asked>>,
+}
+
+/// A person's wish to go back.
+#[derive(Debug, Clone)]
+struct Asked {
+    number: u64,
+    reason: String,
+    denies: Option<Denied>,
 }
 
 impl Cycle {
@@ -149,8 +199,14 @@ impl Cycle {
     /// One pass. With `ask` false the source is left alone, and what it last said is said again.
     pub async fn pass(&mut self, wake: Wake, ask: bool) -> Pass {
         let begun = Instant::now();
-        let looked = self.examine(wake, ask).await;
-        let mut pass = self.carry_out(looked).await.pass;
+        let mut pass = match self.resume(wake).await {
+            Some(pass) => pass,
+            None => {
+                let looked = self.examine(wake, ask).await;
+                self.carry_out(looked).await
+            }
+        };
+        pass.generation = self.ledger.generation;
         pass.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.conclude(&mut pass);
         if let Some(systemd) = &self.machine.systemd {
@@ -174,8 +230,11 @@ impl Cycle {
     /// From the source to the plan. The outcome is the one that the pass will have when every step of the plan is done.
     async fn examine(&mut self, wake: Wake, ask: bool) -> Looked {
         let mut pass = self.begin(wake);
-        let wanted = if ask {
-            let wanted = self.ask(&mut pass).await.and_then(|wanted| self.something(wanted, &mut pass));
+        let asked = if matches!(wake, Wake::Asked | Wake::Start) { self.take_requests(&mut pass) } else { None };
+        let wanted = if asked.is_some() {
+            asked
+        } else if ask {
+            let wanted = self.ask(&mut pass).await.and_then(|wanted| self.aim(wanted, &mut pass));
             self.matter = Matter::of(&pass);
             wanted
         } else {
@@ -185,8 +244,9 @@ impl Cycle {
         let Some(wanted) = wanted.or_else(|| self.in_force()) else {
             return Looked { pass, plan: Plan::default(), wanted: None };
         };
-        pass.revision.clone_from(&wanted.key.commit);
         let plan = self.plan(&wanted, wake, &mut pass).await;
+        let (wanted, plan) = self.guard(wanted, plan, &mut pass).await;
+        pass.revision.clone_from(&wanted.key.commit);
         pass.changes.clone_from(&plan.changes);
         pass.problems.clone_from(&plan.problems);
         if !plan.problems.is_empty() {
@@ -195,21 +255,6 @@ impl Cycle {
             worsen(&mut pass, Outcome::Converged);
         }
         Looked { pass, plan, wanted: Some(wanted) }
-    }
-
-    /// A revision that wants nothing at all where something is managed is a mistake until somebody proves otherwise: it is refused.
-    fn something(&mut self, wanted: Wanted, pass: &mut Pass) -> Option<Wanted> {
-        let managed = self.ledger.entries.len() + self.ledger.units.len();
-        if !wanted.desired.entries.is_empty() || !wanted.desired.units.is_empty() || managed == 0 {
-            return Some(wanted);
-        }
-        let message = format!("this revision wants nothing at all on this host, where {managed} files and units are managed");
-        let finding = Finding::new(message, Spot::file("fleet.toml"));
-        pass.findings
-            .push(finding.help("assign at least one component to this host (labels and groups decide; see `trimtab render`)"));
-        worsen(pass, Outcome::Held);
-        self.refused = Some(Refused { key: wanted.key, pass: Box::new(pass.clone()), again: None });
-        None
     }
 
     fn begin(&mut self, wake: Wake) -> Pass {
@@ -235,6 +280,9 @@ impl Cycle {
             failures: misread.collect(),
             kept: Vec::new(),
             remarks: std::mem::take(&mut self.remarks),
+            undone: None,
+            generation: self.ledger.generation,
+            parts: Vec::new(),
         }
     }
 
@@ -245,6 +293,10 @@ impl Cycle {
             desired: current.desired.clone(),
             contents: BTreeMap::new(),
             fresh: false,
+            effect: current.effect,
+            all: None,
+            withheld: current.withheld.clone(),
+            asked: None,
         })
     }
 
@@ -252,11 +304,25 @@ impl Cycle {
     async fn ask(&mut self, pass: &mut Pass) -> Option<Wanted> {
         let is_due = |again: Instant| pass.wake == Wake::Asked || Instant::now() >= again;
         self.refused.take_if(|refused| refused.again.is_some_and(is_due));
-        let only_socket = self.hold == Hold::Agent && self.machine.systemd.is_some();
-        if only_socket {
+        if self.hold == Hold::Agent && self.machine.systemd.is_some() {
             self.raise_courier().await;
         }
-        let known = [self.current.as_ref().map(|c| &c.key), self.refused.as_ref().map(|r| &r.key)];
+        let known = self.known(pass.wake);
+        let answer = self.put_question(known, pass.started).await;
+        self.note_poll(&answer, pass);
+        self.judge(answer, pass)
+    }
+
+    /// The renderings that need no second look. What waits for something outside of the repository is looked at again when that is due.
+    fn known(&self, wake: Wake) -> Vec<Key> {
+        let waits = self.current.as_ref().is_some_and(|current| current.withheld.iter().any(|withheld| withheld.again));
+        let due = wake == Wake::Asked || self.withheld_again.is_none_or(|at| Instant::now() >= at);
+        let current = self.current.as_ref().filter(|_| !(waits && due)).map(|current| &current.key);
+        current.into_iter().chain(self.refused.as_ref().map(|refused| &refused.key)).cloned().collect()
+    }
+
+    async fn put_question(&mut self, known: Vec<Key>, now: u64) -> Answer {
+        let only_socket = self.hold == Hold::Agent && self.machine.systemd.is_some();
         let ask = Ask {
             program: self.program.clone(),
             places: self.places.clone(),
@@ -264,11 +330,11 @@ impl Cycle {
             state: self.trust_state.clone(),
             host: self.host.clone(),
             inputs: self.inputs,
-            known: known.into_iter().flatten().cloned().collect(),
+            known,
             courier: self.courier_user(),
             only_socket,
             patience: self.settings.source.patience(),
-            now: pass.started,
+            now,
         };
         let mut asking = tokio::task::spawn_blocking(move || ask.run());
         let answer = loop {
@@ -278,12 +344,11 @@ impl Cycle {
                 () = tokio::time::sleep(STILL) => tracing::info!(target: crate::log::PATIENCE, "still at it: asking the source"),
             }
         };
-        let answer = answer.unwrap_or_else(|error| Answer::Trouble {
+        answer.unwrap_or_else(|error| Answer::Trouble {
             message: format!("looking at the source ended unexpectedly: {error}"),
             class: Class::Retry,
             commit: String::new(),
-        });
-        self.judge(answer, pass)
+        })
     }
 
     /// The courier's user, so that what it leaves in its cache is its own whoever started it. A sandbox is all its owner's.
@@ -312,20 +377,30 @@ impl Cycle {
             Answer::Same { key } => {
                 "unchanged".clone_into(&mut pass.trust.verdict);
                 pass.trust.signer = self.signer();
-                self.tell_refused_again(&key, pass);
+                self.tell_known_again(&key, pass);
                 None
             }
             Answer::Rendered { proven, new, key, rendered } => {
                 self.accept(&proven, new, pass)?;
                 let rendered = *rendered;
-                Some(Wanted { key, desired: rendered.desired, contents: rendered.contents, fresh: true })
+                let effect = rendered.desired.effect();
+                Some(Wanted {
+                    key,
+                    desired: rendered.desired,
+                    contents: rendered.contents,
+                    fresh: true,
+                    effect,
+                    all: None,
+                    withheld: Vec::new(),
+                    asked: None,
+                })
             }
             Answer::Wrong { proven, new, key, findings } => {
                 self.accept(&proven, new, pass)?;
                 pass.findings = findings;
                 worsen(pass, Outcome::Held);
                 self.history.attempted(&key.commit);
-                self.refused = Some(Refused { key, pass: Box::new(pass.clone()), again: None });
+                self.refuse(key, Outcome::Held, None, pass);
                 None
             }
             Answer::Refused { verdict, commit } => {
@@ -387,12 +462,29 @@ impl Cycle {
         })
     }
 
-    /// The tip is a revision that was refused: the same is said again, without walking into it again.
-    fn tell_refused_again(&self, key: &Key, pass: &mut Pass) {
+    /// A revision is not put in force: the same is told for as long as it is the newest, without trying it again before `again`.
+    fn refuse(&mut self, key: Key, outcome: Outcome, again: Option<Instant>, pass: &mut Pass) {
+        worsen(pass, outcome);
+        self.refused = Some(Refused { key, pass: Box::new(pass.clone()), outcome, again });
+    }
+
+    /// The tip is a revision that was refused, undone or taken over in part: the same is said again, without walking into it again.
+    fn tell_known_again(&self, key: &Key, pass: &mut Pass) {
         if let Some(refused) = self.refused.as_ref().filter(|refused| refused.key == *key) {
             pass.findings.clone_from(&refused.pass.findings);
             pass.failures.clone_from(&refused.pass.failures);
-            worsen(pass, Outcome::Held);
+            pass.undone.clone_from(&refused.pass.undone);
+            worsen(pass, refused.outcome);
+            return;
+        }
+        if let Some(denied) = self.ledger.denied.iter().find(|denied| denied.revision == key.commit) {
+            pass.undone = Some(denied.told());
+            worsen(pass, Outcome::RolledBack);
+        }
+        let waiting = self.current.iter().flat_map(|current| &current.withheld).filter(|withheld| withheld.again);
+        for failure in waiting.filter_map(|withheld| withheld.because.clone()) {
+            pass.failures.push(failure);
+            worsen(pass, Outcome::Partial);
         }
     }
 }

@@ -5,10 +5,11 @@
 
 use trimtab_model::digest::Digest;
 use trimtab_model::facts::Host;
+use trimtab_model::ledger::Ledger;
 use trimtab_model::names::{HostName, NameError};
+use trimtab_model::transaction::Phase;
 
 use super::history::History;
-use super::source::Key;
 use super::{Current, Cycle, Matter};
 use crate::apply::{Machine, Patience};
 use crate::config::{ConfigError, Places, Settings};
@@ -101,15 +102,7 @@ impl Cycle {
         if trust_state.is_none() && ledger.generation > 0 {
             remarks.push("the memory of the last accepted commit is lost; the next signed commit is taken as the first".to_owned());
         }
-        // A rendering can be made again: one that cannot be read is only missed until the source is reached.
-        let current = match store.load_desired() {
-            Ok(kept) => kept.map(|kept| Current { key: Key { commit: kept.commit, inputs: kept.host }, desired: kept.desired }),
-            Err(error) if error.must_halt() => return Err(error.into()),
-            Err(error) => {
-                remarks.push(chain(&error));
-                None
-            }
-        };
+        let current = in_force(&store, &ledger, &mut remarks)?;
         let host = host(&settings, &root)?;
         let program = std::env::current_exe().map_err(OpenError::Program)?;
         let accounts = Accounts::load(&root);
@@ -138,6 +131,9 @@ impl Cycle {
             images_known: None,
             swept: false,
             remarks,
+            resumed: false,
+            withheld_again: None,
+            approving: None,
         })
     }
 }
@@ -165,6 +161,23 @@ impl Cycle {
         self.machine.patience = patience(&settings);
         (self.settings, self.trust, self.host) = (settings, trust, host);
         Ok(())
+    }
+}
+
+/// The generation that the host is held to between passes: that of an unfinished trial only while it waits for a reboot or for what could
+/// not be undone. A rendering can be made again: one that cannot be read is only missed until the source is reached.
+fn in_force(store: &Store, ledger: &Ledger, remarks: &mut Vec<String>) -> Result<Option<Current>, OpenError> {
+    let number = match &ledger.trial {
+        Some(trial) if matches!(trial.phase, Phase::AwaitingReboot | Phase::Degraded) => trial.generation,
+        _ => ledger.generation,
+    };
+    match store.load_generation(number) {
+        Ok(generation) => Ok(generation.map(Current::of)),
+        Err(error) if error.must_halt() => Err(error.into()),
+        Err(error) => {
+            remarks.push(chain(&error));
+            Ok(None)
+        }
     }
 }
 

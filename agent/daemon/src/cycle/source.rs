@@ -65,6 +65,17 @@ pub(super) enum Answer {
     Trouble { message: String, class: Class, commit: String },
 }
 
+impl Answer {
+    /// Whether the source was reached and answered, whatever it said.
+    pub(super) fn is_reached(&self) -> bool {
+        match self {
+            Answer::Same { .. } | Answer::Rendered { .. } | Answer::Wrong { .. } => true,
+            Answer::Refused { verdict, .. } => verdict.class() != Some(Class::Retry),
+            Answer::Trouble { class, .. } => *class != Class::Retry,
+        }
+    }
+}
+
 impl Ask {
     pub(super) fn run(self) -> Answer {
         match self.look() {

@@ -39,7 +39,8 @@ impl Cycle {
             Outcome::Unchanged | Outcome::Planned => tell!(debug, "{outcome}: {reason}"),
             _ if !news => tell!(debug, "still {outcome}: {reason}"),
             Outcome::Unreachable | Outcome::Partial | Outcome::Held => tell!(warn, "{outcome}: {reason}"),
-            Outcome::Halted => tell!(error, "{outcome}: {reason}"),
+            Outcome::RolledBack => tell!(error, "{outcome}: {reason}"),
+            Outcome::Degraded | Outcome::Halted => tell!(error, "{outcome}: {reason}"),
         }
         if news {
             for failure in &pass.failures {

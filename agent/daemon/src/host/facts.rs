@@ -20,6 +20,13 @@ pub fn gather(root: &Root) -> Facts {
     gather_from(root, Path::new("/"))
 }
 
+/// Which boot this is, as the kernel names it; empty where it does not say.
+pub fn boot_id(root: &Root) -> String {
+    // Of this machine also in a sandbox, unless that has a name of its own (a test that plays a reboot).
+    let own = if root.is_host() { String::new() } else { system_text(root, "/run/trimtab/boot_id").trim().to_owned() };
+    if own.is_empty() { text(Path::new("/"), "/proc/sys/kernel/random/boot_id").trim().to_owned() } else { own }
+}
+
 fn gather_from(root: &Root, machine: &Path) -> Facts {
     let uname = nix::sys::utsname::uname().ok();
     let said = |part: fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr| {

@@ -1,28 +1,11 @@
-//! The small documents: the last rendered state, the trust state, the status.
+//! The small documents: the trust state, the status.
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-use trimtab_model::desired::Desired;
-use trimtab_model::digest::Digest;
-
 use super::{Store, StoreError, read_document, write_beside};
 
-const DESIRED: &str = "desired.json";
 const TRUST: &str = "trust-state.json";
 const STATUS: &str = "status.json";
-
-/// The last rendered state, and what it was rendered from. The contents that it names are among the blobs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Kept {
-    /// The commit.
-    pub commit: String,
-    /// [`trimtab_model::facts::Host::digest`].
-    pub host: Digest,
-    /// The state.
-    pub desired: Desired,
-}
 
 /// The trust state as its two copies have it. They differ after a crash between the two writes or a disk that lost one; which of them
 /// counts (the one that has seen more) is for the trust room to say.
@@ -35,20 +18,6 @@ pub struct TrustCopies {
 }
 
 impl Store {
-    /// Keeps the rendered state, after the contents that it names.
-    pub fn save_desired(&mut self, kept: &Kept) -> Result<(), StoreError> {
-        let bytes = serde_json::to_vec(kept).expect("because plain data with string keys always serialises");
-        let path = self.file(DESIRED);
-        self.save(&path, &bytes)
-    }
-
-    /// The rendered state that was kept last. [`StoreError::Stale`] is no reason to stop: it is rendered again.
-    pub fn load_desired(&self) -> Result<Option<Kept>, StoreError> {
-        let path = self.file(DESIRED);
-        let Some(bytes) = read_document(&path)? else { return Ok(None) };
-        serde_json::from_slice(&bytes).map(Some).map_err(|source| StoreError::Stale { path, source })
-    }
-
     /// Saves both copies of the trust state.
     pub fn save_trust_state(&mut self, text: &str) -> Result<(), StoreError> {
         let (main, second) = (self.file(TRUST), self.places.trust_copy.join(TRUST));

@@ -24,8 +24,8 @@ pub fn plan(desired: &Desired, observed: &Observed, ledger: &Ledger) -> Plan {
         reloads(desired, observed, ledger, &mut plan);
     }
     let ranks = ranks(desired);
-    plan.steps.sort_by_cached_key(|step| order(step, desired, &ranks));
-    join(plan, leaving, ledger)
+    plan.steps.sort_by_cached_key(|step| order(step, desired, ledger, &ranks));
+    join(plan, leaving, desired, ledger)
 }
 
 /// The sets of paths that the units ask about.
@@ -123,7 +123,8 @@ fn appliers(desired: &Desired, observed: &Observed, ledger: &Ledger, plan: &mut 
 }
 
 fn units(desired: &Desired, observed: &Observed, ledger: &Ledger, paths: &Paths, plan: &mut Plan, leaving: &mut Plan) {
-    let touched = Touched { changed: &paths.changed, leaving: &paths.leaving, replaced: &paths.replaced };
+    let undefined: BTreeSet<UnitName> = paths.leaving.iter().filter_map(|path| undefines(path, desired, ledger)).cloned().collect();
+    let touched = Touched { changed: &paths.changed, leaving: &paths.leaving, replaced: &paths.replaced, undefined: &undefined };
     let nothing = UnitFound::default();
     for (name, want) in &desired.units {
         let found = observed.units.get(name).unwrap_or(&nothing);
@@ -137,11 +138,30 @@ fn units(desired: &Desired, observed: &Observed, ledger: &Ledger, paths: &Paths,
     }
 }
 
+/// The wanted unit of whose definition a leaving path is a part: such a drop-in goes before the unit is restarted, not at the end, or the
+/// unit would go on running with it.
+fn undefines<'a>(path: &HostPath, desired: &Desired, ledger: &'a Ledger) -> Option<&'a UnitName> {
+    match &ledger.entries.get(path)?.role {
+        Role::Unit(unit) | Role::Quadlet(unit) if desired.units.contains_key(unit) => Some(unit),
+        _ => None,
+    }
+}
+
+fn leaving_path(step: &Step) -> Option<&HostPath> {
+    match &step.action {
+        Action::Remove { path, .. } | Action::Restore { path, .. } => Some(path),
+        _ => None,
+    }
+}
+
 /// One daemon-reload after the writes, if systemd's picture of a wanted unit is (or may be) out of date.
 fn reloads(desired: &Desired, observed: &Observed, ledger: &Ledger, plan: &mut Plan) {
     let is_definition =
         |path: &HostPath| desired.entries.get(path).is_some_and(|entry| matches!(entry.role, Role::Unit(_) | Role::Quadlet(_)));
-    let written = plan.steps.iter().any(|step| matches!(&step.action, Action::Put { path, .. } if is_definition(path)));
+    let written = plan.steps.iter().any(|step| match &step.action {
+        Action::Put { path, .. } => is_definition(path),
+        _ => leaving_path(step).is_some_and(|path| undefines(path, desired, ledger).is_some()),
+    });
     let unfinished = ledger.entries.iter().any(|(path, owned)| owned.pending && is_definition(path));
     let outdated = desired.units.iter().any(|(name, unit)| {
         observed.units.get(name).is_some_and(|found| {
@@ -174,7 +194,7 @@ fn ranks(desired: &Desired) -> BTreeMap<&UnitName, usize> {
 }
 
 /// The one order of a pass: prefetch, accounts, files, appliers, reload, boot states, stops, starts.
-fn order(step: &Step, desired: &Desired, ranks: &BTreeMap<&UnitName, usize>) -> (u8, usize, String) {
+fn order(step: &Step, desired: &Desired, ledger: &Ledger, ranks: &BTreeMap<&UnitName, usize>) -> (u8, usize, String) {
     let rank = |unit: &UnitName| ranks.get(unit).copied().unwrap_or(0);
     let (phase, rank) = match &step.action {
         Action::Pull { .. } => (0, 0),
@@ -193,6 +213,7 @@ fn order(step: &Step, desired: &Desired, ranks: &BTreeMap<&UnitName, usize>) -> 
         Action::Stop { unit, .. } => (11, usize::MAX - rank(unit)),
         Action::Mask { .. } => (12, 0),
         Action::Start { unit } | Action::Restart { unit } | Action::Reload { unit } => (13, rank(unit)),
+        Action::Remove { path, .. } | Action::Restore { path, .. } if undefines(path, desired, ledger).is_some() => (4, 1),
         Action::Remove { .. } | Action::Restore { .. } => (15, 0),
         Action::Forget { .. } => (18, 0),
     };
@@ -200,7 +221,7 @@ fn order(step: &Step, desired: &Desired, ranks: &BTreeMap<&UnitName, usize>) -> 
 }
 
 /// What leaves is stopped before anything is started (it may hold what the new needs), and removed last, in reverse order.
-fn join(mut plan: Plan, leaving: Plan, ledger: &Ledger) -> Plan {
+fn join(mut plan: Plan, leaving: Plan, desired: &Desired, ledger: &Ledger) -> Plan {
     let mut stops = Vec::new();
     let mut disables = Vec::new();
     let mut give_back = Vec::new();
@@ -216,7 +237,7 @@ fn join(mut plan: Plan, leaving: Plan, ledger: &Ledger) -> Plan {
             _ => give_back.push(step),
         }
     }
-    let is_removal = |step: &Step| matches!(step.action, Action::Remove { .. } | Action::Restore { .. });
+    let is_removal = |step: &Step| leaving_path(step).is_some_and(|path| undefines(path, desired, ledger).is_none());
     let (mut removals, mut steps): (Vec<Step>, Vec<Step>) = plan.steps.into_iter().partition(is_removal);
     removals.reverse();
     let first_late = |step: &Step| {
@@ -228,6 +249,7 @@ fn join(mut plan: Plan, leaving: Plan, ledger: &Ledger) -> Plan {
     let at = steps.iter().position(first_late).unwrap_or(steps.len());
     stops.reverse();
     steps.splice(at..at, stops);
+    plan.prune_from = steps.len();
     steps.extend(disables);
     let undefines = removals.iter().any(|step| match &step.action {
         Action::Remove { path, .. } | Action::Restore { path, .. } => {

@@ -30,6 +30,9 @@ pub struct Plan {
     pub problems: Vec<Problem>,
     /// What to do, in the order in which it must be done.
     pub steps: Vec<Step>,
+    /// From here on [`Plan::steps`] only take away what left the repository: done last, when what came has proven healthy.
+    #[serde(default)]
+    pub prune_from: usize,
     /// Edits of the ledger that go with no step: adopted paths that were already right, entries whose path is gone.
     pub bookkeeping: Vec<Note>,
 }
@@ -265,6 +268,21 @@ impl Plan {
     /// Whether there is nothing to do and nothing wrong.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.problems.is_empty() && self.steps.is_empty()
+    }
+
+    /// The plan without what only takes away: steps, and the notes that strike paths off. What it leaves undone is planned anew afterwards.
+    pub fn without_prune(&self) -> Plan {
+        let mut plan = self.clone();
+        plan.steps.truncate(self.prune_from);
+        plan.bookkeeping.retain(|note| !matches!(note, Note::Drop { .. }));
+        plan
+    }
+
+    /// Takes out the pulls: they were made before.
+    pub fn without_pulls(&mut self) {
+        let is_pull = |step: &Step| matches!(step.action, Action::Pull { .. });
+        self.prune_from -= self.steps[..self.prune_from].iter().filter(|step| is_pull(step)).count();
+        self.steps.retain(|step| !is_pull(step));
     }
 
     /// How many changes are drift (alone or together with an update).

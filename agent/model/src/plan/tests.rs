@@ -411,6 +411,42 @@ fn a_unit_that_leaves_is_stopped_and_disabled_before_its_file_goes() {
 }
 
 #[test]
+fn a_drop_in_that_leaves_is_gone_before_its_unit_is_restarted() {
+    let (mut host, mut desired) = one_service();
+    let drop_in = path("/etc/systemd/system/a.service.d/x.conf");
+    desired.entries.insert(drop_in.clone(), entry("drop-in", Role::Unit(unit("a.service"))));
+    let service = desired.units.get_mut("a.service").unwrap();
+    service.definition.insert(drop_in.clone());
+    service.on_change = OnChange::Reload;
+    let plan = host.plan(&desired);
+    host.apply(&desired, &plan, usize::MAX);
+    host.found(&unit("a.service")).can_reload = true;
+    desired.entries.remove(&drop_in);
+    desired.units.get_mut("a.service").unwrap().definition.remove(&drop_in);
+    let plan = host.plan(&desired);
+    let words = |step: &Step| serde_json::to_value(&step.action).unwrap()["do"].as_str().unwrap().to_owned();
+    assert_eq!(plan.steps.iter().map(words).collect::<Vec<_>>(), ["remove", "daemon-reload", "enable", "restart"]);
+    assert_eq!(plan.prune_from, 4);
+}
+
+#[test]
+fn what_only_takes_away_is_the_end_of_a_plan() {
+    let (mut host, desired) = one_service();
+    let mut next = Desired::default();
+    next.entries.insert(path("/etc/new"), entry("new", Role::Plain));
+    let plan = host.plan(&next);
+    let first = plan.without_prune();
+    let resources: Vec<String> = first.steps.iter().map(|step| step.action.resource()).collect();
+    assert_eq!(resources, ["file /etc/new", "unit a.service"]);
+    host.apply(&next, &first, usize::MAX);
+    assert!(desired.entries.keys().all(|at| host.files.contains_key(at)), "nothing is removed yet");
+    let rest = host.plan(&next);
+    assert_eq!(rest.prune_from, 0, "{rest:#?}");
+    host.apply(&next, &rest, usize::MAX);
+    assert!(host.plan(&next).is_empty() && host.files.len() == 1);
+}
+
+#[test]
 fn a_distribution_unit_gets_back_what_it_was() {
     let mut desired = Desired::default();
     let mut chrony = service("/etc/x", &[]);

@@ -22,6 +22,8 @@ pub(super) struct Touched<'a> {
     pub(super) leaving: &'a BTreeSet<HostPath>,
     /// Paths among the wanted ones that replaced something of the operator's.
     pub(super) replaced: &'a BTreeSet<HostPath>,
+    /// Wanted units that lose a drop-in.
+    pub(super) undefined: &'a BTreeSet<UnitName>,
 }
 
 /// One unit and all that is known of it.
@@ -96,7 +98,7 @@ impl Subject<'_> {
         if self.is_masked() && wants_it {
             self.step(plan, Verb::Unmask, self.told_cause(want), ("enabled", "masked", "not masked"), want);
         }
-        let redefined = want.definition.iter().any(|path| touched.changed.contains(path));
+        let redefined = self.is_redefined(want, touched);
         match want.enabled {
             Some(Enablement::Enabled) if !self.is_enabled() => {
                 self.step(plan, Verb::Enable, self.told_cause(want), ("enabled", self.file_state(), "enabled"), want);
@@ -138,7 +140,7 @@ impl Subject<'_> {
     }
 
     fn follow(&self, want: &Unit, touched: &Touched<'_>, plan: &mut Plan) {
-        let redefined = want.definition.iter().any(|path| touched.changed.contains(path));
+        let redefined = self.is_redefined(want, touched);
         // After a crash nobody knows which input it missed: only a restart is sure.
         let unknown = self.owned.is_some_and(|owned| owned.inputs.is_none());
         let verb = match want.on_change {
@@ -151,9 +153,14 @@ impl Subject<'_> {
         self.step(plan, verb, Cause::Follows, ("inputs", because, "current"), want);
     }
 
+    fn is_redefined(&self, want: &Unit, touched: &Touched<'_>) -> bool {
+        touched.undefined.contains(self.name) || want.definition.iter().any(|path| touched.changed.contains(path))
+    }
+
     /// Whether it runs (or would run) with input that is not the wanted one.
     fn stale(&self, want: &Unit, desired: &Desired, touched: &Touched<'_>) -> bool {
-        let changed = want.definition.iter().chain(&want.uses).any(|path| touched.changed.contains(path));
+        let changed = touched.undefined.contains(self.name)
+            || want.definition.iter().chain(&want.uses).any(|path| touched.changed.contains(path));
         match self.owned {
             Some(owned) => changed || owned.inputs != Some(desired.inputs(want)),
             None => changed || want.oneshot,

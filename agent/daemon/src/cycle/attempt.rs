@@ -1,0 +1,350 @@
+//! A change as a trial: prefetched, switched, judged, committed, and only then what left is taken away.
+//!
+//! The ledger is the journal: the trial stands in it from the write that announces the switch to the write that commits it. A first state
+//! has nothing good to go back to and is no trial: what fails is told and tried again (unless it could cut the host off).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use trimtab_model::hook::HookPhase;
+use trimtab_model::names::{ComponentName, UnitName};
+use trimtab_model::plan::{Action, Plan};
+use trimtab_model::report::{Failure, Outcome, PartTime, Pass};
+use trimtab_model::transaction::{self, DeniedBy, End, Ended, GENERATION_FORMAT, Generation, InForce, Phase, Trial};
+
+use super::carry::tell;
+use super::undo::Fallen;
+use super::{Current, Cycle, Refused, Wanted, now_ms, worsen};
+use crate::apply;
+use crate::config::ConfirmWhen;
+use crate::log::chain;
+use crate::probe;
+
+/// What a checker or a hook refused is tried again after this long; at once when a person asks.
+const CHECK_AGAIN: Duration = Duration::from_secs(10 * 60);
+
+/// How an attempt ended.
+pub(super) enum Attempt {
+    /// The machine was worked on, or had nothing to be done; the pass says how that ended.
+    Ended,
+    /// Nothing of it was begun: the state in force is held on to.
+    NotBegun(Box<Wanted>),
+}
+
+impl Cycle {
+    /// Tries a state that is not the one in force.
+    pub(super) async fn attempt(&mut self, wanted: Wanted, plan: Plan, pass: &mut Pass) -> Attempt {
+        if let Err(error) = self.keep_contents(&wanted) {
+            pass.failures.push(Failure { resource: "store".to_owned(), message: chain(&error), skipped: false });
+            worsen(pass, Outcome::Partial);
+            return Attempt::NotBegun(Box::new(wanted));
+        }
+        self.sweep(&wanted.desired);
+        let (wanted, plan) = match self.prefetch(wanted, plan, pass).await {
+            Ok(both) => both,
+            Err(wanted) => return Attempt::NotBegun(wanted),
+        };
+        if !plan.steps.is_empty() && !self.may_begin(&wanted, pass).await {
+            return Attempt::NotBegun(Box::new(wanted));
+        }
+        let is_same = self.current.as_ref().is_some_and(|current| current.number > 0 && current.effect == wanted.desired.effect());
+        let number = match &wanted.asked {
+            Some(asked) => asked.number,
+            None if is_same => self.current.as_ref().map_or(0, |current| current.number),
+            None => self.ledger.next_number(),
+        };
+        if wanted.asked.is_none()
+            && let Err(error) = self.store.save_generation(&generation(number, &wanted, pass.started))
+        {
+            pass.failures.push(Failure { resource: "store".to_owned(), message: chain(&error), skipped: false });
+            worsen(pass, Outcome::Partial);
+            return Attempt::NotBegun(Box::new(wanted));
+        }
+        let first = plan.without_prune();
+        let guarded = self.guarded(&plan);
+        if !first.steps.is_empty() && (self.ledger.good > 0 || !guarded.is_empty()) {
+            self.ledger.trial = Some(self.trial(number, &wanted, &first, guarded, pass));
+        }
+        self.go_forward(wanted, number, &first, pass).await
+    }
+
+    /// Pulls what is needed while the old state runs. What cannot be pulled, or cannot be converged as things stand, is withheld with all
+    /// that shares its fate; without a good state to withhold it in, its steps fail one by one.
+    async fn prefetch(&mut self, wanted: Wanted, mut plan: Plan, pass: &mut Pass) -> Result<(Wanted, Plan), Box<Wanted>> {
+        if self.ledger.good == 0 || wanted.asked.is_some() {
+            return Ok((wanted, plan));
+        }
+        let begun = Instant::now();
+        let missing = apply::prefetch(&self.machine, &plan).await;
+        self.images_known = None;
+        part(pass, "prefetch", begun);
+        let mut failed: BTreeMap<ComponentName, Option<Failure>> = BTreeMap::new();
+        for (image, (component, message)) in missing {
+            failed.insert(component, Some(Failure { resource: format!("image {image}"), message, skipped: false }));
+        }
+        for problem in &plan.problems {
+            let failure = Failure { resource: problem.resource.clone(), message: problem.message.clone(), skipped: false };
+            failed.entry(problem.origin.component.clone()).or_insert(Some(failure));
+        }
+        if failed.is_empty() {
+            plan.without_pulls();
+            return Ok((wanted, plan));
+        }
+        pass.failures.extend(failed.values().flatten().cloned().filter(|failure| failure.resource.starts_with("image ")));
+        worsen(pass, Outcome::Partial);
+        self.try_withheld_later();
+        let key = wanted.key.clone();
+        let nothing_left = |cycle: &mut Self, pass: &mut Pass| {
+            let again = cycle.withheld_again;
+            cycle.refuse(key.clone(), Outcome::Partial, again, pass);
+        };
+        let Some(wanted) = self.withhold(wanted, &failed, true) else {
+            let message = "the rest of this revision cannot be told apart from what failed; nothing of it was changed".to_owned();
+            pass.failures.push(Failure { resource: "prefetch".to_owned(), message, skipped: false });
+            nothing_left(self, pass);
+            return Err(Box::new(self.in_force().expect("because there is a good generation")));
+        };
+        if self.current.as_ref().is_some_and(|current| current.effect == wanted.desired.effect()) {
+            nothing_left(self, pass);
+            return Err(Box::new(wanted));
+        }
+        let mut plan = self.plan(&wanted, pass.wake, pass).await;
+        pass.changes.clone_from(&plan.changes);
+        pass.problems.extend(plan.problems.iter().cloned());
+        pass.problems.dedup();
+        plan.without_pulls();
+        Ok((wanted, plan))
+    }
+
+    /// Whether the hooks let it begin.
+    async fn may_begin(&mut self, wanted: &Wanted, pass: &mut Pass) -> bool {
+        for (hook, end) in self.hooks(&wanted.about(pass.number), HookPhase::PreApply, None).await {
+            let (message, again) = match end {
+                probe::HookEnd::Done => continue,
+                probe::HookEnd::Later { message } => (message, self.settings.agent.retry_interval),
+                probe::HookEnd::Veto { message } | probe::HookEnd::Failed { message } => (message, CHECK_AGAIN),
+            };
+            let message = format!("nothing was changed, for the pre-apply hook asked for that: {message}");
+            pass.failures.push(Failure { resource: hook, message, skipped: false });
+            let again = Some(Instant::now() + again);
+            self.refuse(wanted.key.clone(), Outcome::Held, again, pass);
+            return false;
+        }
+        true
+    }
+
+    /// What of a plan could cut the host off, as far as that must be confirmed.
+    fn guarded(&self, plan: &Plan) -> Vec<String> {
+        match self.settings.guard.confirm {
+            ConfirmWhen::Never => Vec::new(),
+            ConfirmWhen::Network => transaction::network_shaped(plan),
+            ConfirmWhen::Always => plan.changes.iter().map(|change| change.resource.clone()).collect(),
+        }
+    }
+
+    fn trial(&self, number: u64, wanted: &Wanted, plan: &Plan, guarded: Vec<String>, pass: &Pass) -> Trial {
+        let affected = affected(plan, wanted);
+        let confirm = wanted.desired.confirm.iter().filter(|(component, _)| affected.contains(*component));
+        let mut trial = Trial {
+            phase: Phase::Trying,
+            generation: number,
+            back_to: self.ledger.good,
+            revision: wanted.key.commit.clone(),
+            effect: wanted.effect,
+            watch: watched(plan),
+            guarded,
+            reboot: false,
+            starts: 1,
+            boot: crate::host::facts::boot_id(&self.machine.root),
+            pass: pass.number,
+            at: pass.started,
+            fallen: BTreeSet::new(),
+            causes: Vec::new(),
+            amiss: Vec::new(),
+        };
+        for (component, when) in confirm {
+            trial.reboot |= *when == trimtab_model::desired::Confirm::AfterReboot;
+            if self.settings.guard.confirm != ConfirmWhen::Never {
+                trial.guarded.push(format!("component {component}"));
+            }
+        }
+        trial
+    }
+
+    /// Switches, judges, and commits or undoes. Also from where an earlier process was ended.
+    pub(super) async fn go_forward(&mut self, wanted: Wanted, number: u64, first: &Plan, pass: &mut Pass) -> Attempt {
+        let begun = Instant::now();
+        let is_trial = self.ledger.trial.is_some();
+        let applied = self.apply(first, &wanted).await;
+        part(pass, "apply", begun);
+        if let Some(reason) = &applied.not_begun {
+            self.ledger.trial = None;
+            self.not_begun(reason, &wanted, pass);
+            return Attempt::NotBegun(Box::new(wanted));
+        }
+        let (failed, all_failed, raced) = (applied.failed.clone(), applied.all_failed, applied.raced);
+        let (has_failed, complete) = (applied.has_failed(), applied.is_complete());
+        let before = pass.failures.len();
+        tell(first, applied, pass);
+        if !is_trial {
+            if !complete {
+                worsen(pass, Outcome::Partial);
+            }
+            self.commit(&wanted, number, complete && first.problems.is_empty(), begun, pass);
+            self.prune(pass).await;
+            return Attempt::Ended;
+        }
+        if has_failed {
+            let causes: Vec<Failure> = pass.failures[before..].iter().filter(|failure| !failure.skipped).cloned().collect();
+            let fallen = if all_failed { Fallen::All } else { Fallen::Components(failed) };
+            self.undo(&wanted.desired, fallen, causes, DeniedBy::Health, pass).await;
+            return Attempt::Ended;
+        }
+        if raced {
+            // Somebody works on this host: the trial stays, and the next pass goes forward with it.
+            worsen(pass, Outcome::Partial);
+            return Attempt::Ended;
+        }
+        let judged = Instant::now();
+        let sick = self.sick(&wanted, &affected(first, &wanted), pass).await;
+        part(pass, "health", judged);
+        if !sick.is_empty() {
+            let fallen = sick.iter().filter_map(|(component, _)| component.clone()).collect();
+            let causes = sick.into_iter().map(|(_, failure)| failure).collect();
+            self.undo(&wanted.desired, Fallen::Components(fallen), causes, DeniedBy::Health, pass).await;
+            return Attempt::Ended;
+        }
+        self.confirm_or_commit(wanted, number, begun, pass).await;
+        Attempt::Ended
+    }
+
+    /// Healthy: committed now, or when it has been confirmed.
+    async fn confirm_or_commit(&mut self, wanted: Wanted, number: u64, begun: Instant, pass: &mut Pass) {
+        let Some(trial) = &mut self.ledger.trial else { return };
+        if trial.reboot && trial.boot == crate::host::facts::boot_id(&self.machine.root) {
+            trial.phase = Phase::AwaitingReboot;
+            self.save_ledger(pass);
+            self.current = Some(Current::of(generation(number, &wanted, pass.started)));
+            pass.remarks.push("this change is in place, and waits for a reboot of the host to be confirmed".to_owned());
+            return;
+        }
+        if trial.guarded.is_empty() {
+            self.commit(&wanted, number, true, begun, pass);
+            self.after(&wanted, pass).await;
+            return;
+        }
+        trial.phase = Phase::Confirming;
+        self.save_ledger(pass);
+        self.confirm(wanted, number, pass).await;
+    }
+
+    /// What comes after a commit: hooks, and taking away what left.
+    pub(super) async fn after(&mut self, wanted: &Wanted, pass: &mut Pass) {
+        self.tell_hooks(&wanted.about(pass.number), HookPhase::PostApply, None, pass).await;
+        self.prune(pass).await;
+    }
+
+    /// Which units and checks of what was touched are not as they should be.
+    async fn sick(
+        &mut self,
+        wanted: &Wanted,
+        affected: &BTreeSet<ComponentName>,
+        pass: &mut Pass,
+    ) -> Vec<(Option<ComponentName>, Failure)> {
+        let watch: BTreeSet<UnitName> = self.ledger.trial.as_ref().map(|trial| trial.watch.clone()).unwrap_or_default();
+        self.judge_health(&wanted.desired, affected, &watch, pass).await
+    }
+
+    /// A state is in force from now on.
+    pub(super) fn commit(&mut self, wanted: &Wanted, number: u64, good: bool, begun: Instant, pass: &mut Pass) {
+        let (ended, reason) = match &wanted.asked {
+            Some(asked) => (Ended::Restored, asked.reason.clone()),
+            None => (Ended::Committed, String::new()),
+        };
+        let is_known = self.ledger.generation == number && self.ledger.good == number && self.ledger.revision == wanted.key.commit;
+        let state = in_force(number, wanted, good);
+        if let Some(denied) = wanted.asked.as_ref().and_then(|asked| asked.denies.clone()) {
+            self.ledger.deny(denied);
+        }
+        if !is_known || self.ledger.trial.is_some() {
+            self.ledger.commit(state, ended, End { at: pass.started, duration_ms: millis(begun), reason });
+            self.save_ledger(pass);
+        }
+        self.current = Some(Current::of(generation(number, wanted, pass.started)));
+        self.refused = None;
+        self.collect();
+    }
+
+    /// Takes away what left the repository, now that what came is healthy. What cannot be taken away is told and tried again.
+    pub(super) async fn prune(&mut self, pass: &mut Pass) {
+        let Some(held) = self.in_force() else { return };
+        let begun = Instant::now();
+        // Nothing left: the look is spared.
+        if transaction::removals(&held.desired, &self.ledger).is_empty() {
+            return;
+        }
+        let plan = self.plan(&held, pass.wake, pass).await;
+        if plan.steps.len() > plan.prune_from || !plan.bookkeeping.is_empty() {
+            self.repair(&plan, &held, pass).await;
+        }
+        part(pass, "prune", begun);
+    }
+}
+
+/// The generation that a state is kept as.
+pub(super) fn generation(number: u64, wanted: &Wanted, at: u64) -> Generation {
+    Generation {
+        format: GENERATION_FORMAT,
+        number,
+        revision: wanted.key.commit.clone(),
+        inputs: wanted.key.inputs,
+        at,
+        withheld: wanted.withheld.clone(),
+        desired: wanted.desired.clone(),
+    }
+}
+
+pub(super) fn in_force(number: u64, wanted: &Wanted, good: bool) -> InForce {
+    InForce {
+        generation: number,
+        revision: wanted.key.commit.clone(),
+        effect: wanted.desired.effect(),
+        whole: wanted.withheld.is_empty(),
+        good,
+    }
+}
+
+/// The components that a plan works on, and those that share their fate.
+pub(super) fn affected(plan: &Plan, wanted: &Wanted) -> BTreeSet<ComponentName> {
+    let touched = plan.steps.iter().filter_map(|step| step.component.clone()).collect();
+    transaction::spread(&touched, &wanted.desired, &wanted.desired)
+}
+
+/// Units that a plan starts, restarts or reloads.
+pub(super) fn watched(plan: &Plan) -> BTreeSet<UnitName> {
+    let unit = |action: &Action| match action {
+        Action::Start { unit } | Action::Restart { unit } | Action::Reload { unit } => Some(unit.clone()),
+        _ => None,
+    };
+    plan.steps.iter().filter_map(|step| unit(&step.action)).collect()
+}
+
+pub(super) fn part(pass: &mut Pass, name: &str, begun: Instant) {
+    pass.parts.push(PartTime { part: name.to_owned(), ms: millis(begun) });
+}
+
+pub(super) fn millis(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long ago something began that another process may have begun; 0 when the clock went back meanwhile.
+pub(super) fn since(at: u64) -> u64 {
+    now_ms().saturating_sub(at.saturating_mul(1000))
+}
+
+impl Refused {
+    /// When what a checker refused is looked at again.
+    pub(super) fn again() -> Option<Instant> {
+        Some(Instant::now() + CHECK_AGAIN)
+    }
+}

@@ -1,0 +1,113 @@
+//! Who shares whose fate: what falls when a component fails, and the state in which only that is as it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::desired::Desired;
+use crate::names::{ComponentName, HostPath, UnitName};
+
+/// Why two states cannot be put together; everything has to fall then.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{resource} would belong to both {kept} and {withheld}")]
+pub struct Conflict {
+    /// `file /etc/…` or `unit …`.
+    pub resource: String,
+    /// The component that has it in the new state.
+    pub kept: ComponentName,
+    /// The component that had it before and is held back.
+    pub withheld: ComponentName,
+}
+
+/// All that falls when `failed` fail: what needs them, and what they need, for it may have been changed for their sake. A component that
+/// isolates itself does not take with it what it needs.
+///
+/// One component needs another when it depends on it, and when a unit of it reads the other's files, before or after the change.
+pub fn spread(failed: &BTreeSet<ComponentName>, new: &Desired, old: &Desired) -> BTreeSet<ComponentName> {
+    let mut needs: BTreeMap<&ComponentName, BTreeSet<&ComponentName>> = BTreeMap::new();
+    for state in [new, old] {
+        for (component, needed) in &state.components {
+            needs.entry(component).or_default().extend(needed);
+        }
+        for unit in state.units.values() {
+            let readers = needs.entry(&unit.origin.component).or_default();
+            let read = unit.definition.iter().chain(&unit.uses).filter_map(|path| state.entries.get(path));
+            readers.extend(read.map(|entry| &entry.origin.component).filter(|other| **other != unit.origin.component));
+        }
+    }
+    let mut fallen = failed.clone();
+    let mut open: Vec<ComponentName> = failed.iter().cloned().collect();
+    while let Some(at) = open.pop() {
+        let needing = needs.iter().filter(|(_, needed)| needed.contains(&at)).map(|(component, _)| *component);
+        let needed = needs.get(&at).into_iter().flatten().copied().filter(|_| !new.isolated.contains(&at));
+        for next in needing.chain(needed) {
+            if fallen.insert(next.clone()) {
+                open.push(next.clone());
+            }
+        }
+    }
+    fallen
+}
+
+/// The new state, with the components `withheld` as the old one has them.
+pub fn mix(new: &Desired, old: &Desired, withheld: &BTreeSet<ComponentName>) -> Result<Desired, Conflict> {
+    let is_new = |component: &ComponentName| !withheld.contains(component);
+    let mut mixed = Desired::default();
+    for (source, wanted) in [(new, true), (old, false)] {
+        let ours = |component: &ComponentName| is_new(component) == wanted;
+        for (path, entry) in source.entries.iter().filter(|(_, entry)| ours(&entry.origin.component)) {
+            if let Some(other) = overlapping(&mixed, path) {
+                return Err(conflict(format!("file {path}"), other, &entry.origin.component));
+            }
+            mixed.entries.insert(path.clone(), entry.clone());
+        }
+        for (name, unit) in source.units.iter().filter(|(_, unit)| ours(&unit.origin.component)) {
+            if let Some(other) = mixed.units.get(name) {
+                return Err(conflict(format!("unit {name}"), &other.origin.component, &unit.origin.component));
+            }
+            mixed.units.insert(name.clone(), unit.clone());
+        }
+        let images = source.images.iter().filter(|(_, origin)| ours(&origin.component));
+        mixed.images.extend(images.map(|(image, origin)| (image.clone(), origin.clone())));
+        let components = source.components.iter().filter(|(component, _)| ours(component));
+        mixed.components.extend(components.map(|(component, needs)| (component.clone(), needs.clone())));
+        mixed.health.extend(source.health.iter().filter(|check| ours(&check.origin.component)).cloned());
+        mixed.hooks.extend(source.hooks.iter().filter(|hook| ours(&hook.origin.component)).cloned());
+        let confirm = source.confirm.iter().filter(|(component, _)| ours(component));
+        mixed.confirm.extend(confirm.map(|(component, when)| (component.clone(), *when)));
+        mixed.isolated.extend(source.isolated.iter().filter(|component| ours(component)).cloned());
+    }
+    complete(&mut mixed);
+    Ok(mixed)
+}
+
+fn conflict(resource: String, kept: &ComponentName, withheld: &ComponentName) -> Conflict {
+    Conflict { resource, kept: kept.clone(), withheld: withheld.clone() }
+}
+
+/// The owner of what stands at the path, or of something that cannot stand beside it.
+fn overlapping<'a>(state: &'a Desired, path: &HostPath) -> Option<&'a ComponentName> {
+    use crate::desired::Node;
+    let own = state.entries.get(path);
+    let mut above = path.parent();
+    let mut in_the_way = None;
+    while let Some(folder) = above {
+        let entry = state.entries.get(&folder).filter(|entry| !matches!(entry.state.node, Node::Directory));
+        in_the_way = in_the_way.or(entry);
+        above = folder.parent();
+    }
+    own.or(in_the_way).map(|entry| &entry.origin.component)
+}
+
+/// A unit's definition names no path that this state does not have, and each one that it does.
+fn complete(state: &mut Desired) {
+    use crate::desired::Role;
+    let mut defined: BTreeMap<UnitName, BTreeSet<HostPath>> = BTreeMap::new();
+    for (path, entry) in &state.entries {
+        if let Role::Unit(unit) | Role::Quadlet(unit) = &entry.role {
+            defined.entry(unit.clone()).or_default().insert(path.clone());
+        }
+    }
+    for (name, unit) in &mut state.units {
+        unit.definition.retain(|path| state.entries.contains_key(path));
+        unit.definition.extend(defined.remove(name).unwrap_or_default());
+    }
+}

@@ -1,0 +1,304 @@
+//! A change of the host as a transaction: tried, judged, and kept or undone.
+//!
+//! Everything about it that must outlive a crash is a plain value in the [`crate::ledger::Ledger`], replaced as a whole by one rename: a
+//! transition is one atomic write, and what a start finds is exactly one of the states of [`TABLE`].
+//!
+//! Guarantees: a trial is begun only with a good generation to go back to (or the host as it was found, when what changes could cut
+//! it off); a state that was undone is known again by what it means for the host ([`crate::desired::Desired::effect`]), and not tried
+//! again until that changes or a person asks.
+//! Limits: what a hook or a unit did outside of what is managed is not undone.
+
+mod domain;
+mod guard;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::desired::Desired;
+use crate::digest::Digest;
+use crate::names::{ComponentName, UnitName};
+use crate::report::Failure;
+
+pub use self::domain::{Conflict, mix, spread};
+pub use self::guard::{ALWAYS, Limit, network_shaped, removals, too_many};
+pub use self::steps::{End, InForce};
+
+/// The format of a generation's file.
+pub const GENERATION_FORMAT: u32 = 1;
+
+/// A trial is begun by this many processes at most: a change that ends the agent or the machine each time is undone.
+pub const MAX_STARTS: u32 = 3;
+
+/// One whole state of the host that was in force, is, or is being tried; its contents lie in the store by digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generation {
+    /// [`GENERATION_FORMAT`].
+    pub format: u32,
+    /// Its number, from 1.
+    pub number: u64,
+    /// The commit that it was rendered from (in the main; see [`Generation::withheld`]).
+    pub revision: String,
+    /// What it was rendered from beside the commit: host, local trust, version.
+    pub inputs: Digest,
+    /// When it was made, seconds since 1970.
+    pub at: u64,
+    /// Components that are not as the commit has them but as an earlier generation had them, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub withheld: Vec<Withheld>,
+    /// What is wanted.
+    pub desired: Desired,
+}
+
+/// A component that is held back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Withheld {
+    /// Which.
+    pub component: ComponentName,
+    /// Why; `None`: what it shares its fate with failed.
+    pub because: Option<Failure>,
+    /// Whether it is tried again by itself: nothing of it was touched yet, and what failed (a registry, say) is not the revision's fault.
+    pub again: bool,
+}
+
+/// How far a trial has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// It is being switched to, or was, and its health is being judged.
+    Trying,
+    /// It is in place and healthy, and is judged again after the reboot that it asks for.
+    AwaitingReboot,
+    /// It is in place and healthy, and the source must be reached with it.
+    Confirming,
+    /// It is being undone.
+    RollingBack,
+    /// It was undone, but not all of that could be done.
+    Degraded,
+}
+
+/// A change that is being tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trial {
+    /// How far it has come.
+    pub phase: Phase,
+    /// The generation that is being switched to: the candidate, and from [`Phase::RollingBack`] on the one that is gone back to.
+    pub generation: u64,
+    /// The good generation; 0: the host as trimtab found it.
+    pub back_to: u64,
+    /// The commit that is tried.
+    pub revision: String,
+    /// [`Desired::effect`] of the whole of what that commit wants here; what is denied when it is undone.
+    pub effect: Digest,
+    /// Units that this change starts, restarts or reloads: their health decides.
+    #[serde(default)]
+    pub watch: BTreeSet<UnitName>,
+    /// What could cut the host off, if it must be confirmed by reaching the source; empty: it need not.
+    #[serde(default)]
+    pub guarded: Vec<String>,
+    /// It asks for a reboot, and is confirmed after that.
+    #[serde(default)]
+    pub reboot: bool,
+    /// Processes that have worked on it.
+    pub starts: u32,
+    /// The boot during which it was begun (`/proc/sys/kernel/random/boot_id`).
+    pub boot: String,
+    /// Number of the pass that began it.
+    pub pass: u64,
+    /// When it was begun, seconds since 1970.
+    pub at: u64,
+    /// Components that failed and those that fall with them; empty with [`Trial::causes`]: all.
+    #[serde(default)]
+    pub fallen: BTreeSet<ComponentName>,
+    /// Why it is undone.
+    #[serde(default)]
+    pub causes: Vec<Failure>,
+    /// What could not be undone.
+    #[serde(default)]
+    pub amiss: Vec<Failure>,
+}
+
+/// A state that was undone, and is not tried again by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Denied {
+    /// The commit.
+    pub revision: String,
+    /// [`Desired::effect`] of all that it wants here.
+    pub effect: Digest,
+    /// Which of its components are held back; empty: all.
+    #[serde(default)]
+    pub components: BTreeSet<ComponentName>,
+    /// The generation that was gone back to; 0: the host as trimtab found it.
+    pub back_to: u64,
+    /// When, seconds since 1970.
+    pub at: u64,
+    /// Number of the pass that undid it.
+    pub pass: u64,
+    /// Why: the whole chain.
+    pub causes: Vec<Failure>,
+    /// Who denied it.
+    pub by: DeniedBy,
+    /// How often it was tried, by itself or because somebody asked.
+    pub tries: u32,
+}
+
+/// Who denied a state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "kebab-case")]
+pub enum DeniedBy {
+    /// It did not become healthy.
+    Health,
+    /// The source could not be reached with it. While it cannot be reached without it either, the change is not to blame: after
+    /// `unreached` polls in vain the next one that succeeds acquits it.
+    Reach {
+        /// Polls in vain since it was undone.
+        unreached: u32,
+    },
+    /// Somebody went back.
+    Person {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// So many polls in vain after a change was undone acquit it.
+pub const ACQUIT_AFTER: u32 = 3;
+
+/// How a past change ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Line {
+    /// The generation.
+    pub generation: u64,
+    /// Its commit.
+    pub revision: String,
+    /// [`Desired::effect`] of the generation.
+    pub effect: Digest,
+    /// When it ended, seconds since 1970.
+    pub at: u64,
+    /// How long it took from its begin, milliseconds.
+    pub duration_ms: u64,
+    /// How it ended.
+    pub end: Ended,
+    /// Why it ended so, or why it was asked for; empty when it was a matter of course.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// How a change ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ended {
+    /// It is (or was) in force.
+    Committed,
+    /// It was undone.
+    RolledBack,
+    /// Somebody went back to it.
+    Restored,
+}
+
+/// What a start does with the trial that it finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resume {
+    /// Goes forward: what is missing is switched, and its health judged.
+    Forward,
+    /// Waits on for the reboot.
+    Wait,
+    /// Reaches for the source, with a new window.
+    Confirm,
+    /// Undoes it, for this reason.
+    Undo(String),
+    /// Goes on undoing it.
+    GoOnUndoing,
+}
+
+impl Trial {
+    /// What to do with a trial that another process left, in the boot `boot`. Counts this process as one that works on it.
+    pub fn resume(&mut self, boot: &str) -> Resume {
+        self.starts += 1;
+        let worn_out = self.starts > MAX_STARTS;
+        match self.phase {
+            Phase::RollingBack | Phase::Degraded => Resume::GoOnUndoing,
+            Phase::AwaitingReboot if self.boot == boot => Resume::Wait,
+            _ if worn_out => Resume::Undo(format!(
+                "the agent or the machine was ended {MAX_STARTS} times while this change was being {}",
+                if self.phase == Phase::Trying { "tried" } else { "confirmed" }
+            )),
+            Phase::Trying => Resume::Forward,
+            Phase::AwaitingReboot | Phase::Confirming => Resume::Confirm,
+        }
+    }
+}
+
+impl Denied {
+    /// Whether nothing of the state is taken over.
+    pub fn is_whole(&self) -> bool {
+        self.components.is_empty()
+    }
+}
+
+/// The entry about a state, if it is denied.
+pub fn denied<'a>(list: &'a [Denied], effect: &Digest) -> Option<&'a Denied> {
+    list.iter().find(|entry| entry.effect == *effect)
+}
+
+/// One state of a host, as a power cut may leave it on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// The trial's phase; `None`: there is none.
+    pub phase: Option<Phase>,
+    /// What the disk holds.
+    pub on_disk: &'static str,
+    /// What the next start does.
+    pub next_start: &'static str,
+    /// How the passes after that end.
+    pub ends: &'static str,
+}
+
+/// Every state that a stop at any instant can leave, and what becomes of it. `agent/README.md` shows this table; tests hold the two
+/// together, and walk it.
+pub const TABLE: [Row; 6] = [
+    Row {
+        phase: None,
+        on_disk: "the generation in force; perhaps a candidate's file that nothing names, or removals left over",
+        next_start: "an ordinary pass: drift is repaired, left-over removals are done, the newest revision is tried",
+        ends: "`unchanged` or `converged`",
+    },
+    Row {
+        phase: Some(Phase::Trying),
+        on_disk: "the candidate, whole; each file old or new; units old or new",
+        next_start: "goes forward: switches what is missing, judges health; undoes it when this is the fourth start",
+        ends: "`converged`, or `rolled-back`",
+    },
+    Row {
+        phase: Some(Phase::AwaitingReboot),
+        on_disk: "the candidate in place and healthy",
+        next_start: "in the same boot waits on; after a reboot confirms it",
+        ends: "`converged`, or `rolled-back`",
+    },
+    Row {
+        phase: Some(Phase::Confirming),
+        on_disk: "the candidate in place and healthy",
+        next_start: "has `confirm-timeout` again to reach the source; undoes it when that fails, or when this is the fourth start",
+        ends: "`converged`, or `rolled-back`",
+    },
+    Row {
+        phase: Some(Phase::RollingBack),
+        on_disk: "the bad state denied; each file bad or good; units bad or good",
+        next_start: "goes on undoing",
+        ends: "`rolled-back`, or `degraded`",
+    },
+    Row {
+        phase: Some(Phase::Degraded),
+        on_disk: "the bad state denied; the good one in place but for what the report names",
+        next_start: "tries the rest again, each pass",
+        ends: "`degraded` until nothing is amiss, then `rolled-back`",
+    },
+];
