@@ -37,6 +37,31 @@ fn files_beneath(folder: PathBuf) -> Vec<PathBuf> {
 }
 
 #[test]
+fn what_a_killed_process_left_half_written_goes_when_the_next_one_opens() {
+    let (_dir, places) = places();
+    let mut store = Store::open(places.clone()).unwrap();
+    let kept = store.put(b"whole").unwrap();
+    store.save_ledger(&generation(3)).unwrap();
+    drop(store);
+    let half = [
+        places.state.join(".ledger.json.new"),
+        places.state.join(".ledger.json.old.new"),
+        places.state.join("blobs/.new"),
+        places.trust_copy.join(".trust-state.json.new"),
+        places.runtime.join(".status.json.new"),
+    ];
+    for path in &half {
+        fs::write(path, "ha").unwrap();
+    }
+    // Who only looks may stand beside one that is writing just now.
+    Store::look(places.clone()).unwrap();
+    assert!(half.iter().all(|path| path.exists()));
+    let store = Store::open(places).unwrap();
+    assert!(!half.iter().any(|path| path.exists()));
+    assert_eq!((store.read(&kept).unwrap().as_slice(), store.load_ledger().unwrap().ledger.generation), (&b"whole"[..], 3));
+}
+
+#[test]
 fn one_holder_at_a_time() {
     let (_dir, places) = places();
     let mut store = Store::open(places.clone()).unwrap();
