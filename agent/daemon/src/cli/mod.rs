@@ -18,6 +18,7 @@ mod demo;
 mod init;
 mod machine;
 mod past;
+mod probe;
 mod repository;
 mod status;
 mod uninstall;
@@ -112,6 +113,9 @@ enum Command {
     /// The unprivileged process that renders; started by the agent, speaks on its standard input and output.
     #[command(hide = true)]
     RenderWorker,
+    /// The unprivileged process that asks the network for a health check; started by the agent, exits with 0 when the service is healthy.
+    #[command(hide = true, subcommand)]
+    Probe(probe::Probe),
 }
 
 impl Command {
@@ -126,6 +130,7 @@ impl Command {
                 | Command::Facts
                 | Command::Version(_)
                 | Command::Courier { .. }
+                | Command::Probe(_)
                 | Command::RenderWorker
         )
     }
@@ -172,6 +177,7 @@ pub fn main() -> ExitCode {
         Command::Facts => machine::facts(&places),
         Command::Version(json) => version(json),
         Command::Courier { config, cache } => crate::courier::run_as_process(&config, &cache.unwrap_or_else(|| places.cache())),
+        Command::Probe(asked) => probe::run(asked),
         Command::RenderWorker => match crate::render::worker(std::io::stdin().lock(), std::io::stdout().lock()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, 1),

@@ -14,6 +14,7 @@ mod ledger;
 mod requests;
 mod reserve;
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -180,6 +181,8 @@ pub struct Store {
     // Held for as long as the store is open; the kernel gives it back when the process ends, however it ends. None: for looking only.
     lock: Option<File>,
     unsynced: Unsynced,
+    // Contents that are written and have no name yet, and where they lie until they have one.
+    fresh: BTreeMap<Digest, PathBuf>,
 }
 
 /// Free room.
@@ -200,7 +203,12 @@ impl Store {
         DirBuilder::new().recursive(true).mode(0o755).create(&places.runtime).map_err(io)?;
         judge(&places.runtime)?;
         let lock = take_lock(&places.state)?;
-        let store = Self { places, lock: Some(lock), unsynced: Unsynced::new() };
+        for folder in
+            [&places.state, &places.state.join("blobs"), &places.state.join("generations"), &places.trust_copy, &places.runtime]
+        {
+            sweep(folder);
+        }
+        let store = Self { places, lock: Some(lock), unsynced: Unsynced::new(), fresh: BTreeMap::new() };
         store.set_aside(0);
         Ok(store)
     }
@@ -212,7 +220,7 @@ impl Store {
                 judge(folder)?;
             }
         }
-        Ok(Self { places, lock: None, unsynced: Unsynced::new() })
+        Ok(Self { places, lock: None, unsynced: Unsynced::new(), fresh: BTreeMap::new() })
     }
 
     /// Where things are kept.
@@ -258,12 +266,6 @@ impl Store {
         }
     }
 
-    /// Waits until the contents put so far are on the disk. Each save of a document does this first.
-    pub fn sync(&mut self) -> Result<(), StoreError> {
-        let path = self.file("blobs");
-        self.unsynced.sync().map_err(StoreError::io("write to the disk", &path))
-    }
-
     // A document is on disk, whole, when this comes back well; until then the old one is.
     fn save(&mut self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         self.writable()?;
@@ -306,6 +308,17 @@ fn write_beside(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> Result<(
         return Err(io(error));
     }
     if durable { sync_folder(path) } else { Ok(()) }
+}
+
+// What a killed process left half-written, under the names that `beside` gives and the blobs' `.new`. Only for the holder of the lock. Best
+// effort: one that stays is thrown away when its document is written next.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(b".") && name.as_encoded_bytes().ends_with(b".new") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn sync_folder(of: &Path) -> Result<(), StoreError> {

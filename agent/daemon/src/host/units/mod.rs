@@ -7,6 +7,7 @@
 mod bus;
 mod jobs;
 mod transient;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,9 +15,10 @@ use std::time::Duration;
 use trimtab_model::names::UnitName;
 use trimtab_model::observed::UnitFound;
 
+pub(crate) use bus::Changes;
 use bus::{Bus, Properties};
 pub use jobs::{JobOutcome, JobVerb};
-pub(crate) use transient::{TransientEnd, TransientUnit};
+pub(crate) use transient::{TransientEnd, TransientOutput, TransientUnit};
 
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 
@@ -66,7 +68,9 @@ pub enum UnitError {
         unit: String,
         /// What became of it.
         why: String,
-        /// The run that ended so; empty when it never ran.
+        /// The unit that is to blame: itself, or one that it requires.
+        blamed: String,
+        /// The run of that one which ended so; empty when it never ran.
         invocation: String,
     },
     /// A job did not end.
@@ -118,10 +122,10 @@ impl UnitError {
         matches!(self, Self::Refused { name, .. } if names.contains(&name.as_str()))
     }
 
-    /// The run whose journal is likely to say more.
-    pub fn invocation(&self) -> Option<&str> {
+    /// The unit and the run of it whose journal is likely to say more.
+    pub fn invocation(&self) -> Option<(&str, &str)> {
         match self {
-            Self::Job { invocation, .. } if !invocation.is_empty() => Some(invocation),
+            Self::Job { blamed, invocation, .. } if !invocation.is_empty() => Some((blamed, invocation)),
             _ => None,
         }
     }
