@@ -184,7 +184,7 @@ fn a_running_agent_does_what_a_person_asks() {
 fn many_removals_wait_for_somebody_to_allow_them() {
     let sandbox = Sandbox::new("[guard]\nmax-removals = 3\n");
     for number in 0..5 {
-        sandbox.repo.write(format!("components/two/files/etc/two/{number}"), "two\n");
+        sandbox.repo.write(&format!("components/two/files/etc/two/{number}"), "two\n");
     }
     sandbox.push();
     assert_eq!(sandbox.once().outcome, Outcome::Converged);

@@ -25,7 +25,7 @@ use crate::store::Store;
 
 /// `trimtab uninstall`.
 #[derive(Debug, Args)]
-#[group(id = "what", required = true, multiple = false, args = ["keep", "remove"])]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["keep", "remove"]))]
 pub(super) struct UninstallArgs {
     /// Leave everything that is managed as it is; only what trimtab remembers goes, originals that it kept among it.
     #[arg(long)]
