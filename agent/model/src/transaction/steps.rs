@@ -42,6 +42,12 @@ impl Ledger {
         self.last
     }
 
+    /// The generation that was in force before the one that is, of those that `is_kept`; two calls with a rollback between them lead back.
+    pub fn before(&self, is_kept: impl Fn(u64) -> bool) -> Option<u64> {
+        let was_in_force = |line: &&Line| line.end != Ended::RolledBack && line.generation != self.generation;
+        self.history.iter().filter(was_in_force).map(|line| line.generation).find(|number| is_kept(*number))
+    }
+
     /// A state is in force, and no trial any more.
     pub fn commit(&mut self, state: InForce, ended: Ended, end: End) {
         self.trial = None;
