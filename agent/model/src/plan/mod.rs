@@ -8,7 +8,7 @@ mod build;
 mod paths;
 mod show;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod units;
 
 pub use build::plan;
