@@ -3,6 +3,8 @@
 pub(crate) mod host;
 mod properties;
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::desired::{Desired, Enablement, OnChange, Role};
 use crate::ledger::Ledger;
@@ -31,6 +33,10 @@ fn a_job_that_its_timer_starts_is_recorded_and_then_left_alone() {
     assert!(host.units["a.service"].active.is_empty());
     let again = host.plan(&desired);
     assert!(again.is_empty() && again.bookkeeping.is_empty(), "{again:#?}");
+}
+
+fn word(step: &Step) -> String {
+    serde_json::to_value(&step.action).unwrap()["do"].as_str().unwrap().to_owned()
 }
 
 fn verbs(plan: &Plan) -> Vec<(String, Verb, Cause)> {
@@ -115,8 +121,7 @@ fn an_unknown_user_is_a_problem_unless_sysusers_may_bring_it() {
 fn a_unit_that_leaves_is_stopped_and_disabled_before_its_file_goes() {
     let (host, _) = one_service();
     let plan = host.plan(&Desired::default());
-    let order: Vec<String> =
-        plan.steps.iter().map(|step| serde_json::to_value(&step.action).unwrap()["do"].as_str().unwrap().to_owned()).collect();
+    let order: Vec<String> = plan.steps.iter().map(word).collect();
     assert_eq!(order, ["stop", "disable", "remove", "remove", "daemon-reload", "forget"]);
 }
 
@@ -133,9 +138,29 @@ fn a_drop_in_that_leaves_is_gone_before_its_unit_is_restarted() {
     desired.entries.remove(&drop_in);
     desired.units.get_mut("a.service").unwrap().definition.remove(&drop_in);
     let plan = host.plan(&desired);
-    let words = |step: &Step| serde_json::to_value(&step.action).unwrap()["do"].as_str().unwrap().to_owned();
-    assert_eq!(plan.steps.iter().map(words).collect::<Vec<_>>(), ["remove", "daemon-reload", "enable", "restart"]);
+    assert_eq!(plan.steps.iter().map(word).collect::<Vec<_>>(), ["remove", "daemon-reload", "enable", "restart"]);
     assert_eq!(plan.prune_from, 4);
+}
+
+#[test]
+fn a_drop_in_of_a_template_or_a_prefix_is_gone_before_the_units_that_read_it_are_restarted() {
+    for (name, of) in [("a@1.service", "a@.service"), ("a-b.service", "a-.service")] {
+        let (fragment, drop_in) = (path("/etc/systemd/system/a.service"), path(&format!("/etc/systemd/system/{of}.d/x.conf")));
+        let mut desired = Desired::default();
+        desired.entries.insert(drop_in.clone(), entry("drop-in", Role::Unit(unit(of))));
+        let mut reader = service(fragment.as_str(), &[]);
+        reader.definition = BTreeSet::from([drop_in.clone()]);
+        desired.units.insert(unit(name), reader);
+        let mut host = Host::default();
+        host.found(&unit(name)).load = "loaded".to_owned();
+        host.converge(&desired);
+        desired.entries.remove(&drop_in);
+        desired.units.get_mut(name).unwrap().definition.clear();
+        let plan = host.plan(&desired);
+        let words: Vec<String> = plan.steps.iter().map(|step| format!("{} {}", word(step), step.action.resource())).collect();
+        let expected = [format!("remove file {drop_in}"), "daemon-reload ".into(), format!("enable unit {name}"), format!("restart unit {name}")];
+        assert_eq!(words, expected);
+    }
 }
 
 #[test]
