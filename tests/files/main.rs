@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)] // a test that surprises shall fail where it stands
 
 mod common;
+mod generations;
 mod links;
 mod observing;
 mod placing;

@@ -5,8 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
-use trimtab::store::{Kept, Places, Store, StoreError, TrustCopies};
-use trimtab_model::desired::Desired;
+use trimtab::store::{Places, Store, StoreError, TrustCopies};
 use trimtab_model::digest::Digest;
 use trimtab_model::ledger::Ledger;
 
@@ -119,11 +118,11 @@ fn a_later_or_foreign_ledger_halts_and_is_not_replaced_by_the_one_before() {
     store.save_ledger(&generation(1)).unwrap();
     store.save_ledger(&generation(2)).unwrap();
     let newest = store.places().state.join("ledger.json");
-    fs::write(&newest, r#"{"format":2,"new-field":true}"#).unwrap();
+    fs::write(&newest, r#"{"format":3,"new-field":true}"#).unwrap();
     let error = store.load_ledger().unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 2, known: 1, .. }) && error.must_halt(), "{error:?}");
+    assert!(matches!(error, StoreError::Newer { found: 3, known: 2, .. }) && error.must_halt(), "{error:?}");
     assert!(error.to_string().contains("install the version that wrote it"));
-    fs::write(&newest, r#"{"format":1,"surprise":true}"#).unwrap();
+    fs::write(&newest, r#"{"format":2,"surprise":true}"#).unwrap();
     let error = store.load_ledger().unwrap_err();
     assert!(matches!(error, StoreError::Damaged { .. }) && error.must_halt(), "{error:?}");
 }
@@ -172,14 +171,6 @@ fn many_contents_before_one_ledger() {
 #[test]
 fn the_small_documents_come_back() {
     let (_dir, mut store) = open();
-    assert_eq!(store.load_desired().unwrap(), None);
-    let kept = Kept { commit: "c0ffee".into(), host: Digest::of(b"host"), desired: Desired::default() };
-    store.save_desired(&kept).unwrap();
-    assert_eq!(store.load_desired().unwrap(), Some(kept));
-    fs::write(store.places().state.join("desired.json"), "{").unwrap();
-    let error = store.load_desired().unwrap_err();
-    assert!(matches!(error, StoreError::Stale { .. }) && !error.must_halt(), "it is only rendered again");
-
     assert_eq!(store.load_trust_state().unwrap(), TrustCopies::default());
     store.save_trust_state("seen = 4").unwrap();
     let both = TrustCopies { main: Some("seen = 4".into()), second: Some("seen = 4".into()) };

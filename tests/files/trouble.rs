@@ -130,3 +130,84 @@ fn a_name_that_is_too_long_for_the_disk() {
     sandbox.put(&deep, NewNode::File(b"x"), 0o644, Expected::Absent).unwrap();
     assert!(matches!(sandbox.found(&deep), Found::File { .. }));
 }
+
+/// Fills a file system to its last byte.
+fn fill(folder: &std::path::Path) -> std::path::PathBuf {
+    use std::io::Write;
+    let at = folder.join("filler");
+    let mut file = fs::File::create(&at).unwrap();
+    for size in [1 << 16, 1 << 12, 1] {
+        while file.write_all(&vec![b'f'; size]).and_then(|()| file.sync_all()).is_ok() {}
+    }
+    at
+}
+
+fn the_ledger_has_room_of_its_own(disk: &std::path::Path) {
+    let at = |name: &str| disk.join(name);
+    let places = Places { state: at("state"), trust_copy: at("second"), runtime: at("run") };
+    let reserve = at("state/reserve");
+    let mut store = Store::open(places.clone()).unwrap();
+    let allocated = |at: &std::path::Path| fs::metadata(at).map_or(0, |seen| MetadataExt::blocks(&seen) * 512);
+    assert!(allocated(&reserve) >= 1 << 20, "{}", allocated(&reserve));
+    // A ledger that is longer than what is set aside at first: the reserve grows with it.
+    let mut ledger = Ledger { generation: 1, revision: "x".repeat(700_000), ..Ledger::default() };
+    store.save_ledger(&ledger).unwrap();
+    assert!(allocated(&reserve) >= 2 << 20, "{}", allocated(&reserve));
+
+    let filler = fill(disk);
+    assert!(fs::write(at("more"), vec![b'x'; 1 << 16]).is_err(), "it is full");
+    assert!(matches!(store.require(0), Err(StoreError::NoSpace { .. })), "nothing new is begun");
+    told(&store.put(&vec![b'x'; 1 << 16]).unwrap_err(), &["the disk is full"]);
+    assert!(reserve.exists(), "contents do not take it");
+    ledger.generation = 2;
+    store.save_ledger(&ledger).unwrap();
+    assert!(!reserve.exists(), "the ledger does");
+    drop(store);
+    let mut store = Store::open(places).unwrap();
+    let loaded = store.load_ledger().unwrap();
+    assert_eq!((loaded.ledger.generation, loaded.warning), (2, None));
+    assert!(!reserve.exists(), "and it is not made of the last room there is");
+
+    fs::remove_file(filler).unwrap();
+    let _ = fs::remove_file(at("more"));
+    ledger.generation = 3;
+    store.save_ledger(&ledger).unwrap();
+    assert!(allocated(&reserve) >= 2 << 20, "made again when there is room");
+    let before = fs::metadata(&reserve).unwrap();
+    store.save_ledger(&ledger).unwrap();
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(fs::metadata(&reserve).unwrap().ino(), before.ino(), "and left alone then");
+}
+
+#[test]
+fn a_full_disk_does_not_lose_the_ledger() {
+    if !own_mounts("trouble::a_full_disk_does_not_lose_the_ledger") {
+        return;
+    }
+    let disk = tempfile::tempdir().unwrap();
+    let at = disk.path().display().to_string();
+    run("mount", &["-t", "tmpfs", "-o", "size=12m,mode=755", "none", &at]);
+    the_ledger_has_room_of_its_own(disk.path());
+    run("umount", &["--lazy", &at]);
+}
+
+#[test]
+fn a_full_ext4_does_not_lose_the_ledger() {
+    if !own_mounts("trouble::a_full_ext4_does_not_lose_the_ledger") {
+        return;
+    }
+    let disk = tempfile::tempdir().unwrap();
+    let image = disk.path().join("image");
+    fs::File::create(&image).unwrap().set_len(24 << 20).unwrap();
+    let mount = disk.path().join("mount");
+    fs::create_dir(&mount).unwrap();
+    let words = |program: &str, words: &[&str]| Command::new(program).args(words).status().is_ok_and(|status| status.success());
+    let (image, at) = (image.display().to_string(), mount.display().to_string());
+    // A journal, as a device has it: what was removed is free only when that was committed.
+    if !words("mkfs.ext4", &["-q", "-m", "0", "-J", "size=4", &image]) || !words("mount", &["-o", "loop", &image, &at]) {
+        eprintln!("skipped: no ext4 on a loop device here");
+        return;
+    }
+    the_ledger_has_room_of_its_own(&mount);
+    run("umount", &[&at]);
+}

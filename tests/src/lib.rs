@@ -1,8 +1,11 @@
-//! What the tests share: real repositories made by git, real servers, and the lab's machines.
+//! What the tests share: real repositories made by git, real servers, the lab's machines, and a tracer that stops a program anywhere.
 
 pub mod git;
 pub mod lab;
 pub mod server;
+pub mod sweep;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod trace;
 
 use std::path::PathBuf;
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms of the daemon, left to right; a room imports only from rooms of a lower rank.
 /// `crate::cli` is the last; `model` is a crate of its own, so the compiler holds that side.
-const RANKS: [(&str, u8); 14] = [
+const RANKS: [(&str, u8); 15] = [
     ("wire", 0),
     ("log", 0),
     ("durable", 0),
@@ -15,12 +15,13 @@ const RANKS: [(&str, u8); 14] = [
     ("trust", 1),
     ("store", 1),
     ("render", 1),
+    ("probe", 2),
     ("config", 2),
-    ("apply", 2),
-    ("cycle", 3),
-    ("run", 4),
-    ("cli", 5),
-    ("main", 6),
+    ("apply", 3),
+    ("cycle", 4),
+    ("run", 5),
+    ("cli", 6),
+    ("main", 7),
 ];
 
 /// Pairs of rooms of one rank that may know each other, each with its reason.

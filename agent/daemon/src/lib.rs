@@ -1,7 +1,7 @@
 //! trimtab: a pull-based GitOps agent for edge devices and bare VMs.
 //!
 //! The rooms, and who may import whom (only to the left; `tests/tidy` holds it):
-//! `model <- log, wire, durable <- host, courier, trust, store, render <- config, apply <- cycle <- run <- cli <- main`.
+//! `model <- log, wire, durable <- host, courier, trust, store, render <- config, probe <- apply <- cycle <- run <- cli <- main`.
 //! The map is `agent/README.md`.
 
 pub mod apply;

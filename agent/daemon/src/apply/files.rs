@@ -1,10 +1,11 @@
 //! Files: staged all together, written down, switched all together; and what leaves, given back.
 
 use std::io::{self, Read};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use trimtab_model::desired::{FileState, Node};
 use trimtab_model::digest::Digest;
-use trimtab_model::ledger::Before;
+use trimtab_model::ledger::{Before, KeptDrift, MAX_KEPT};
 use trimtab_model::names::HostPath;
 use trimtab_model::plan::{Action, Cause, Note, Step};
 
@@ -23,6 +24,8 @@ impl Pass<'_> {
             Err(reason) if !self.repairs => return Err(reason),
             _ => {}
         }
+        let known = self.ledger.made.clone();
+        self.announce_directories(puts)?;
         let mut batch = Batch::new(&self.machine.root);
         let mut staged: Vec<(usize, Staged)> = Vec::new();
         for &at in puts {
@@ -40,6 +43,7 @@ impl Pass<'_> {
                 self.ended(at, Outcome::Failed { message: message.clone() });
             }
         }
+        self.ledger.made = known;
         self.ledger.made.extend(batch.made().cloned());
         self.intend(&staged);
         let saved = self.store.save_ledger(self.ledger);
@@ -68,6 +72,24 @@ impl Pass<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Directories that staging makes on the way are written down before: who is killed in between leaves none that nobody knows to be ours.
+    fn announce_directories(&mut self, puts: &[usize]) -> Result<(), NotBegun> {
+        let before = self.ledger.made.len();
+        for &at in puts {
+            if let Action::Put { path, .. } = &self.plan.steps[at].action {
+                let missing = self.machine.root.missing_above(path);
+                self.ledger.made.extend(missing);
+            }
+        }
+        if self.ledger.made.len() == before {
+            return Ok(());
+        }
+        match self.store.save_ledger(self.ledger) {
+            Err(error) if !self.repairs => Err(NotBegun::Unsaved(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the ledger on the disk already says all that this plan leads to: a full disk must not keep drift or a stopped unit in place.
@@ -152,6 +174,15 @@ impl Pass<'_> {
         }
     }
 
+    /// What somebody wrote over paths that leave. Before the intent is written down, for that puts it on the disk, and names it.
+    pub(super) fn keep_leaving(&mut self) {
+        for (at, step) in self.plan.steps.iter().enumerate() {
+            if let (Action::Remove { path, .. } | Action::Restore { path, .. }, None) = (&step.action, &self.outcomes[at]) {
+                self.keep_drift(path, step.cause);
+            }
+        }
+    }
+
     /// Never a reason to leave drift in place: what cannot be kept is told and overwritten.
     fn keep_drift(&mut self, path: &HostPath, cause: Cause) {
         if !matches!(cause, Cause::Drift | Cause::UpdateAndDrift) {
@@ -163,7 +194,13 @@ impl Pass<'_> {
             return;
         }
         match self.store.put_file(&mut file.take(KEEP_LIMIT)) {
-            Ok(digest) if !self.is_ours(path, digest) => self.applied.kept.push(Kept { path: path.clone(), digest }),
+            Ok(digest) if !self.is_ours(path, digest) => {
+                // On the disk with the intent: a content that the ledger does not name is swept away.
+                let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                self.ledger.kept.insert(0, KeptDrift { path: path.clone(), digest, at });
+                self.ledger.kept.truncate(MAX_KEPT);
+                self.applied.kept.push(Kept { path: path.clone(), digest });
+            }
             Ok(_) => {}
             Err(error) => self.applied.remarks.push(format!("what stood at {path} could not be kept: {}", chain(&error))),
         }
@@ -203,7 +240,6 @@ impl Pass<'_> {
         }
         let step = &self.plan.steps[at];
         let (Action::Remove { path, .. } | Action::Restore { path, .. }) = &step.action else { return };
-        self.keep_drift(path, step.cause);
         let outcome = match &step.action {
             Action::Remove { expected, .. } => batch.remove(path, *expected).map(drop).map_err(|error| placed(&error)),
             Action::Restore { expected, before, .. } => self.content_of(before).and_then(|mut content| {
@@ -242,10 +278,12 @@ impl Pass<'_> {
         }
     }
 
-    /// Paths that were gone already leave their directories behind as well.
+    /// Paths that were gone already leave the ledger with the directories that were made for them, not before: between the two a kill would
+    /// leave directories that no later pass asks about.
     pub(super) fn prune_dropped(&mut self, batch: &mut Batch) {
         for note in &self.plan.bookkeeping {
             if let Note::Drop { path } = note {
+                self.ledger.entries.remove(path);
                 self.prune(path, batch);
             }
         }

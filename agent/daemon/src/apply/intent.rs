@@ -10,7 +10,7 @@ use trimtab_model::plan::{Action, Note, Was};
 use super::{Outcome, Pass, chain};
 
 impl Pass<'_> {
-    /// The edits that go with no step, and each unit's entry. Paths that turn out to be as wanted stay pending until the end if they were.
+    /// The edits that go with no step, and each unit's entry; what is dropped goes last ([`Pass::prune_dropped`]). Paths that turn out to be as wanted stay pending until the end if they were.
     pub(super) fn note(&mut self) {
         for note in &self.plan.bookkeeping {
             match note {
@@ -19,7 +19,7 @@ impl Pass<'_> {
                     let pending = self.ledger.entries.get(path).is_some_and(|owned| owned.pending);
                     self.own(path, None, pending);
                 }
-                Note::Drop { path } => drop(self.ledger.entries.remove(path)),
+                Note::Drop { .. } => {}
                 Note::Unit { unit, was, .. } => self.manage(unit, *was),
             }
         }

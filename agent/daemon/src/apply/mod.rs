@@ -268,6 +268,7 @@ impl Pass<'_> {
             // The owners of the files to come may have come just now.
             self.machine.accounts.refresh();
         }
+        self.keep_leaving();
         let touched = !accounts.is_empty();
         match self.round(&others) {
             // The account files are switched already: what was done so far stays, and is told.

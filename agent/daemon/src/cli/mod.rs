@@ -16,6 +16,7 @@ use crate::log::chain;
 mod demo;
 mod init;
 mod machine;
+mod probe;
 mod repository;
 mod status;
 
@@ -83,6 +84,9 @@ enum Command {
     /// The unprivileged process that renders; started by the agent, speaks on its standard input and output.
     #[command(hide = true)]
     RenderWorker,
+    /// The unprivileged process that asks the network for a health check; started by the agent, exits with 0 when the service is healthy.
+    #[command(hide = true, subcommand)]
+    Probe(probe::Probe),
 }
 
 /// The whole command line, for what is generated from it: man pages and completions (packaging/pages).
@@ -121,6 +125,7 @@ pub fn main() -> ExitCode {
         Command::Facts => machine::facts(&places),
         Command::Version(json) => version(json),
         Command::Courier { config, cache } => crate::courier::run_as_process(&config, &cache.unwrap_or_else(|| places.cache())),
+        Command::Probe(asked) => probe::run(asked),
         Command::RenderWorker => match crate::render::worker(std::io::stdin().lock(), std::io::stdout().lock()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, 1),

@@ -186,7 +186,6 @@ impl Cycle {
         let (has_failed, complete) = (applied.has_failed(), applied.is_complete());
         let before = pass.failures.len();
         tell(first, applied, pass);
-        self.remember_kept(pass);
         if !is_trial {
             if !complete {
                 worsen(pass, Outcome::Partial);

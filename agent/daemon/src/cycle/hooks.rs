@@ -64,8 +64,12 @@ impl Cycle {
                 hook.timeout_ms = hook.timeout_ms.min(TELLING_MS);
             }
             let name = format!("hook {} of {}", phase.word(), hook.origin.component);
-            let context =
-                probe::Context { revision: about.revision.to_owned(), previous: self.ledger.revision.clone(), pass: about.pass };
+            let context = probe::Context {
+                revision: about.revision.to_owned(),
+                previous: self.ledger.revision.clone(),
+                pass: about.pass,
+                state: self.places.store().state,
+            };
             let contents = |digest: Digest| match about.contents.get(&digest) {
                 Some(bytes) => Ok(bytes.clone()),
                 None => self.store.read(&digest).map_err(std::io::Error::other),

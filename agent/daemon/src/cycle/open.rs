@@ -19,7 +19,9 @@ use crate::host::root::{Root, RootError};
 use crate::host::units::Systemd;
 use crate::log::chain;
 use crate::store::{Store, StoreError};
+use crate::trust::Class;
 use crate::trust::keys::{TrustConfig, TrustFileError};
+use crate::trust::owner::is_shortage;
 use crate::trust::state::{StateError, TrustState};
 
 /// What the cycle may do.
@@ -66,10 +68,14 @@ pub enum OpenError {
 
 impl OpenError {
     /// 78: a person must look, and systemd leaves the agent stopped. 75: what is wrong may be right again without one (another process is
-    /// at work, a disk is full or read-only, a name server has not given the host its name yet), and the agent is started again.
+    /// at work, a disk is full or read-only, handles or memory are short, a name server has not given the host its name yet), and the
+    /// agent is started again.
     pub fn exit_code(&self) -> u8 {
         match self {
             OpenError::Store(error) if !error.must_halt() => 75,
+            OpenError::Config(ConfigError::Read(error)) if error.class() == Class::Retry => 75,
+            OpenError::Trust(error) if error.class() == Class::Retry => 75,
+            OpenError::Root(RootError::Io { source, .. }) if is_shortage(source) => 75,
             OpenError::HostName(_) | OpenError::Unnamed(_) | OpenError::Program(_) => 75,
             _ => 78,
         }

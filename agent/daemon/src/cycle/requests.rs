@@ -19,16 +19,17 @@ impl Cycle {
         if self.hold == Hold::ReadOnly {
             return None;
         }
-        let requests = match self.store.take_requests() {
-            Ok(requests) => requests,
+        let taken = match self.store.take_requests() {
+            Ok(taken) => taken,
             Err(error) => {
                 pass.failures.push(Failure { resource: "requests".to_owned(), message: chain(&error), skipped: false });
                 worsen(pass, Outcome::Partial);
                 return None;
             }
         };
+        pass.remarks.extend(taken.unread.iter().map(|error| chain(error)));
         let mut back = None;
-        for request in requests {
+        for request in taken.requests {
             match request {
                 Request::Retry { revision } => {
                     if self.ledger.retry(revision.as_deref()) {

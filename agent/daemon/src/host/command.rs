@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 
-use super::units::{Systemd, TransientEnd, TransientUnit, UnitError};
+use super::units::{Systemd, TransientEnd, TransientOutput, TransientUnit, UnitError};
 
 /// Where programs are looked for; never in the PATH of whoever started the agent.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -96,6 +96,9 @@ pub struct Command {
     user: Option<String>,
     directory: Option<String>,
     output_limit: usize,
+    tied: bool,
+    journal: Option<(&'static str, Vec<String>)>,
+    bound: Option<(String, String)>,
 }
 
 impl Command {
@@ -112,6 +115,9 @@ impl Command {
             user: None,
             directory: None,
             output_limit: OUTPUT_LIMIT,
+            tied: false,
+            journal: None,
+            bound: None,
         }
     }
 
@@ -164,13 +170,47 @@ impl Command {
         self
     }
 
+    /// Ended when nobody waits for it any more. Without this, work whose future is dropped goes on under systemd until its time is over.
+    #[must_use]
+    pub fn tied(mut self) -> Self {
+        self.tied = true;
+        self
+    }
+
+    /// Has its output written to the journal under an identifier and with further fields (`NAME=value`), instead of kept. Only under
+    /// systemd.
+    #[must_use]
+    pub fn to_journal(mut self, identifier: &'static str, fields: Vec<String>) -> Self {
+        self.journal = Some((identifier, fields));
+        self
+    }
+
+    /// Shows it a folder of the host, read-only, at another path, where nobody else sees it; its program may lie there. Only under
+    /// systemd.
+    #[must_use]
+    pub fn bound(mut self, folder: impl Into<String>, at: impl Into<String>) -> Self {
+        self.bound = Some((folder.into(), at.into()));
+        self
+    }
+
+    /// Where its program is, if it is anywhere.
+    fn find(&self) -> Option<String> {
+        let program = self.argv.first()?;
+        match &self.bound {
+            Some((_, at)) if program.strip_prefix(at.as_str()).is_some_and(|rest| rest.starts_with('/')) => Some(program.clone()),
+            _ => find(program),
+        }
+    }
+
     fn program(&self) -> String {
         self.argv.first().map_or_else(String::new, |name| name.rsplit('/').next().unwrap_or(name).to_owned())
     }
 
     fn environment(&self) -> Vec<(String, String)> {
         let fixed = [("PATH", PATH), ("LC_ALL", "C.UTF-8"), ("HOME", "/root")];
-        let fixed = fixed.iter().filter(|(name, _)| !self.environment.iter().any(|(own, _)| own == name));
+        // Another user's home is systemd's to tell.
+        let count = if self.user.is_some() { 2 } else { 3 };
+        let fixed = fixed.iter().take(count).filter(|(name, _)| !self.environment.iter().any(|(own, _)| own == name));
         fixed.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).chain(self.environment.iter().cloned()).collect()
     }
 }
@@ -241,8 +281,7 @@ pub fn last_lines(text: &str, count: usize) -> String {
 /// Runs a command to its end. An error means that it did not run or did not end by itself; a failing exit is an [`Output`].
 pub async fn run(command: &Command, runner: &Runner) -> Result<Output, CommandError> {
     let program = command.program();
-    let path =
-        find(command.argv.first().map_or("", String::as_str)).ok_or_else(|| CommandError::Missing { program: program.clone() })?;
+    let path = command.find().ok_or_else(|| CommandError::Missing { program: program.clone() })?;
     let working = async {
         match runner {
             Runner::Systemd(systemd) => as_unit(command, path, systemd).await,
@@ -269,7 +308,7 @@ pub fn find(program: &str) -> Option<String> {
     PATH.split(':').map(|folder| format!("{folder}/{program}")).find(|path| Path::new(path).is_file())
 }
 
-async fn as_unit(command: &Command, path: String, systemd: &Systemd) -> Result<Output, CommandError> {
+async fn as_unit(command: &Command, path: String, systemd: &Arc<Systemd>) -> Result<Output, CommandError> {
     let program = command.program();
     let start = |source: std::io::Error| CommandError::Start { program: program.clone(), source };
     let (stdout_reader, stdout) = capture(command.output_limit).map_err(start)?;
@@ -279,6 +318,7 @@ async fn as_unit(command: &Command, path: String, systemd: &Systemd) -> Result<O
     let environment: Vec<String> = command.environment().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     let random = std::hash::RandomState::new().build_hasher().finish();
     let name = format!("trimtab-{}-{random:016x}.service", command.what);
+    let mut tie = Tie { systemd, name: command.tied.then(|| name.clone()) };
     let ended = systemd
         .transient(&TransientUnit {
             name: &name,
@@ -290,10 +330,14 @@ async fn as_unit(command: &Command, path: String, systemd: &Systemd) -> Result<O
             user: command.user.as_deref(),
             directory: command.directory.as_deref(),
             no_new_privileges: true,
-            stdout: stdout.as_fd(),
-            stderr: stderr.as_fd(),
+            output: match &command.journal {
+                Some((identifier, fields)) => TransientOutput::Journal { identifier, fields },
+                None => TransientOutput::Pipes { stdout: stdout.as_fd(), stderr: stderr.as_fd() },
+            },
+            bound: command.bound.as_ref().map(|(folder, at)| (folder.as_str(), at.as_str())),
         })
         .await;
+    tie.name = None;
     // The readers end when the last writer is gone, and we are one.
     drop((stdout, stderr));
     let (stdout, stderr) = tokio::join!(stdout_reader.finish(), stderr_reader.finish());
@@ -308,6 +352,22 @@ async fn as_unit(command: &Command, path: String, systemd: &Systemd) -> Result<O
         Err(source) => return Err(CommandError::Unit { program, source: Box::new(source) }),
     };
     Ok(Output { program, exit, cut: stdout.1 || stderr.1, stdout: stdout.0, stderr: stderr.0 })
+}
+
+/// Ends a unit whose end nobody waits for any more.
+struct Tie<'a> {
+    systemd: &'a Arc<Systemd>,
+    name: Option<String>,
+}
+
+impl Drop for Tie<'_> {
+    fn drop(&mut self) {
+        let Some(name) = self.name.take() else { return };
+        let systemd = Arc::clone(self.systemd);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { systemd.abandon(&name).await });
+        }
+    }
 }
 
 async fn as_child(command: &Command, path: &str) -> Result<Output, CommandError> {

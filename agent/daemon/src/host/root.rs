@@ -61,7 +61,7 @@ pub enum RootError {
         path: String,
     },
     /// The system refused.
-    #[error("cannot {operation} {path}")]
+    #[error("cannot {operation} {path}{}", advice(operation, Errno::from_raw(.source.raw_os_error().unwrap_or(0))))]
     Io {
         /// What was tried.
         operation: &'static str,
@@ -70,6 +70,28 @@ pub enum RootError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// What a person can do about a refusal of the system, in brackets; may be empty.
+pub(super) fn advice(operation: &str, errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOSPC => " (the file system is full: free some space, `df -h`, or inodes, `df -i`)",
+        Errno::EDQUOT => " (the disk quota is used up)",
+        Errno::EROFS => " (the file system is mounted read-only: see `mount` and the kernel's log for why)",
+        Errno::EPERM if operation == "set the owner of" => {
+            " (only root can give a file to another owner: run as root, or want it owned by root)"
+        }
+        Errno::EPERM => " (the file or its directory may be immutable or append-only: see `lsattr`, undo with `chattr -i`)",
+        Errno::EACCES => " (permission denied: see the mode of its directory, and the audit log for SELinux or AppArmor)",
+        Errno::EBUSY => " (a file system is mounted on it, or it is in use as one: unmount it first)",
+        Errno::ENOTDIR => " (something on the way to it is not a directory)",
+        Errno::EISDIR => " (a directory stands there)",
+        Errno::ELOOP => " (a symlink stands where a directory should)",
+        Errno::ENAMETOOLONG => " (the name is too long for this file system)",
+        Errno::EINVAL if operation == "set the owner of" => " (this user namespace has no such number)",
+        Errno::EIO => " (the disk reports an error: see the kernel's log)",
+        _ => "",
+    }
 }
 
 /// Where all paths of the host begin. Cheap to clone.
@@ -170,24 +192,14 @@ impl Root {
             Err(RootError::Missing { .. }) => {}
             known => return known,
         }
-        let mut missing = Vec::new();
-        let mut at = path.parent();
-        let mut dir = loop {
-            let Some(here) = at else { break self.directory("")? };
-            match self.directory(here.relative()) {
-                Err(RootError::Missing { .. }) => {
-                    at = here.parent();
-                    missing.push(here);
-                }
-                known => break known?,
-            }
-        };
+        let (mut dir, missing) = self.nearest(path)?;
         for path in missing.into_iter().rev() {
             let name = path.file_name().to_owned();
-            match mkdirat(&dir, name.as_str(), Mode::S_IRWXU) {
+            // With its mode from the start, as far as the umask lets it: nobody would put it right after a crash before the next line.
+            match mkdirat(&dir, name.as_str(), MADE) {
                 Ok(()) => {
+                    made.push(path.clone());
                     dir = self.finish_made(&dir, &name).map_err(|errno| failed("make the directory", path.as_str(), errno))?;
-                    made.push(path);
                 }
                 // Somebody was quicker, or a symlink that leads nowhere stands there: opening it tells which.
                 Err(Errno::EEXIST) => dir = self.directory(path.relative())?,
@@ -197,13 +209,34 @@ impl Root {
         Ok(dir)
     }
 
+    /// The directories above `path` that [`Root::make_parent`] would make now; none when that cannot be said.
+    pub fn missing_above(&self, path: &HostPath) -> Vec<HostPath> {
+        self.nearest(path).map(|(_, missing)| missing).unwrap_or_default()
+    }
+
+    /// The nearest directory above `path` that is there, and those below it that are not, innermost first.
+    fn nearest(&self, path: &HostPath) -> Result<(OwnedFd, Vec<HostPath>), RootError> {
+        let mut missing = Vec::new();
+        let mut at = path.parent();
+        loop {
+            let Some(here) = at else { return Ok((self.directory("")?, missing)) };
+            match self.directory(here.relative()) {
+                Err(RootError::Missing { .. }) => {
+                    at = here.parent();
+                    missing.push(here);
+                }
+                known => return Ok((known?, missing)),
+            }
+        }
+    }
+
     // A setgid parent gives its group to what is made in it, and the umask takes from the mode: say both plainly.
     fn finish_made(&self, dir: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
         let made = openat(dir, name, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty())?;
         if self.is_privileged() {
             nix::unistd::fchown(&made, Some(0.into()), Some(0.into()))?;
         }
-        nix::sys::stat::fchmod(&made, Mode::from_bits_truncate(0o755))?;
+        nix::sys::stat::fchmod(&made, MADE)?;
         Ok(made)
     }
 
@@ -325,6 +358,9 @@ impl Parents {
 
 /// The flags of a directory that is worked in: readable, for an `O_PATH` handle cannot be synced.
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// The mode of a directory that is made on the way to something.
+const MADE: Mode = Mode::S_IRWXU.union(Mode::S_IRGRP).union(Mode::S_IXGRP).union(Mode::S_IROTH).union(Mode::S_IXOTH);
 
 fn parent_of(path: &HostPath) -> &str {
     path.relative().rsplit_once('/').map_or("", |(parent, _)| parent)

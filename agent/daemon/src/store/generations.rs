@@ -28,15 +28,22 @@ impl Store {
         self.save(&self.generation_file(generation.number), &bytes)
     }
 
-    /// A generation; `None`: it is not kept (any more). [`StoreError::Stale`]: it is, but cannot be read.
+    /// A generation; `None`: it is not kept (any more). [`StoreError::Stale`]: it is, but cannot be read;
+    /// [`StoreError::Newer`]: a later trimtab wrote it.
     pub fn load_generation(&self, number: u64) -> Result<Option<Generation>, StoreError> {
         let path = self.generation_file(number);
         let Some(bytes) = read_document(&path)? else { return Ok(None) };
-        let generation: Generation =
-            serde_json::from_slice(&bytes).map_err(|source| StoreError::Stale { path: path.clone(), source })?;
-        if generation.format > GENERATION_FORMAT {
-            return Err(StoreError::Newer { path, found: u64::from(generation.format), known: GENERATION_FORMAT });
+        // Before the rest is read: a later format may have fields that are unknown here.
+        #[derive(serde::Deserialize)]
+        struct Format {
+            format: u64,
         }
+        if let Ok(Format { format }) = serde_json::from_slice(&bytes)
+            && format > u64::from(GENERATION_FORMAT)
+        {
+            return Err(StoreError::Newer { path, found: format, known: GENERATION_FORMAT });
+        }
+        let generation = serde_json::from_slice(&bytes).map_err(|source| StoreError::Stale { path, source })?;
         Ok(Some(generation))
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use trimtab_model::ledger::{FORMAT, Ledger};
 
-use super::{Store, StoreError, beside, read_document};
+use super::{Store, StoreError, beside, read_document, write_beside};
 
 const NAME: &str = "ledger.json";
 const OLD: &str = "ledger.json.old";
@@ -54,13 +54,21 @@ impl Store {
         }
     }
 
-    /// Saves the ledger, after the contents that it names, and keeps the one before it.
+    /// Saves the ledger, after the contents that it names, and keeps the one before it. Where there is no room left it takes what was set
+    /// aside for it.
     pub fn save_ledger(&mut self, ledger: &Ledger) -> Result<(), StoreError> {
         let (path, old) = (self.file(NAME), self.file(OLD));
         self.writable()?;
         let bytes = serde_json::to_vec(ledger).expect("because plain data with string keys always serialises");
-        keep_old(&path, &old)?;
-        self.save(&path, &bytes)
+        // Never a second time: the kernel tells a lost write only once.
+        self.sync()?;
+        let attempt = || keep_old(&path, &old).and_then(|()| write_beside(&path, &bytes, 0o600, true));
+        match attempt() {
+            Err(error) if error.is_full() && self.give_up_reserve() => attempt()?,
+            saved => saved?,
+        }
+        self.set_aside(bytes.len() as u64);
+        Ok(())
     }
 }
 

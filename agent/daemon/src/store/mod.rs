@@ -2,7 +2,7 @@
 //!
 //! Guarantees: one process at a time may write (a lock names the holder); a document on disk is the old one or the new one, never half,
 //! also after a power cut or on a full disk; a ledger is never on disk before the contents that it names; what is unreadable is an error
-//! that says what to do, never silently empty. The folder belongs to the agent alone, and is refused if others could have written to it.
+//! that says what to do, never silently empty; a full disk does not keep the ledger from being saved, for it has room set aside. The folder belongs to the agent alone, and is refused if others could have written to it.
 //!
 //! Limits: the status document is not synced, for it is made anew after a boot. A disk that forgets what it said it wrote can lose the last
 //! change; the ledger before it is kept for that.
@@ -12,7 +12,9 @@ mod documents;
 mod generations;
 mod ledger;
 mod requests;
+mod reserve;
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -25,7 +27,7 @@ use trimtab_model::digest::Digest;
 pub use self::documents::TrustCopies;
 pub use self::generations::contents_of;
 pub use self::ledger::Loaded;
-pub use self::requests::Request;
+pub use self::requests::{Request, Taken};
 use crate::durable::Unsynced;
 
 /// Below this much free space nothing new is begun: the ledger must still be written when the disk is nearly full.
@@ -73,6 +75,14 @@ pub enum StoreError {
     /// A document that can be made again makes no sense: damaged, or of another version of trimtab.
     #[error("{path} cannot be read; it is made anew from the repository")]
     Stale {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// What somebody asked for makes no sense.
+    #[error("{path} is no request that this trimtab knows; it was taken away")]
+    Request {
         /// The file.
         path: PathBuf,
         /// What the parser said.
@@ -171,6 +181,8 @@ pub struct Store {
     // Held for as long as the store is open; the kernel gives it back when the process ends, however it ends. None: for looking only.
     lock: Option<File>,
     unsynced: Unsynced,
+    // Contents that are written and have no name yet, and where they lie until they have one.
+    fresh: BTreeMap<Digest, PathBuf>,
 }
 
 /// Free room.
@@ -191,7 +203,14 @@ impl Store {
         DirBuilder::new().recursive(true).mode(0o755).create(&places.runtime).map_err(io)?;
         judge(&places.runtime)?;
         let lock = take_lock(&places.state)?;
-        Ok(Self { places, lock: Some(lock), unsynced: Unsynced::new() })
+        for folder in
+            [&places.state, &places.state.join("blobs"), &places.state.join("generations"), &places.trust_copy, &places.runtime]
+        {
+            sweep(folder);
+        }
+        let store = Self { places, lock: Some(lock), unsynced: Unsynced::new(), fresh: BTreeMap::new() };
+        store.set_aside(0);
+        Ok(store)
     }
 
     /// Opens the store without holding it, for `plan` and `status` beside a running agent: nothing can be saved.
@@ -201,7 +220,7 @@ impl Store {
                 judge(folder)?;
             }
         }
-        Ok(Self { places, lock: None, unsynced: Unsynced::new() })
+        Ok(Self { places, lock: None, unsynced: Unsynced::new(), fresh: BTreeMap::new() })
     }
 
     /// Where things are kept.
@@ -247,12 +266,6 @@ impl Store {
         }
     }
 
-    /// Waits until the contents put so far are on the disk. Each save of a document does this first.
-    pub fn sync(&mut self) -> Result<(), StoreError> {
-        let path = self.file("blobs");
-        self.unsynced.sync().map_err(StoreError::io("write to the disk", &path))
-    }
-
     // A document is on disk, whole, when this comes back well; until then the old one is.
     fn save(&mut self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         self.writable()?;
@@ -295,6 +308,17 @@ fn write_beside(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> Result<(
         return Err(io(error));
     }
     if durable { sync_folder(path) } else { Ok(()) }
+}
+
+// What a killed process left half-written, under the names that `beside` gives and the blobs' `.new`. Only for the holder of the lock. Best
+// effort: one that stays is thrown away when its document is written next.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(b".") && name.as_encoded_bytes().ends_with(b".new") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn sync_folder(of: &Path) -> Result<(), StoreError> {

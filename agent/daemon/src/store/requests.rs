@@ -46,26 +46,43 @@ impl Request {
     }
 }
 
+/// What was taken.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// What was asked for, in no order.
+    pub requests: Vec<Request>,
+    /// Wishes that could not be read, to be told; they were taken away as well.
+    pub unread: Vec<StoreError>,
+}
+
 impl Store {
-    /// Takes all wishes, in no order. One that cannot be read is taken away and told.
-    pub fn take_requests(&mut self) -> Result<Vec<Request>, StoreError> {
+    /// Takes all wishes. One that cannot be read does not keep the others from being taken.
+    pub fn take_requests(&mut self) -> Result<Taken, StoreError> {
         self.writable()?;
         let folder = self.file(FOLDER);
         let io = StoreError::io("list", &folder);
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Taken::default()),
             Err(error) => return Err(io(error)),
         };
-        let mut requests = Vec::new();
+        let mut taken = Taken::default();
         for entry in entries {
             let path = entry.map_err(&io)?.path();
-            let bytes = read_document(&path)?.unwrap_or_default();
+            // What is still being written has another ending.
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let read = read_document(&path).and_then(|bytes| {
+                serde_json::from_slice(&bytes.unwrap_or_default())
+                    .map_err(|source| StoreError::Request { path: path.clone(), source })
+            });
             fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
-            if path.extension().is_some_and(|extension| extension == "json") {
-                requests.push(serde_json::from_slice(&bytes).map_err(|source| StoreError::Stale { path, source })?);
+            match read {
+                Ok(request) => taken.requests.push(request),
+                Err(error) => taken.unread.push(error),
             }
         }
-        Ok(requests)
+        Ok(taken)
     }
 }

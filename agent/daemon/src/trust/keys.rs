@@ -75,9 +75,12 @@ pub enum TrustFileError {
 }
 
 impl TrustFileError {
-    /// Always a person's turn.
+    /// A person's turn, but for a bad moment ([`OwnerError::class`]).
     pub fn class(&self) -> Class {
-        Class::Halt
+        match self {
+            Self::Owner(error) => error.class(),
+            Self::Content(_) => Class::Halt,
+        }
     }
 }
 

@@ -68,10 +68,19 @@ pub enum OwnerError {
 }
 
 impl OwnerError {
-    /// Always a person's turn.
+    /// A person's turn, unless only the moment was bad: a host that has no handle or no memory to spare has them again later.
     pub fn class(&self) -> Class {
-        Class::Halt
+        match self {
+            Self::Open { source, .. } | Self::Read { source, .. } if is_shortage(source) => Class::Retry,
+            _ => Class::Halt,
+        }
     }
+}
+
+/// Whether the system refused for want of handles or memory.
+pub fn is_shortage(error: &io::Error) -> bool {
+    let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+    matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN | Errno::EINTR)
 }
 
 /// Checks who can write to a file, and to the folder that it lies in.

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::command::{DeclaredHook, read_hook};
 use super::file::read_components;
+use super::health::{DeclaredCheck, read_check};
 use super::read::{Document, Located, Place, Table, brief, did_you_mean};
 use super::variable::{Variables, read_variables};
 use crate::bundle::{Blob, Bundle};
-use crate::desired::OnChange;
+use crate::desired::{Confirm, OnChange};
 use crate::finding::Findings;
 use crate::names::{AccountName, ComponentName, HostPath, NameError, RepoPath, UnitName};
 
@@ -29,6 +31,14 @@ pub struct Component<'s> {
     pub symlinks: Vec<MadeSymlink<'s>>,
     /// Exceptions for units.
     pub units: BTreeMap<UnitName, UnitRule<'s>>,
+    /// What must be true before a change counts as good.
+    pub health: Vec<DeclaredCheck<'s>>,
+    /// Programs that run at fixed places of a pass.
+    pub hooks: Vec<DeclaredHook<'s>>,
+    /// Its failure does not reach what it depends on.
+    pub isolate: bool,
+    /// When each change of it must be confirmed by reaching the source, whatever it touches.
+    pub confirm: Option<Confirm>,
 }
 
 /// `[[file]]`.
@@ -118,6 +128,10 @@ impl<'s> Component<'s> {
             directories: Vec::new(),
             symlinks: Vec::new(),
             units: BTreeMap::new(),
+            health: Vec::new(),
+            hooks: Vec::new(),
+            isolate: false,
+            confirm: None,
         };
         let Some((file, _, blob)) = folder(bundle, name).find(|(_, rest, _)| *rest == "component.toml") else {
             return component;
@@ -139,6 +153,10 @@ impl<'s> Component<'s> {
         for table in root.tables("unit", findings) {
             component.read_unit(table, findings);
         }
+        component.health.extend(root.tables("health", findings).into_iter().filter_map(|table| read_check(table, findings)));
+        component.hooks.extend(root.tables("hook", findings).into_iter().filter_map(|table| read_hook(table, findings)));
+        component.isolate = root.boolean("isolate", findings).is_some_and(|asked| asked.value);
+        component.confirm = root.string("confirm", findings).and_then(|text| read_confirm(&text, findings));
         root.finish(findings);
         component
     }
@@ -234,6 +252,19 @@ impl<'s> Component<'s> {
     }
 }
 
+fn read_confirm(text: &Located<'_, String>, findings: &mut Findings) -> Option<Confirm> {
+    match text.value.as_str() {
+        "always" => Some(Confirm::Always),
+        "after-reboot" => Some(Confirm::AfterReboot),
+        other => {
+            let help = did_you_mean(other, ["always", "after-reboot"]);
+            let help = if help.is_empty() { "`always` or `after-reboot`".to_owned() } else { help };
+            findings.at_with(text.place, format!("a change cannot be confirmed `{}`", brief(other)), help);
+            None
+        }
+    }
+}
+
 /// Why a text cannot be the target of a symlink.
 pub(crate) fn judge_target(target: &str) -> Result<(), &'static str> {
     match target {
@@ -244,11 +275,11 @@ pub(crate) fn judge_target(target: &str) -> Result<(), &'static str> {
     }
 }
 
-fn refuse_name(error: &NameError, place: Place<'_>, findings: &mut Findings) {
+pub(super) fn refuse_name(error: &NameError, place: Place<'_>, findings: &mut Findings) {
     findings.at(place, format!("`{}` is not a valid {}: {}", brief(&error.text), error.what, error.why));
 }
 
-fn name<'s, T: std::str::FromStr<Err = NameError>>(
+pub(super) fn name<'s, T: std::str::FromStr<Err = NameError>>(
     table: &mut Table<'_, 's>,
     key: &'static str,
     required: bool,

@@ -3,17 +3,22 @@
 //! Parsing looks at one file at a time and says all that is wrong with it; what only shows when files meet (a required variable
 //! that nobody sets, two claims on one path) is [`crate::render`]'s. What operators read about it is `examples/FORMAT.md`.
 
+mod command;
 mod component;
 mod file;
+mod health;
 mod host;
 pub mod read;
 pub mod selector;
+pub mod time;
 pub mod value;
 mod variable;
 
+pub use command::DeclaredHook;
 pub use component::{Component, FileRule, MadeDirectory, MadeSymlink, UnitRule};
 pub(crate) use component::{folder as component_folder, judge_target};
 pub use file::{FleetFile, Group, Settings};
+pub use health::{Ask, DeclaredCheck};
 pub use host::HostFile;
 pub use variable::{Variable, Variables, read_variables};
 

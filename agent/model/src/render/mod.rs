@@ -6,6 +6,7 @@
 //! Limits: a template may take [`FUEL`] steps, a file [`MAX_OUTPUT`] bytes and a host [`MAX_TOTAL`] bytes. What these do not
 //! bound (a template can double a string forty times in forty steps) is bounded by the process that the daemon renders in.
 
+mod health;
 mod layout;
 mod resolve;
 mod template;
@@ -13,7 +14,7 @@ mod units;
 mod uses;
 mod validate;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 pub use validate::{Report, validate};
 
@@ -90,6 +91,7 @@ impl<'b> Pass<'b> {
         let claims = layout::judge_claims(drafts, &mut self.findings);
         let files = self.contents(&choice, &values, claims, watch);
         let units = units::units(&files, &choice.components, &mut self.findings, &mut self.warnings);
+        let (health, hooks) = health::checks(&files, &choice.components, &units, &mut self.findings, &mut self.warnings);
         // Anything wrong: no desired state. This is the one place that decides it.
         if !self.findings.is_empty() {
             return None;
@@ -104,10 +106,10 @@ impl<'b> Pass<'b> {
                     .iter()
                     .map(|(name, c)| (name.clone(), c.depends.iter().map(|d| d.value.clone()).collect()))
                     .collect(),
-                health: Vec::new(),
-                hooks: Vec::new(),
-                confirm: BTreeMap::new(),
-                isolated: BTreeSet::new(),
+                health,
+                hooks,
+                confirm: choice.components.iter().filter_map(|(name, c)| Some((name.clone(), c.confirm?))).collect(),
+                isolated: choice.components.iter().filter(|(_, c)| c.isolate).map(|(name, _)| name.clone()).collect(),
             },
             contents: BTreeMap::new(),
         };

@@ -14,7 +14,7 @@ use crate::fleet::read::{Place, did_you_mean};
 use crate::fleet::selector::matches_pattern;
 use crate::fleet::{Component, UnitRule};
 use crate::names::{ComponentName, HostPath, UnitName};
-use crate::unitfile::UnitFile;
+use crate::unitfile::{UnitFile, expand};
 
 /// A path with its rendered content.
 pub(super) struct Ready<'b> {
@@ -29,6 +29,18 @@ pub(super) struct Units {
     pub(super) managed: BTreeMap<UnitName, Unit>,
     pub(super) images: BTreeMap<String, Origin>,
     pub(super) roles: BTreeMap<HostPath, Role>,
+    /// The `.container` files by name.
+    pub(super) containers: BTreeMap<String, Container>,
+}
+
+/// What a health check must know of a container.
+pub(super) struct Container {
+    /// The unit that it becomes.
+    pub(super) unit: UnitName,
+    /// Its name in Podman; `None`: only the running manager knows it.
+    pub(super) name: Option<String>,
+    /// What its Quadlet file says about Podman's health check: `None` nothing, `Some(false)` that there is none.
+    pub(super) health: Option<bool>,
 }
 
 /// A parsed unit or Quadlet file, or drop-in.
@@ -131,6 +143,9 @@ impl<'r> Builder<'r, '_> {
             };
             match format!("{service}.service").parse::<UnitName>() {
                 Ok(unit) => {
+                    if kind == "container" {
+                        self.made.containers.insert(file.clone(), container(&unit, &text));
+                    }
                     self.quadlets.insert(file.clone(), unit.clone());
                     self.define(unit, path);
                 }
@@ -408,6 +423,13 @@ impl<'r> Builder<'r, '_> {
             }
         }
     }
+}
+
+fn container(unit: &UnitName, text: &UnitFile) -> Container {
+    let name = expand(text.last("Container", "ContainerName").unwrap_or("systemd-%N"), unit);
+    let by_argument = text.values("Container", "PodmanArgs").iter().any(|a| a.value.contains("--health-cmd"));
+    let health = text.last("Container", "HealthCmd").map(|command| command != "none").or(by_argument.then_some(true));
+    Container { unit: unit.clone(), name, health }
 }
 
 /// The managed paths at a path and beneath it.

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use trimtab_model::digest::Digest;
 use trimtab_model::names::HostPath;
 
-use crate::host::root::RootError;
+use crate::host::root::{RootError, advice};
 
 /// Why a path was not changed. It is as it was before, unless the text says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -71,25 +71,4 @@ pub(super) fn io_failed(operation: &'static str, path: &HostPath, source: io::Er
 
 pub(super) fn unsynced(source: io::Error) -> PlaceError {
     PlaceError::Sync { advice: advice("", Errno::from_raw(source.raw_os_error().unwrap_or(0))), source }
-}
-
-fn advice(operation: &str, errno: Errno) -> &'static str {
-    match errno {
-        Errno::ENOSPC => " (the file system is full: free some space, `df -h`, or inodes, `df -i`)",
-        Errno::EDQUOT => " (the disk quota is used up)",
-        Errno::EROFS => " (the file system is mounted read-only: see `mount` and the kernel's log for why)",
-        Errno::EPERM if operation == "set the owner of" => {
-            " (only root can give a file to another owner: run as root, or want it owned by root)"
-        }
-        Errno::EPERM => " (the file or its directory may be immutable or append-only: see `lsattr`, undo with `chattr -i`)",
-        Errno::EACCES => " (permission denied: see the mode of its directory, and the audit log for SELinux or AppArmor)",
-        Errno::EBUSY => " (a file system is mounted on it, or it is in use as one: unmount it first)",
-        Errno::ENOTDIR => " (something on the way to it is not a directory)",
-        Errno::EISDIR => " (a directory stands there)",
-        Errno::ELOOP => " (a symlink stands where a directory should)",
-        Errno::ENAMETOOLONG => " (the name is too long for this file system)",
-        Errno::EINVAL if operation == "set the owner of" => " (this user namespace has no such number)",
-        Errno::EIO => " (the disk reports an error: see the kernel's log)",
-        _ => "",
-    }
 }

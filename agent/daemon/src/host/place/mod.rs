@@ -216,16 +216,19 @@ impl Batch {
         Ok(true)
     }
 
-    /// Removes a directory that was once made on the way to something, if nothing is in it any more. `false`: it stays, or is not there.
+    /// Removes a directory that was once made on the way to something, if nothing is in it any more; one that is gone already (a killed pass
+    /// came this far) counts as removed. `false`: it stays, or is no directory any more.
     pub fn prune(&mut self, path: &HostPath) -> Result<bool, PlaceError> {
         let parent = match self.parents.at(path) {
             Ok(parent) => parent.try_clone().map_err(|source| io_failed("open the directory of", path, source))?,
-            Err(RootError::Missing { .. }) => return Ok(false),
+            Err(RootError::Missing { .. }) => return Ok(true),
             Err(error) => return Err(error.into()),
         };
         match unlinkat(&parent, path.file_name(), UnlinkatFlags::RemoveDir) {
             Ok(()) => {}
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENOTEMPTY | Errno::EEXIST | Errno::EBUSY) => return Ok(false),
+            // Unsynced, if a killed pass removed it: the directory above is remembered all the same.
+            Err(Errno::ENOENT) => {}
+            Err(Errno::ENOTDIR | Errno::ENOTEMPTY | Errno::EEXIST | Errno::EBUSY) => return Ok(false),
             Err(errno) => return Err(failed("remove the directory", path, errno)),
         }
         self.made.remove(path);

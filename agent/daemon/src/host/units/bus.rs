@@ -132,6 +132,15 @@ impl Properties {
         self.0.get(name).and_then(|value| i32::try_from(&**value).ok())
     }
 
+    pub(super) fn count(&self, name: &str) -> u32 {
+        self.0.get(name).and_then(|value| u32::try_from(&**value).ok()).unwrap_or_default()
+    }
+
+    /// Whether a point in time was reached.
+    pub(super) fn is_set(&self, name: &str) -> bool {
+        self.0.get(name).and_then(|value| u64::try_from(&**value).ok()).is_some_and(|time| time != 0)
+    }
+
     pub(super) fn bytes(&self, name: &str) -> Vec<u8> {
         self.0.get(name).and_then(|value| Vec::<u8>::try_from(value.clone()).ok()).unwrap_or_default()
     }
@@ -179,6 +188,30 @@ pub(super) struct End {
     pub(super) job: String,
     /// `done`, `canceled`, `timeout`, `failed`, `dependency`, `skipped`, …
     pub(super) result: String,
+}
+
+/// Changes of one unit's state as systemd announces them. Systemd folds several into one, so each says only: look again.
+pub(crate) struct Changes(MessageStream);
+
+impl Changes {
+    pub(super) async fn subscribe(connection: &Connection, unit: &str) -> Result<Self, UnitError> {
+        let lost = |source| UnitError::from_zbus("watch", unit, source);
+        let rule = MatchRule::builder()
+            .msg_type(Type::Signal)
+            .sender(DESTINATION)
+            .interface(PROPERTIES)
+            .member("PropertiesChanged")
+            .path(unit_path(unit))
+            .build()
+            .map_err(lost)?;
+        let stream = MessageStream::for_match_rule(rule, connection, NonZeroUsize::new(SIGNAL_QUEUE)).await.map_err(lost)?;
+        Ok(Self(stream))
+    }
+
+    /// Until the next change; false: no more will be told, for the connection is gone.
+    pub(crate) async fn next(&mut self) -> bool {
+        poll_fn(|context| Pin::new(&mut self.0).poll_next(context)).await.is_some_and(|message| message.is_ok())
+    }
 }
 
 /// The object path of a unit, escaped as systemd's `bus_label_escape` does.

@@ -213,7 +213,7 @@ fn condition_met(properties: &Properties) -> bool {
     properties.flag("ConditionResult") || properties.text("ActiveState") != "inactive"
 }
 
-fn invocation(properties: &Properties) -> String {
+pub(super) fn invocation(properties: &Properties) -> String {
     use std::fmt::Write as _;
     properties.bytes("InvocationID").iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -221,7 +221,7 @@ fn invocation(properties: &Properties) -> String {
     })
 }
 
-fn kind_interface(kind: &str) -> Option<&'static str> {
+pub(super) fn kind_interface(kind: &str) -> Option<&'static str> {
     Some(match kind {
         "service" => "org.freedesktop.systemd1.Service",
         "socket" => "org.freedesktop.systemd1.Socket",

@@ -7,6 +7,7 @@
 mod bus;
 mod jobs;
 mod transient;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,9 +15,10 @@ use std::time::Duration;
 use trimtab_model::names::UnitName;
 use trimtab_model::observed::UnitFound;
 
+pub(crate) use bus::Changes;
 use bus::{Bus, Properties};
 pub use jobs::{JobOutcome, JobVerb};
-pub(crate) use transient::{TransientEnd, TransientUnit};
+pub(crate) use transient::{TransientEnd, TransientOutput, TransientUnit};
 
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 

@@ -33,9 +33,28 @@ pub(crate) struct TransientUnit<'a> {
     /// Whether set-user-id programs and file capabilities are off.
     pub(crate) no_new_privileges: bool,
     /// Where its output goes.
-    pub(crate) stdout: BorrowedFd<'a>,
-    /// Where its errors go.
-    pub(crate) stderr: BorrowedFd<'a>,
+    pub(crate) output: TransientOutput<'a>,
+    /// A folder of the host that it sees, read-only, at another path.
+    pub(crate) bound: Option<(&'a str, &'a str)>,
+}
+
+/// Where the output of a piece of work goes.
+#[derive(Debug)]
+pub(crate) enum TransientOutput<'a> {
+    /// To whoever holds the other ends.
+    Pipes {
+        /// Its output.
+        stdout: BorrowedFd<'a>,
+        /// Its errors.
+        stderr: BorrowedFd<'a>,
+    },
+    /// To the journal.
+    Journal {
+        /// `SYSLOG_IDENTIFIER=`.
+        identifier: &'a str,
+        /// Further fields of every line, `NAME=value`.
+        fields: &'a [String],
+    },
 }
 
 /// How the work ended.
@@ -71,6 +90,19 @@ impl Systemd {
             tracing::debug!(unit = unit.name, %error, "could not let go of a transient unit");
         }
         end
+    }
+
+    /// Ends work that nobody waits for any more, and lets go of it.
+    pub(crate) async fn abandon(&self, name: &str) {
+        for method in ["StopUnit", "UnrefUnit"] {
+            let told = match method {
+                "StopUnit" => self.bus.manager(method, name, &(name, "replace")).await,
+                _ => self.bus.manager(method, name, &(name)).await,
+            };
+            if let Err(error) = told {
+                tracing::debug!(unit = name, %error, "could not end work that nobody waits for");
+            }
+        }
     }
 
     async fn stop_stuck(&self, name: &str) {
@@ -118,12 +150,28 @@ impl TransientUnit<'_> {
             ("AddRef", Variant::from(true)),
             // A question may well be answered with status 1 (`podman image exists`): that is ours to judge and no failure of a unit.
             ("SuccessExitStatus", Variant::new(((1..=255).collect::<Vec<i32>>(), Vec::<i32>::new()))),
-            // "Starting …" and "Finished …" for each small piece of work would drown the journal of a quiet device.
-            ("LogLevelMax", Variant::from(4i32)),
             ("NoNewPrivileges", Variant::from(self.no_new_privileges)),
-            ("StandardOutputFileDescriptor", Variant::Fd(Fd::from(self.stdout.as_fd()))),
-            ("StandardErrorFileDescriptor", Variant::Fd(Fd::from(self.stderr.as_fd()))),
         ];
+        match &self.output {
+            TransientOutput::Pipes { stdout, stderr } => {
+                // "Starting …" and "Finished …" for each small piece of work would drown the journal of a quiet device.
+                list.push(("LogLevelMax", Variant::from(4i32)));
+                list.push(("StandardOutputFileDescriptor", Variant::Fd(Fd::from(stdout.as_fd()))));
+                list.push(("StandardErrorFileDescriptor", Variant::Fd(Fd::from(stderr.as_fd()))));
+            }
+            // No LogLevelMax: it would hold back what the program itself writes.
+            TransientOutput::Journal { identifier, fields } => {
+                list.push(("StandardOutput", Variant::from("journal")));
+                list.push(("StandardError", Variant::from("journal")));
+                list.push(("SyslogIdentifier", Variant::from(*identifier)));
+                let fields: Vec<Vec<u8>> = fields.iter().map(|field| field.clone().into_bytes()).collect();
+                list.push(("LogExtraFields", Variant::new(fields)));
+            }
+        }
+        if let Some((folder, at)) = self.bound {
+            // Source, destination, whether a missing source is borne, mount flags (none: this folder only).
+            list.push(("BindReadOnlyPaths", Variant::new(vec![(folder, at, false, 0u64)])));
+        }
         if let Some(bytes) = self.memory_max {
             list.push(("MemoryMax", Variant::from(bytes)));
         }

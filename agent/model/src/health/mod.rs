@@ -1,11 +1,18 @@
 //! Health checks: what must be true of a machine before a change counts as good.
 //!
-//! Plain data. A check says what is asked ([`Probe`]) and for how long ([`Timing`]); who asks is the daemon's business.
+//! A check says what is asked ([`Probe`]) and for how long ([`Timing`]); who asks is the daemon's business. When the answers are enough
+//! is judged here ([`Course`], [`UnitCourse`]), fed with times and answers and without a clock.
+
+mod course;
+mod unit;
 
 use serde::{Deserialize, Serialize};
 
 use crate::desired::Origin;
 use crate::names::{AccountName, UnitName};
+
+pub use course::{Answer, Course, Standing};
+pub use unit::{Expected, UnitCourse, UnitLook};
 
 /// One check of a component (`[[health]]`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,144 @@
+//! `trimtab probe`: the unprivileged process that asks the network whether a service is healthy, until that is decided.
+//!
+//! Guarantees: it ends by the timeout; of an answer it reads at most [`MAX_BODY`] bytes; it follows no redirect, uses no proxy, and an https
+//! server must show a certificate that the system's authorities vouch for.
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use trimtab_model::health::{Answer, Timing};
+
+use super::Clocked;
+
+/// How much of an answer is searched for `body`.
+pub const MAX_BODY: usize = 64 << 10;
+/// One question has this long.
+const ONE: Duration = Duration::from_secs(10);
+
+/// What to ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// A GET.
+    Http {
+        /// Of this.
+        url: String,
+        /// The statuses that are good; empty: 200 to 299.
+        status: Vec<u16>,
+        /// What the answer contains.
+        body: Option<String>,
+    },
+    /// A connection to `host:port`.
+    Tcp(String),
+}
+
+/// Why a question could not even be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The machine is out of something.
+    #[error("the probe could not begin")]
+    Runtime(#[source] std::io::Error),
+    /// No TLS, or not that URL.
+    #[error("the probe's HTTP client could not be made")]
+    Client(#[source] reqwest::Error),
+    /// Nobody could vouch for an https server.
+    #[error("this machine has no certificate authorities (package ca-certificates), so no https server can be believed")]
+    NoAuthorities,
+    /// It was asked, and it is not healthy.
+    #[error("{0}")]
+    Unhealthy(String),
+}
+
+/// Asks until it is decided.
+pub fn ask(question: &Question, timing: Timing) -> Result<(), AskError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AskError::Runtime)?;
+    let client = client(matches!(question, Question::Http { url, .. } if url.starts_with("https:")))?;
+    let decided = runtime.block_on(async {
+        let mut clocked = Clocked::new(timing);
+        loop {
+            let limit = clocked.left().min(ONE);
+            let answer = match tokio::time::timeout(limit, once(&client, question)).await {
+                Ok(Ok(())) => Answer::Good,
+                Ok(Err(why)) => Answer::Bad(why),
+                Err(_) => Answer::Bad(format!("no answer within {}", humantime::format_duration(limit))),
+            };
+            if let Some(decided) = clocked.take(Some(answer)) {
+                return decided;
+            }
+            tokio::time::sleep_until(clocked.next()).await;
+        }
+    });
+    // A name lookup that hangs must not hold up the end.
+    runtime.shutdown_background();
+    decided.map_err(AskError::Unhealthy)
+}
+
+fn client(tls: bool) -> Result<reqwest::Client, AskError> {
+    let mut roots = rustls::RootCertStore::empty();
+    if tls {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            return Err(AskError::NoAuthorities);
+        }
+    }
+    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("because ring's provider has the default protocol versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .no_proxy()
+        .user_agent(concat!("trimtab/", env!("CARGO_PKG_VERSION")))
+        // Each question is a new one: a connection that the old process still holds says nothing about the new one.
+        .pool_max_idle_per_host(0)
+        // Always given, or reqwest would look for a provider that nobody installed, and panic.
+        .tls_backend_preconfigured(tls)
+        .build()
+        .map_err(AskError::Client)
+}
+
+async fn once(client: &reqwest::Client, question: &Question) -> Result<(), String> {
+    match question {
+        Question::Tcp(address) => TcpStream::connect(address).await.map(drop).map_err(|error| error.to_string()),
+        Question::Http { url, status, body } => {
+            let mut response = client.get(url).send().await.map_err(told)?;
+            let is = response.status();
+            let good = if status.is_empty() { is.is_success() } else { status.contains(&is.as_u16()) };
+            if !good {
+                return Err(format!("answered with status {}", is.as_u16()));
+            }
+            let Some(wanted) = body else { return Ok(()) };
+            let mut found = Vec::new();
+            while let Some(chunk) = response.chunk().await.map_err(told)? {
+                let room = MAX_BODY - found.len();
+                found.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                if contains(&found, wanted.as_bytes()) {
+                    return Ok(());
+                }
+                if found.len() == MAX_BODY {
+                    break;
+                }
+            }
+            Err("the answer does not contain what `body` asks for".to_owned())
+        }
+    }
+}
+
+fn contains(text: &[u8], wanted: &[u8]) -> bool {
+    text.windows(wanted.len()).any(|window| window == wanted)
+}
+
+/// The innermost cause says it best: "Connection refused".
+fn told(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = cause.to_string();
+        next = cause.source();
+    }
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+}
