@@ -1,7 +1,7 @@
 //! The plan against a model of a host.
 
 pub(crate) mod host;
-mod properties;
+pub(crate) mod properties;
 
 use std::collections::BTreeSet;
 
