@@ -9,7 +9,7 @@ mod compare;
 mod paths;
 mod show;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod units;
 
 pub use build::plan;

@@ -107,6 +107,31 @@ impl Ledger {
         });
     }
 
+    /// What was left of the trial does not work either: all of it falls, and the good generation is gone back to. Returns whether there
+    /// was anything left to fall.
+    pub fn fall(&mut self, amiss: &[Failure]) -> bool {
+        let Some(trial) = &mut self.trial else { return false };
+        if trial.generation == trial.back_to {
+            return false;
+        }
+        trial.phase = Phase::RollingBack;
+        trial.generation = trial.back_to;
+        trial.fallen.clear();
+        trial.causes.extend(amiss.iter().cloned());
+        if let Some(entry) = self.denied.iter_mut().find(|entry| entry.effect == trial.effect) {
+            entry.components.clear();
+            entry.back_to = trial.back_to;
+            entry.causes.clone_from(&trial.causes);
+        }
+        true
+    }
+
+    /// Generations that must not be collected: a crash, or an undoing, goes on from one of these.
+    pub fn held(&self) -> BTreeSet<u64> {
+        let trial = self.trial.iter().flat_map(|trial| [trial.generation, trial.back_to]);
+        [self.generation, self.good].into_iter().chain(trial).collect()
+    }
+
     /// It was undone as far as that went; `amiss` is what is left of it.
     pub fn undone(&mut self, state: InForce, amiss: Vec<Failure>, end: End) {
         let Some(trial) = &mut self.trial else { return };
