@@ -63,7 +63,9 @@ impl Judge<'_> {
         let first = pass(root);
         let fine =
             if reported { first.outcome == "unchanged" } else { ["unchanged", "converged"].contains(&first.outcome.as_str()) };
-        if !fine || !first.remarks.is_empty() {
+        // That a trial was found and is gone on with is as it should be, before it was reported.
+        let foreign = first.remarks.iter().any(|remark| reported || !remark.contains("when the agent ended; it goes on with that"));
+        if !fine || foreign {
             return Err(format!("the next pass: {}: {}", first.outcome, first.said));
         }
         self.recovered(root, &first)

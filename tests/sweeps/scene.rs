@@ -41,7 +41,7 @@ impl Scene {
         let etc = root.join("etc/trimtab");
         fs::create_dir_all(&etc).unwrap();
         let url = repo.path().display();
-        fs::write(etc.join("agent.toml"), format!("[source]\nurl = \"{url}\"\n[host]\nname = \"box\"\n")).unwrap();
+        fs::write(etc.join("agent.toml"), format!("[source]\nurl = \"{url}\"\n[host]\nname = \"box\"\n\n[guard]\nmax-removals = 1000\n")).unwrap();
         fs::write(etc.join("trust.toml"), trust(&key, "main")).unwrap();
         fleet(&repo, &["one", "two"]);
         first(&repo);
