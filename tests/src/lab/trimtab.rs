@@ -87,6 +87,12 @@ pub fn refused(machine: &Machine) -> String {
     expect(machine, 1, "a pass that refuses")
 }
 
+/// A pass that tries something, or tried it before, and took it back; what it said on both channels.
+#[track_caller]
+pub fn undone(machine: &Machine) -> String {
+    expect(machine, 3, "a pass that undoes what it tried")
+}
+
 #[track_caller]
 fn expect(machine: &Machine, code: i32, what: &str) -> String {
     let Ran { code: found, out, err } = machine.try_sh("trimtab once");

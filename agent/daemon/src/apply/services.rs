@@ -140,6 +140,7 @@ impl Pass<'_> {
             // It is not even loaded: as stopped as it gets.
             Err(error) if verb == JobVerb::Stop && error.is_absent() => Outcome::Done,
             Err(error) => {
+                self.unasked = matches!(error, UnitError::NoBus { .. } | UnitError::Lost { .. } | UnitError::Call { .. });
                 if verb != JobVerb::Stop && matches!(error, UnitError::Slow { .. }) {
                     // systemd goes on with the job, and what it starts reads what is there now: the next pass must wait for it and not
                     // begin it anew, or a unit that is slow to start would never get to the end.

@@ -62,7 +62,7 @@ pub(super) fn agent(places: &Places) -> ExitCode {
     log::start(log::Audience::Journal);
     let ended = block_on(async {
         let mut cycle = Cycle::open(places, Hold::Agent)?;
-        Ok::<_, OpenError>(crate::run::run(&mut cycle).await)
+        Ok::<_, OpenError>(Box::pin(crate::run::run(&mut cycle)).await)
     });
     match ended {
         Ok(Ok(Ok(crate::run::End::Asked))) => ExitCode::SUCCESS,

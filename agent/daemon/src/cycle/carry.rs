@@ -161,7 +161,7 @@ impl Cycle {
             worsen(pass, Outcome::Held);
             // The state in force is looked at in each pass anyway, and must not take the place of a newer one that was refused.
             if wanted.fresh {
-                self.refuse(wanted.key.clone(), Outcome::Held, Refused::again(), pass);
+                self.refuse(wanted.key.clone(), Outcome::Held, Some(Refused::again()), pass);
             }
         } else {
             // A full disk, a checker that did not run: the same revision may well go through later.

@@ -134,6 +134,8 @@ impl Cycle {
             resumed: false,
             withheld_again: None,
             approving: None,
+            waiting_for: String::new(),
+            in_vain: 0,
         })
     }
 }

@@ -9,7 +9,7 @@ mod compare;
 mod paths;
 mod show;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod units;
 
 pub use build::plan;
@@ -276,6 +276,7 @@ impl Plan {
     }
 
     /// The plan without what only takes away: steps, and the notes that strike paths off. What it leaves undone is planned anew afterwards.
+    #[must_use]
     pub fn without_prune(&self) -> Plan {
         let mut plan = self.clone();
         plan.steps.truncate(self.prune_from);

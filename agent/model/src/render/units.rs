@@ -322,9 +322,7 @@ impl<'r> Builder<'r, '_> {
     fn definition(&self, name: &UnitName, own: Option<&'r HostPath>) -> Vec<&'r HostPath> {
         let mut definition: BTreeSet<&HostPath> = own.into_iter().collect();
         for (unit, paths) in &self.drop_ins {
-            let prefix = unit.as_str().rsplit_once('.').filter(|_| is_prefix(unit));
-            let by_prefix = prefix.is_some_and(|(stem, kind)| name.as_str().starts_with(stem) && name.kind() == kind);
-            if unit == name || Some(unit) == name.template().as_ref() || by_prefix {
+            if name.reads_drop_ins_of(unit) {
                 definition.extend(paths);
             }
         }
