@@ -208,8 +208,8 @@ fn many_removals_wait_for_somebody_to_allow_them() {
     let revision = sandbox.revise("newer\n");
     let pass = sandbox.once();
     assert_eq!(pass.outcome, Outcome::Held);
-    let says = format!("takes away 6 of 7 managed files and units");
-    assert!(pass.reason().contains(&says) && pass.reason().contains("guard.max-removals (3)"), "{}", pass.reason());
+    let says = "takes away 6 of 7 managed files and units";
+    assert!(pass.reason().contains(says) && pass.reason().contains("guard.max-removals (3)"), "{}", pass.reason());
     assert_eq!((sandbox.read("etc/one.conf"), sandbox.read("etc/two/0")), ("one\n".to_owned(), "two\n".to_owned()));
     // Another revision is not allowed with it, and an approval that the source did not see is not lost.
     let (code, _, _) = sandbox.said(&["approve", "0123456789abcdef"]);

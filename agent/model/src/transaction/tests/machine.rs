@@ -285,7 +285,12 @@ impl Machine {
     }
 
     /// Which components have units that do not run, or checks that are not answered.
-    fn sick(&mut self, desired: &Desired, affected: &BTreeSet<ComponentName>, watch: &BTreeSet<UnitName>) -> BTreeSet<ComponentName> {
+    fn sick(
+        &mut self,
+        desired: &Desired,
+        affected: &BTreeSet<ComponentName>,
+        watch: &BTreeSet<UnitName>,
+    ) -> BTreeSet<ComponentName> {
         self.host.wait();
         let mut sick = BTreeSet::new();
         for check in desired.health.iter().filter(|check| affected.contains(&check.origin.component)) {
@@ -348,10 +353,17 @@ impl Machine {
         Ok(())
     }
 
-    fn undo(&mut self, tried: &Desired, failed: Option<BTreeSet<ComponentName>>, cause: Failure, by: DeniedBy) -> Result<Outcome, Killed> {
+    fn undo(
+        &mut self,
+        tried: &Desired,
+        failed: Option<BTreeSet<ComponentName>>,
+        cause: Failure,
+        by: DeniedBy,
+    ) -> Result<Outcome, Killed> {
         let trial = self.host.ledger.trial.clone().unwrap();
         let good = self.recall(trial.back_to);
-        let part = failed.filter(|_| good.number > 0).and_then(|failed| target(tried, &good.desired, &failed, &self.host.ledger.denied));
+        let part =
+            failed.filter(|_| good.number > 0).and_then(|failed| target(tried, &good.desired, &failed, &self.host.ledger.denied));
         let (number, fallen) = match part {
             None => (good.number, BTreeSet::new()),
             Some((desired, fallen)) => {
