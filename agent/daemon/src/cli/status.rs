@@ -131,7 +131,7 @@ pub(super) fn phase(phase: Phase) -> &'static str {
 /// What was undone, with the whole chain, and what to do.
 fn undone(undone: &Undone, text: &mut String) {
     let revision: String = undone.revision.chars().take(12).collect();
-    let names: Vec<&str> = undone.components.iter().map(|component| component.as_str()).collect();
+    let names: Vec<&str> = undone.components.iter().map(trimtab_model::names::ComponentName::as_str).collect();
     let what = if names.is_empty() { String::new() } else { format!("{} of ", names.join(", ")) };
     let back = match undone.back_to {
         0 => "this host is as trimtab found it".to_owned(),
