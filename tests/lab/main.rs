@@ -13,3 +13,5 @@ mod health;
 mod operator;
 mod package;
 mod refuse;
+#[cfg(target_arch = "x86_64")]
+mod sweep;

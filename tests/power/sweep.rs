@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::stat::{Mode, umask};
+
 use crate::disk::{Cut, Dice, Event, Image, cuts};
 use crate::fleet::{DRIFT, Fleet, ORIGINALS};
 use crate::judge::{Judge, Known};
@@ -46,6 +48,8 @@ pub(crate) struct Case {
     pub(crate) options: &'static str,
     /// So many files more than the few of each kind.
     pub(crate) many: usize,
+    /// The repository is fetched from a server, not read where it lies.
+    pub(crate) fetched: bool,
     /// The journal is committed in the middle of everything.
     pub(crate) disturbed: bool,
     /// Of chance.
@@ -74,6 +78,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         apart();
+        // As the agent's unit has it.
+        umask(Mode::from_bits_truncate(0o077));
         let folder = tempfile::tempdir().expect("because the temporary folder can be written");
         let bench = Self { memory: Mounted::memory(folder.path()), _folder: folder };
         for name in ["disk", "root"] {
@@ -124,7 +130,7 @@ impl Bench {
     }
 
     fn record(&self, case: &Case, dice: &mut Dice) -> Recording {
-        let fleet = Fleet::new(case.many);
+        let fleet = Fleet::new(case.many, case.fetched);
         let base = self.prepare(case, &fleet);
         fleet.renew();
         let root = self.at("root");

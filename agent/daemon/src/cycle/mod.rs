@@ -12,6 +12,7 @@ mod carry;
 mod confirm;
 mod history;
 mod hooks;
+mod leave;
 mod look;
 mod open;
 mod requests;

@@ -23,7 +23,7 @@ use crate::digest::Digest;
 use crate::names::{ComponentName, UnitName};
 use crate::report::Failure;
 
-pub use self::domain::{Conflict, mix, spread};
+pub use self::domain::{Conflict, affected, mix, spread, target, watched, without};
 pub use self::guard::{ALWAYS, Limit, network_shaped, removals, too_many};
 pub use self::steps::{End, InForce};
 
