@@ -116,7 +116,7 @@ impl Scene {
         if next.code == 3 {
             let wrong = Tree::of(&host.root).strangers(&self.old, &self.old, false);
             none(wrong, &format!("not undone by a rollback ({next})"))?;
-            host.again();
+            let _ = host.run(&["retry"]);
             next = host.run(&["once", "--json"]);
         }
         if ![0, 2].contains(&next.code) {
@@ -258,16 +258,6 @@ impl Host {
             Command::new(trimtab_binary()).arg("--root").arg(&self.root).args(words).stdin(Stdio::null()).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ran { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
-    }
-
-    /// What was denied is to be tried again, as a person says by `trimtab retry`. No agent runs here that would answer: the wish is left.
-    fn again(&self) {
-        if self.run(&["retry"]).code == 64 {
-            let folder = self.root.join("var/lib/trimtab/requests");
-            fs::create_dir_all(&folder).unwrap();
-            fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
-            fs::write(folder.join("1.json"), "{\"ask\":\"retry\",\"revision\":null}").unwrap();
-        }
     }
 
     #[track_caller]
