@@ -233,6 +233,7 @@ impl Machine {
                 pass: self.passes,
                 at: 0,
                 fallen: BTreeSet::new(),
+                blameless: false,
                 causes: Vec::new(),
                 amiss: Vec::new(),
             });
@@ -374,7 +375,7 @@ impl Machine {
             }
         };
         self.banned.insert(trial.effect);
-        self.host.ledger.undo(number, fallen, vec![cause], by, end());
+        self.host.ledger.undo(number, fallen, vec![cause], Some(by), end());
         self.host.save()?;
         self.go_back()
     }
