@@ -237,7 +237,12 @@ impl Cycle {
         let wanted = if asked.is_some() {
             asked
         } else if ask {
-            let wanted = self.ask(&mut pass).await.and_then(|wanted| self.aim(wanted, &mut pass));
+            let asking = Instant::now();
+            let wanted = self.ask(&mut pass).await;
+            if wanted.is_some() {
+                attempt::part(&mut pass, "source", asking);
+            }
+            let wanted = wanted.and_then(|wanted| self.aim(wanted, &mut pass));
             self.matter = Matter::of(&pass);
             wanted
         } else {
@@ -383,7 +388,8 @@ impl Cycle {
                 self.tell_known_again(&key, pass);
                 None
             }
-            Answer::Rendered { proven, new, key, rendered } => {
+            Answer::Rendered { proven, proven_at, new, key, rendered } => {
+                attempt::part(pass, "render", proven_at);
                 self.accept(&proven, new, pass)?;
                 let rendered = *rendered;
                 let effect = rendered.desired.effect();
