@@ -25,6 +25,7 @@ impl Cycle {
         let Looked { mut pass, plan, wanted: Some(wanted) } = looked else { return looked.pass };
         if !wanted.fresh {
             self.sweep(&wanted.desired);
+            let plan = self.without_flapping(plan, &wanted.key.commit, &mut pass);
             if !self.repair(&plan, &wanted, &mut pass).await {
                 pass.changes.clear();
             }

@@ -10,6 +10,7 @@ mod aim;
 mod attempt;
 mod carry;
 mod confirm;
+mod flap;
 mod history;
 mod hooks;
 mod leave;
@@ -155,6 +156,7 @@ pub struct Cycle {
     /// The revision for which something is tried again and again, and how often it was in vain.
     waiting_for: String,
     in_vain: u32,
+    flaps: flap::Flaps,
     /// A revision (or the begin of one) that a person allowed what the guards refuse.
     approving: Option<String>,
 }
