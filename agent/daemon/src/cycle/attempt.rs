@@ -226,7 +226,7 @@ impl Cycle {
             self.undo(&wanted.desired, Fallen::Components(fallen), causes, Some(DeniedBy::Health), pass).await;
             return Attempt::Ended;
         }
-        self.confirm_or_commit(wanted, number, begun, pass).await;
+        self.confirm_or_commit(wanted, number, first.problems.is_empty(), begun, pass).await;
         Attempt::Ended
     }
 
@@ -250,8 +250,8 @@ impl Cycle {
         self.prune(pass).await;
     }
 
-    /// Healthy: committed now, or when it has been confirmed.
-    async fn confirm_or_commit(&mut self, wanted: Wanted, number: u64, begun: Instant, pass: &mut Pass) {
+    /// Healthy: committed now, or when it has been confirmed; `good` when nothing of it could not be planned.
+    async fn confirm_or_commit(&mut self, wanted: Wanted, number: u64, good: bool, begun: Instant, pass: &mut Pass) {
         let Some(trial) = &mut self.ledger.trial else { return };
         if trial.reboot && trial.boot == crate::host::facts::boot_id(&self.machine.root) {
             trial.phase = Phase::AwaitingReboot;
@@ -261,13 +261,13 @@ impl Cycle {
             return;
         }
         if trial.guarded.is_empty() {
-            self.commit(&wanted, number, true, begun, pass);
+            self.commit(&wanted, number, good, begun, pass);
             self.after(&wanted, pass).await;
             return;
         }
         trial.phase = Phase::Confirming;
         self.save_ledger(pass);
-        self.confirm(wanted, number, pass).await;
+        self.confirm(wanted, number, good, pass).await;
     }
 
     /// What comes after a commit: hooks, and taking away what left.

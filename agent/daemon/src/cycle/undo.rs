@@ -99,7 +99,7 @@ impl Cycle {
                     open.phase = Phase::Confirming;
                 }
                 worsen(pass, Outcome::Converged);
-                self.confirm(wanted, number, pass).await;
+                self.confirm(wanted, number, true, pass).await;
             }
             Resume::Undo(why) => {
                 let cause = Failure { resource: "trial".to_owned(), message: why, skipped: false };
