@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use trimtab_model::health::HealthCheck;
 use trimtab_model::hook::HookPhase;
 use trimtab_model::names::{ComponentName, UnitName};
-use trimtab_model::plan::{Action, Plan};
+use trimtab_model::plan::{Action, Plan, Step};
 use trimtab_model::report::{Failure, Outcome, PartTime, Pass};
 use trimtab_model::transaction::{self, DeniedBy, End, Ended, GENERATION_FORMAT, Generation, InForce, Phase, Trial};
 
@@ -23,6 +23,9 @@ use crate::probe;
 
 /// What a checker or a hook refused is tried again after this long; at once when a person asks.
 const CHECK_AGAIN: Duration = Duration::from_secs(10 * 60);
+
+/// With less than this many bytes free no pull is begun: how large an image is unpacked, only its pull tells.
+const PULL_ROOM: u64 = 64 << 20;
 
 /// How an attempt ended.
 pub(super) enum Attempt {
@@ -77,7 +80,7 @@ impl Cycle {
             return Ok((wanted, plan));
         }
         let begun = Instant::now();
-        let missing = apply::prefetch(&self.machine, &plan).await;
+        let missing = self.pull(&plan).await;
         self.images_known = None;
         part(pass, "prefetch", begun);
         let mut failed: BTreeMap<ComponentName, Option<Failure>> = BTreeMap::new();
@@ -113,6 +116,18 @@ impl Cycle {
         pass.problems.dedup();
         plan.without_pulls();
         Ok((wanted, plan))
+    }
+
+    /// Pulls, if there is room to begin with; what could not be pulled, by image.
+    async fn pull(&self, plan: &Plan) -> BTreeMap<String, (ComponentName, String)> {
+        let storage = self.places.root.join("var/lib/containers");
+        let room = if storage.exists() { crate::store::require_at(&storage, PULL_ROOM) } else { Ok(()) };
+        let Err(full) = room else { return apply::prefetch(&self.machine, plan).await };
+        let pull = |step: &Step| match (&step.action, &step.component) {
+            (Action::Pull { image }, Some(component)) => Some((image.clone(), (component.clone(), chain(&full)))),
+            _ => None,
+        };
+        plan.steps.iter().filter_map(pull).collect()
     }
 
     /// Whether the hooks let it begin.

@@ -345,6 +345,7 @@ impl Cycle {
             only_socket,
             patience: self.settings.source.patience(),
             now,
+            full: self.no_room(),
         };
         let mut asking = tokio::task::spawn_blocking(move || ask.run());
         let answer = loop {
@@ -359,6 +360,14 @@ impl Cycle {
             class: Class::Retry,
             commit: String::new(),
         })
+    }
+
+    /// Why nothing may be fetched, staged or remembered: a file system of ours is full.
+    fn no_room(&self) -> Option<String> {
+        let cache = self.places.cache();
+        let cache = if cache.exists() { crate::store::require_at(&cache, 0) } else { Ok(()) };
+        let full = self.store.require(0).and(cache).err();
+        full.filter(|error| matches!(error, crate::store::StoreError::NoSpace { .. })).map(|error| chain(&error))
     }
 
     /// The courier's user, so that what it leaves in its cache is its own whoever started it. A sandbox is all its owner's.
@@ -423,6 +432,13 @@ impl Cycle {
                 if pass.outcome == Outcome::Unreachable {
                     pass.source_error.clone_from(&pass.trust.message);
                 }
+                None
+            }
+            Answer::Full { message, commit } => {
+                self.history.attempted(&commit);
+                let message = format!("there is a new revision, and no room to fetch it: {message}");
+                pass.failures.push(Failure { resource: "store".to_owned(), message, skipped: false });
+                worsen(pass, Outcome::Partial);
                 None
             }
             Answer::Trouble { message, class, commit } => {

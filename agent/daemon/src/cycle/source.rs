@@ -50,6 +50,8 @@ pub(super) struct Ask {
     /// How long one question to the courier may take.
     pub(super) patience: std::time::Duration,
     pub(super) now: u64,
+    /// Why nothing may be fetched: there is no room for it.
+    pub(super) full: Option<String>,
 }
 
 /// What came of it.
@@ -62,6 +64,8 @@ pub(super) enum Answer {
     Wrong { proven: Box<Proven>, new: bool, key: Key, findings: Findings },
     /// Not proven.
     Refused { verdict: Verdict, commit: String },
+    /// There is news, and no room to fetch it.
+    Full { message: String, commit: String },
     /// It could not be asked, or its answer could not be used.
     Trouble { message: String, class: Class, commit: String },
 }
@@ -70,7 +74,7 @@ impl Answer {
     /// Whether the source was reached and answered, whatever it said.
     pub(super) fn is_reached(&self) -> bool {
         match self {
-            Answer::Same { .. } | Answer::Rendered { .. } | Answer::Wrong { .. } => true,
+            Answer::Same { .. } | Answer::Full { .. } | Answer::Rendered { .. } | Answer::Wrong { .. } => true,
             Answer::Refused { verdict, .. } => verdict.class() != Some(Class::Retry),
             Answer::Trouble { class, .. } => *class != Class::Retry,
         }
@@ -97,6 +101,9 @@ impl Ask {
         let key = Key { commit: commit.clone(), inputs: self.inputs };
         if self.known.contains(&key) {
             return Ok(Answer::Same { key });
+        }
+        if let Some(message) = self.full.clone() {
+            return Err(Answer::Full { message, commit });
         }
         let have = self.state.as_ref().map(|state| state.commit);
         if have != Some(tip) {
