@@ -67,7 +67,8 @@ impl Cycle {
         let first = plan.without_prune();
         let guarded = self.guarded(&plan);
         let is_something = !first.steps.is_empty() || !self.newly_checked(&wanted).is_empty();
-        if is_something && (self.ledger.good > 0 || !guarded.is_empty()) {
+        // One that takes the place of an unfinished trial is a trial, too: what becomes of it must not be told of the other.
+        if (is_something && (self.ledger.good > 0 || !guarded.is_empty())) || self.ledger.trial.is_some() {
             self.ledger.trial = Some(self.trial(number, &wanted, &first, guarded, pass));
         }
         self.go_forward(wanted, number, &first, pass).await

@@ -33,7 +33,13 @@ impl Cycle {
             return pass;
         }
         let tried = match self.attempt(wanted, plan, &mut pass).await {
-            Attempt::Ended => return pass,
+            Attempt::Ended => {
+                if pass.undone.is_some() {
+                    self.matter.undone.clone_from(&pass.undone);
+                    self.matter.outcome = Some(pass.outcome);
+                }
+                return pass;
+            }
             Attempt::NotBegun(tried) => tried,
         };
         self.matter = super::Matter::of(&pass);

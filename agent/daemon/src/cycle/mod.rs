@@ -432,6 +432,7 @@ impl Cycle {
                 if pass.outcome == Outcome::Unreachable {
                     pass.source_error.clone_from(&pass.trust.message);
                 }
+                self.tell_undone(pass);
                 None
             }
             Answer::Full { message, commit } => {
@@ -447,8 +448,19 @@ impl Cycle {
                     self.history.attempted(&commit);
                 }
                 worsen(pass, outcome_of(class));
+                self.tell_undone(pass);
                 None
             }
+        }
+    }
+
+    /// The newest revision that was ever accepted is not in force, for it was undone: that stays so while the source cannot be asked.
+    fn tell_undone(&self, pass: &mut Pass) {
+        let newest = self.trust_state.as_ref().map(|state| state.commit.to_string());
+        let denied = self.ledger.denied.iter().find(|denied| Some(&denied.revision) == newest.as_ref());
+        if let Some(denied) = denied {
+            pass.undone = Some(denied.told());
+            worsen(pass, Outcome::RolledBack);
         }
     }
 

@@ -308,7 +308,8 @@ impl Cycle {
                 pass.undone = Some(Trial { amiss, ..trial }.told());
                 worsen(pass, Outcome::Degraded);
             }
-            _ => pass.remarks.push("a change waits for a reboot of the host to be confirmed".to_owned()),
+            // It waits for its reboot; the status document has it.
+            _ => {}
         }
     }
 

@@ -57,6 +57,8 @@ impl Ledger {
         }
         if state.whole && state.good {
             self.revision.clone_from(&state.revision);
+            // What the same commit meant before (under other labels, say) is no matter any more; what a person went back from is.
+            self.denied.retain(|entry| entry.revision != state.revision || matches!(entry.by, DeniedBy::Person { .. }));
         }
         self.desired = Some(state.effect);
         // A first state that needs several passes is one line, with its last end.
