@@ -4,6 +4,7 @@
 //! Needs root; `tests/run lab [FILTER]` runs it. A scenario that fails shows the end of its machine's journal.
 
 mod agent;
+mod clock;
 mod confirm;
 mod converge;
 mod drift;
@@ -14,6 +15,7 @@ mod health;
 mod operator;
 mod package;
 mod refuse;
+mod rollback;
 #[cfg(target_arch = "x86_64")]
 mod sweep;
 mod trial;
