@@ -50,8 +50,18 @@ fn a_change_that_cuts_the_network_is_undone_and_a_harmless_one_is_confirmed() {
     let content = || m.sh(&format!("cat {}", files.join(" ")));
     let before = (content(), m.sh("systemctl show -p MainPID --value one"));
     let bad: [(&str, &str, String, &str); 3] = [
-        ("the firewall", "nftables.conf", wall("tcp dport 443 drop"), "the source was not reached within 10s with what was changed (file /etc/nftables.conf"),
-        ("the authorities", "ssl/lab-ca.pem", m.sh("openssl req -x509 -newkey ed25519 -nodes -keyout /dev/null -subj /CN=another 2>/dev/null") + "\n", "with what was changed (file /etc/ssl/lab-ca.pem"),
+        (
+            "the firewall",
+            "nftables.conf",
+            wall("tcp dport 443 drop"),
+            "the source was not reached within 10s with what was changed (file /etc/nftables.conf",
+        ),
+        (
+            "the authorities",
+            "ssl/lab-ca.pem",
+            m.sh("openssl req -x509 -newkey ed25519 -nodes -keyout /dev/null -subj /CN=another 2>/dev/null") + "\n",
+            "with what was changed (file /etc/ssl/lab-ca.pem",
+        ),
         ("the names", "hosts", ASTRAY.to_owned(), "with what was changed (file /etc/hosts"),
     ];
     let mut lines = "2 committed *, 1 committed".to_owned();
@@ -101,7 +111,9 @@ fn a_reboot_or_a_power_cut_in_the_middle_of_confirmation_is_no_way_around_it() {
         undone(&m, &revision, "source: the source was not reached within 10s with what was changed (file /etc/hosts)");
         assert_eq!(m.read("/etc/hosts") + "\n", HOSTS);
         assert!(m.sh("journalctl -q -b -u trimtab -o cat").contains("was being confirmed when the agent ended"));
-        eventually("the source is reached again", 20, || status(&m, ".lastPass.source_error") == "" && denied(&m)[0] == entry(&revision, "", "health"));
+        eventually("the source is reached again", 20, || {
+            status(&m, ".lastPass.source_error") == "" && denied(&m)[0] == entry(&revision, "", "health")
+        });
         nothing_more(&m, &["/etc/hosts"], &["one.service"]);
         ana.write("components/net/files/etc/hosts", HOSTS);
         let revision = ana.push("Mended");
@@ -169,7 +181,11 @@ fn a_source_that_goes_away_for_all_is_not_held_against_the_change_for_ever() {
 
     // It goes away for longer than the change has.
     let revision = change("3");
-    undone(&m, &revision, "source: the source was not reached within 10s with what was changed (component net): cannot talk to localhost");
+    undone(
+        &m,
+        &revision,
+        "source: the source was not reached within 10s with what was changed (component net): cannot talk to localhost",
+    );
     assert_eq!(m.sh("cat /etc/net.conf /etc/one.conf; systemctl is-active one"), "2\nSETTING=2\nactive");
     assert_eq!(denied(&m), [entry(&revision, "", "reach")]);
     nothing_more(&m, &["/etc/net.conf", "/etc/one.conf"], &["one.service"]);

