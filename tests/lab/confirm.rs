@@ -112,7 +112,7 @@ fn a_reboot_or_a_power_cut_in_the_middle_of_confirmation_is_no_way_around_it() {
         assert_eq!(m.read("/etc/hosts") + "\n", HOSTS);
         assert!(m.sh("journalctl -q -b -u trimtab -o cat").contains("was being confirmed when the agent ended"));
         eventually("the source is reached again", 20, || {
-            status(&m, ".lastPass.source_error") == "" && denied(&m)[0] == entry(&revision, "", "health")
+            status(&m, ".lastPass.source_error").is_empty() && denied(&m)[0] == entry(&revision, "", "health")
         });
         nothing_more(&m, &["/etc/hosts"], &["one.service"]);
         ana.write("components/net/files/etc/hosts", HOSTS);
