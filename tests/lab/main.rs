@@ -9,6 +9,9 @@ mod drift;
 mod faults;
 mod fleet;
 mod harness;
+mod health;
 mod operator;
 mod package;
 mod refuse;
+#[cfg(target_arch = "x86_64")]
+mod sweep;

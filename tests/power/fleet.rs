@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use trimtab_tests::git::{Key, Repo};
+use trimtab_tests::server::{GitServer, Tls};
 
 /// Contents of the operator's that must be somewhere at every moment, each with the path where it stood.
 pub(crate) const ORIGINALS: [(&str, &str); 4] = [
@@ -29,12 +30,17 @@ pub(crate) struct Fleet {
     key: Key,
     /// So many more files change with the new revision: beyond a handful they are synced otherwise.
     many: usize,
+    /// It is fetched from here, and so goes through the courier's cache; else it is read where it lies.
+    server: Option<GitServer>,
 }
 
 impl Fleet {
     /// The repository at its old revision.
-    pub(crate) fn new(many: usize) -> Self {
-        let fleet = Self { repo: Repo::new(), key: Key::new("person"), many };
+    pub(crate) fn new(many: usize, fetched: bool) -> Self {
+        let repo = Repo::new();
+        repo.git(&["config", "uploadpack.allowFilter", "true"]);
+        let server = fetched.then(|| GitServer::start(repo.path(), Tls::Off));
+        let fleet = Self { repo, key: Key::new("person"), many, server };
         fleet.repo.write("fleet.toml", "format = 1\n[[group]]\nname = \"all\"\nselect = \"*\"\ncomponents = [\"one\"]\n");
         for name in ["original", "given-back", "drifted", "spoiled", "drifted-leaving", "leaving", "mode", "replaced"] {
             fleet.file(&format!("etc/app/{name}.conf"), &format!("{name}, the old one\n"));
@@ -67,6 +73,8 @@ impl Fleet {
         self.file("etc/deep/er/new.conf", &long[..10_000]);
         for number in 0..self.many {
             self.file(&format!("etc/many/{number}.conf"), &format!("{number}, the new one\n"));
+            // Each in a directory that must be made on the way: the moment between its making and its mode is short.
+            self.file(&format!("etc/fresh/{number}/new.conf"), "new\n");
         }
         let mode = |path: &str, mode: &str| format!("[[file]]\npath = \"{path}\"\nmode = \"{mode}\"\n");
         let directory = "[[directory]]\npath = \"/srv/data\"\nmode = \"0755\"\n[[directory]]\npath = \"/srv/more\"\n";
@@ -76,7 +84,7 @@ impl Fleet {
         self.commit("The new one");
     }
 
-    /// Goes back and forth: what is swept may be recorded again.
+    /// The commit that is asked for.
     pub(crate) fn head(&self) -> String {
         self.repo.head().to_string()
     }
@@ -96,8 +104,11 @@ impl Fleet {
             fs::create_dir_all(path.parent().expect("because it is beneath the root")).expect("because the disk is ours");
             fs::write(path, content).expect("because the disk is ours");
         };
-        let url = self.repo.path().display();
-        write("/etc/trimtab/agent.toml", &format!("[source]\nurl = \"{url}\"\n[host]\nname = \"box\"\n"));
+        let source = match &self.server {
+            Some(server) => format!("url = \"{}/.git\"\nallow-http = true", server.url()),
+            None => format!("url = \"{}\"", self.repo.path().display()),
+        };
+        write("/etc/trimtab/agent.toml", &format!("[source]\n{source}\n[host]\nname = \"box\"\n"));
         let keys = self.key.line();
         write("/etc/trimtab/trust.toml", &format!("mode = \"commit\"\nbranch = \"main\"\nkeys = [\"{keys}\"]\n"));
         for (path, content) in ORIGINALS {

@@ -29,30 +29,35 @@ const STRICT: &str = "data=writeback,noauto_da_alloc";
 
 #[test]
 fn the_first_pass_on_a_machine() {
-    sweep(&Case { name: "first", story: Story::First, options: ORDERED, many: 0, disturbed: false, seed: 1 });
+    sweep(&Case { name: "first", story: Story::First, options: ORDERED, many: 0, fetched: false, disturbed: false, seed: 1 });
 }
 
 #[test]
 fn a_new_revision() {
-    sweep(&Case { name: "change", story: Story::Change, options: ORDERED, many: 0, disturbed: false, seed: 2 });
+    sweep(&Case { name: "change", story: Story::Change, options: ORDERED, many: 0, fetched: false, disturbed: false, seed: 2 });
 }
 
 #[test]
 fn a_new_revision_on_a_busy_machine() {
-    sweep(&Case { name: "busy", story: Story::Change, options: STRICT, many: 0, disturbed: true, seed: 3 });
+    sweep(&Case { name: "busy", story: Story::Change, options: STRICT, many: 0, fetched: false, disturbed: true, seed: 3 });
 }
 
 #[test]
 fn a_new_revision_of_many_files_on_a_busy_machine() {
-    sweep(&Case { name: "many", story: Story::Change, options: STRICT, many: 40, disturbed: true, seed: 4 });
+    sweep(&Case { name: "many", story: Story::Change, options: STRICT, many: 40, fetched: false, disturbed: true, seed: 4 });
 }
 
 #[test]
 fn the_first_pass_on_a_busy_machine() {
-    sweep(&Case { name: "first-busy", story: Story::First, options: STRICT, many: 0, disturbed: true, seed: 5 });
+    sweep(&Case { name: "first-busy", story: Story::First, options: STRICT, many: 0, fetched: false, disturbed: true, seed: 5 });
 }
 
 #[test]
 fn a_pass_after_one_that_was_killed() {
-    sweep(&Case { name: "killed", story: Story::Killed, options: STRICT, many: 0, disturbed: true, seed: 6 });
+    sweep(&Case { name: "killed", story: Story::Killed, options: STRICT, many: 0, fetched: false, disturbed: true, seed: 6 });
+}
+
+#[test]
+fn a_new_revision_that_is_fetched() {
+    sweep(&Case { name: "fetched", story: Story::Change, options: STRICT, many: 0, fetched: true, disturbed: true, seed: 7 });
 }

@@ -6,7 +6,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
@@ -43,9 +45,14 @@ impl Mounted {
         &self.0
     }
 
-    /// Unmounts it and waits for all that is to be written.
+    /// Unmounts it and waits for all that is to be written. A child of a pass that has ended may hold it for a moment.
     pub(crate) fn unmount(self) {
-        umount2(&self.0, MntFlags::empty()).unwrap_or_else(|errno| panic!("{} cannot be unmounted: {errno}", self.0.display()));
+        let mut tries = 0;
+        while let Err(errno) = umount2(&self.0, MntFlags::empty()) {
+            tries += 1;
+            assert!(errno == Errno::EBUSY && tries < 2000, "{} cannot be unmounted: {errno}", self.0.display());
+            std::thread::sleep(Duration::from_millis(5));
+        }
         std::mem::forget(self);
     }
 }

@@ -67,6 +67,8 @@ pub(crate) fn pass(root: &Path) -> Ended {
 pub(crate) fn disturbed_pass(root: &Path, scratch: &Path, lives: Option<usize>, dice: &mut Dice) -> Option<Ended> {
     let (printed, errors) = (scratch.join("printed"), scratch.join("errors"));
     let create = |path| File::create(path).expect("because the folder is ours");
+    // Waited for below, by its number: the standard library knows of no stops.
+    #[allow(clippy::zombie_processes)]
     let child = once(root).stdout(create(&printed)).stderr(create(&errors)).spawn().expect("because it was built");
     let mut running =
         Running { pid: Pid::from_raw(i32::try_from(child.id()).expect("because process ids are small")), over: false };

@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::stat::{Mode, umask};
+
 use crate::disk::{Cut, Dice, Event, Image, cuts};
 use crate::fleet::{DRIFT, Fleet, ORIGINALS};
 use crate::judge::{Judge, Known};
@@ -17,7 +19,7 @@ const SIZE: u64 = 32 << 20;
 /// Random parts of what was not flushed, for each flush.
 const RANDOM: usize = 6;
 /// So many disks are judged in an ordinary run.
-const SAMPLE: usize = 24;
+const SAMPLE: usize = 20;
 /// So often a pass is killed, each time somewhere else, when all is swept.
 const KILLS: usize = 8;
 /// A pass on a busy machine has at least so many stops.
@@ -46,6 +48,8 @@ pub(crate) struct Case {
     pub(crate) options: &'static str,
     /// So many files more than the few of each kind.
     pub(crate) many: usize,
+    /// The repository is fetched from a server, not read where it lies.
+    pub(crate) fetched: bool,
     /// The journal is committed in the middle of everything.
     pub(crate) disturbed: bool,
     /// Of chance.
@@ -74,6 +78,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         apart();
+        // As the agent's unit has it.
+        umask(Mode::from_bits_truncate(0o077));
         let folder = tempfile::tempdir().expect("because the temporary folder can be written");
         let bench = Self { memory: Mounted::memory(folder.path()), _folder: folder };
         for name in ["disk", "root"] {
@@ -124,7 +130,7 @@ impl Bench {
     }
 
     fn record(&self, case: &Case, dice: &mut Dice) -> Recording {
-        let fleet = Fleet::new(case.many);
+        let fleet = Fleet::new(case.many, case.fetched);
         let base = self.prepare(case, &fleet);
         fleet.renew();
         let root = self.at("root");
@@ -154,13 +160,25 @@ impl Bench {
     fn look(&self, cut: &Cut<'_>, case: &Case, judge: &Judge<'_>, known: &mut Known, reported: usize) -> Option<String> {
         let disk = self.at("cut");
         cut.image.store(&disk).expect("because there is memory");
-        let judged = self.boot(&disk, case.options).map_err(|why| format!("it cannot be mounted: {why}")).and_then(|booted| {
-            let judged = judge.judge(&self.at("root"), cut.at >= reported, known);
-            drop(booted);
-            judged
-        });
+        let judged = self.look_at(&disk, case, judge, known, cut.at >= reported);
         fs::remove_file(disk).expect("because it is ours");
         judged.err()
+    }
+
+    fn look_at(&self, disk: &Path, case: &Case, judge: &Judge<'_>, known: &mut Known, reported: bool) -> Result<(), String> {
+        let root = self.at("root");
+        let mounted = Mounted::disk(disk, &root, case.options).map_err(|why| format!("it cannot be mounted: {why}"))?;
+        let judged = judge.look(&root, reported, known).and_then(|go_on| {
+            if !go_on {
+                return Ok(());
+            }
+            let run = Mounted::memory(&root.join("run"));
+            let judged = judge.go_on(&root, reported);
+            drop(run);
+            judged
+        });
+        drop(mounted);
+        judged
     }
 }
 

@@ -145,6 +145,9 @@ pub struct Applied {
     pub failed: BTreeSet<ComponentName>,
     /// Something failed that everything needs.
     pub all_failed: bool,
+    /// A unit or an applier refused what it was given: what failed is the revision's fault. Otherwise it is this machine's (a full disk, a
+    /// file that cannot be replaced, a bus that is gone), and may well go through later.
+    pub blamed: bool,
     /// Somebody changed a path in between: the next pass looks again.
     pub raced: bool,
     /// What was done could not be written down. The ledger on disk still says that it was about to be done, so the next pass looks again.
@@ -196,7 +199,7 @@ pub async fn apply(
     store: &mut Store,
     refusal: Refusal,
 ) -> Applied {
-    if plan.steps.is_empty() && plan.bookkeeping.is_empty() {
+    if plan.steps.is_empty() && plan.bookkeeping.is_empty() && files::orphans(ledger).is_empty() {
         return Applied::default();
     }
     let untouched = ledger.clone();
@@ -214,6 +217,7 @@ pub async fn apply(
         reload_failed: false,
         appliers_failed: Vec::new(),
         repairs: false,
+        unasked: false,
         refusal,
     };
     match pass.run().await {
@@ -249,6 +253,8 @@ struct Pass<'a> {
     appliers_failed: Vec<Role>,
     /// The ledger on the disk already says all that this plan leads to.
     repairs: bool,
+    /// systemd could not be asked: the step that is about to end has failed for that.
+    unasked: bool,
     refusal: Refusal,
 }
 
@@ -373,10 +379,16 @@ impl Pass<'_> {
             self.failures.add(step, self.wanted);
         }
         match outcome {
-            Outcome::Failed { .. } => match Failures::of(step, self.wanted) {
-                Some(components) => self.applied.failed.extend(components),
-                None => self.applied.all_failed = true,
-            },
+            // What leaves and will not go yet holds up its own removal, and nothing of what comes.
+            Outcome::Failed { .. } if matches!(step.action, Action::Stop { leaving: true, .. }) => {}
+            Outcome::Failed { .. } => {
+                let is_machines = matches!(step.action, Action::Put { .. } | Action::Remove { .. } | Action::Restore { .. });
+                self.applied.blamed |= !is_machines && !std::mem::take(&mut self.unasked);
+                match Failures::of(step, self.wanted) {
+                    Some(components) => self.applied.failed.extend(components),
+                    None => self.applied.all_failed = true,
+                }
+            }
             Outcome::Raced { .. } => self.applied.raced = true,
             _ => {}
         }

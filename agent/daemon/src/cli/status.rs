@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use trimtab_model::report::{Pass, Status};
+use trimtab_model::report::{Pass, Status, Undone};
+use trimtab_model::transaction::Phase;
 
 use super::machine::Json;
-use super::{color, complain, print_json, say};
+use super::{color, complain, past, print_json, say};
 use crate::config::Places;
 
 /// The document as the agent last wrote it.
@@ -59,10 +60,12 @@ fn human(status: &Status, gone: bool, now: u64) -> String {
     if gone {
         text.push_str("agent       not running, so nothing holds this host: `systemctl start trimtab`\n");
     }
-    let _ = writeln!(text, "revision    {} (generation {})", or_none(&status.last_applied_revision), status.generation);
+    let _ = writeln!(text, "revision    {}", or_none(&status.last_applied_revision));
+    let _ = writeln!(text, "generation  {}", generation(status));
     if !status.last_attempted_revision.is_empty() && status.last_attempted_revision != status.last_applied_revision {
         let _ = writeln!(text, "attempted   {}", or_none(&status.last_attempted_revision));
     }
+    trial(status, &mut text);
     let _ = writeln!(text, "managed     {} files, {} units", status.managed_files, status.managed_units);
     if let Some(pass) = &status.last_pass {
         let _ = writeln!(text, "last pass   {} ago, {} ms, {}", ago(now, pass.started), pass.duration_ms, pass.outcome.word());
@@ -71,6 +74,7 @@ fn human(status: &Status, gone: bool, now: u64) -> String {
         }
         details(pass, &mut text);
     }
+    past::denied(&status.denied, now, &mut text);
     if !status.history.is_empty() {
         text.push_str("history\n");
     }
@@ -89,6 +93,59 @@ fn human(status: &Status, gone: bool, now: u64) -> String {
     text
 }
 
+fn generation(status: &Status) -> String {
+    match (status.generation, status.good_generation) {
+        (0, _) => "none yet".to_owned(),
+        (number, good) if number == good => format!("{number}, in force and whole"),
+        (number, 0) => format!("{number}, in force but not whole yet"),
+        (number, good) => format!("{number} in force, {good} the last good one"),
+    }
+}
+
+/// The change in progress, and what it waits for.
+fn trial(status: &Status, text: &mut String) {
+    let Some(trial) = &status.trial else { return };
+    let revision: String = trial.revision.chars().take(12).collect();
+    let _ = writeln!(text, "change      revision {revision} is {} (generation {})", phase(trial.phase), trial.generation);
+    let waits = match trial.phase {
+        Phase::Trying => "for what it started to be healthy".to_owned(),
+        Phase::AwaitingReboot => "for a reboot of this host".to_owned(),
+        Phase::Confirming => format!("for the source to be reached with it ({})", trial.guarded.join(", ")),
+        Phase::RollingBack => "for what it changed to be undone".to_owned(),
+        Phase::Degraded => "for what could not be undone; each pass tries it again".to_owned(),
+    };
+    let _ = writeln!(text, "waits       {waits}");
+}
+
+/// A phase as people and scripts read it.
+pub(super) fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Trying => "trying",
+        Phase::AwaitingReboot => "awaiting-reboot",
+        Phase::Confirming => "confirming",
+        Phase::RollingBack => "rolling-back",
+        Phase::Degraded => "degraded",
+    }
+}
+
+/// What was undone, with the whole chain, and what to do.
+fn undone(undone: &Undone, text: &mut String) {
+    let revision: String = undone.revision.chars().take(12).collect();
+    let names: Vec<&str> = undone.components.iter().map(trimtab_model::names::ComponentName::as_str).collect();
+    let what = if names.is_empty() { String::new() } else { format!("{} of ", names.join(", ")) };
+    let back = match undone.back_to {
+        0 => "this host is as trimtab found it".to_owned(),
+        number => format!("back to generation {number}"),
+    };
+    let _ = writeln!(text, "undone      {what}revision {revision}, {back}; `trimtab retry {revision}` tries it again");
+    for cause in &undone.causes {
+        let _ = writeln!(text, "because     {}: {}", cause.resource, cause.message);
+    }
+    for amiss in &undone.amiss {
+        let _ = writeln!(text, "not undone  {}: {}", amiss.resource, amiss.message);
+    }
+}
+
 /// What went wrong in a pass, for `status` and `once`.
 pub(super) fn details(pass: &Pass, text: &mut String) {
     if !pass.source_error.is_empty() {
@@ -96,6 +153,9 @@ pub(super) fn details(pass: &Pass, text: &mut String) {
     }
     if !pass.trust.message.is_empty() {
         let _ = writeln!(text, "trust       {}: {}", pass.trust.verdict, pass.trust.message);
+    }
+    if let Some(told) = &pass.undone {
+        undone(told, text);
     }
     for problem in &pass.problems {
         let _ = writeln!(text, "problem     {}: {}", problem.resource, problem.message);
@@ -120,11 +180,73 @@ fn or_none(revision: &str) -> &str {
     if revision.is_empty() { "none yet" } else { revision }
 }
 
-fn ago(now: u64, then: u64) -> String {
+pub(super) fn ago(now: u64, then: u64) -> String {
     match now.saturating_sub(then) {
         seconds @ 0..=119 => format!("{seconds} s"),
         seconds @ 120..=7199 => format!("{} min", seconds / 60),
         seconds @ 7200..=172_799 => format!("{} h", seconds / 3600),
         seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(more: &serde_json::Value) -> Status {
+        let mut document = serde_json::json!({
+            "format": 1, "agentVersion": "0", "agentPid": 1, "host": "box", "ready": false, "reason": "so", "lastAppliedRevision": "aa",
+            "lastAttemptedRevision": "bb", "generation": 4, "managedFiles": 1, "managedUnits": 0, "lastPass": null, "history": [],
+            "goodGeneration": 4
+        });
+        let fields = more.as_object().unwrap().clone();
+        document.as_object_mut().unwrap().extend(fields);
+        serde_json::from_value(document).unwrap()
+    }
+
+    #[test]
+    fn a_change_in_progress_says_what_it_waits_for() {
+        for (phase, waits) in [
+            ("awaiting-reboot", "for a reboot of this host"),
+            ("confirming", "for the source to be reached with it (file /etc/hosts)"),
+            ("degraded", "for what could not be undone"),
+        ] {
+            let trial =
+                serde_json::json!({ "phase": phase, "revision": "c0ffee", "generation": 5, "guarded": ["file /etc/hosts"] });
+            let text = human(&status(&serde_json::json!({ "trial": trial })), false, 100);
+            assert!(text.contains(&format!("change      revision c0ffee is {phase} (generation 5)")), "{text}");
+            assert!(text.contains(&format!("waits       {waits}")), "{text}");
+        }
+        let calm = human(&status(&serde_json::json!({})), false, 100);
+        assert!(calm.contains("generation  4, in force and whole") && !calm.contains("waits"), "{calm}");
+        for (generation, good, says) in
+            [(0, 0, "none yet"), (1, 0, "1, in force but not whole yet"), (5, 4, "5 in force, 4 the last good one")]
+        {
+            let text = human(&status(&serde_json::json!({ "generation": generation, "goodGeneration": good })), false, 100);
+            assert!(text.contains(&format!("generation  {says}\n")), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_was_undone_is_told_with_every_cause_and_what_is_left_of_it() {
+        let failure = |resource: &str, message: &str| serde_json::json!({ "resource": resource, "message": message });
+        let told: Undone = serde_json::from_value(serde_json::json!({
+            "revision": "c0ffee", "components": ["web", "app"], "back_to": 0, "at": 7,
+            "causes": [failure("unit a.service", "it died"), failure("unit b.service", "it needs a.service")],
+            "amiss": [failure("unit c.service", "it does not start")],
+        }))
+        .unwrap();
+        let mut text = String::new();
+        undone(&told, &mut text);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "undone      web, app of revision c0ffee, this host is as trimtab found it; `trimtab retry c0ffee` tries it again",
+                "because     unit a.service: it died",
+                "because     unit b.service: it needs a.service",
+                "not undone  unit c.service: it does not start",
+            ]
+        );
     }
 }

@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use trimtab_model::health::HealthCheck;
 use trimtab_model::hook::HookPhase;
 use trimtab_model::names::{ComponentName, UnitName};
-use trimtab_model::plan::{Action, Plan};
+use trimtab_model::plan::{Action, Plan, Step};
 use trimtab_model::report::{Failure, Outcome, PartTime, Pass};
 use trimtab_model::transaction::{self, DeniedBy, End, Ended, GENERATION_FORMAT, Generation, InForce, Phase, Trial};
 
@@ -22,6 +23,9 @@ use crate::probe;
 
 /// What a checker or a hook refused is tried again after this long; at once when a person asks.
 const CHECK_AGAIN: Duration = Duration::from_secs(10 * 60);
+
+/// With less than this many bytes free no pull is begun: how large an image is unpacked, only its pull tells.
+const PULL_ROOM: u64 = 64 << 20;
 
 /// How an attempt ended.
 pub(super) enum Attempt {
@@ -62,7 +66,9 @@ impl Cycle {
         }
         let first = plan.without_prune();
         let guarded = self.guarded(&plan);
-        if !first.steps.is_empty() && (self.ledger.good > 0 || !guarded.is_empty()) {
+        let is_something = !first.steps.is_empty() || !self.newly_checked(&wanted).is_empty();
+        // One that takes the place of an unfinished trial is a trial, too: what becomes of it must not be told of the other.
+        if (is_something && (self.ledger.good > 0 || !guarded.is_empty())) || self.ledger.trial.is_some() {
             self.ledger.trial = Some(self.trial(number, &wanted, &first, guarded, pass));
         }
         self.go_forward(wanted, number, &first, pass).await
@@ -75,7 +81,7 @@ impl Cycle {
             return Ok((wanted, plan));
         }
         let begun = Instant::now();
-        let missing = apply::prefetch(&self.machine, &plan).await;
+        let missing = self.pull(&plan).await;
         self.images_known = None;
         part(pass, "prefetch", begun);
         let mut failed: BTreeMap<ComponentName, Option<Failure>> = BTreeMap::new();
@@ -90,14 +96,11 @@ impl Cycle {
             plan.without_pulls();
             return Ok((wanted, plan));
         }
-        pass.failures.extend(failed.values().flatten().cloned().filter(|failure| failure.resource.starts_with("image ")));
+        pass.failures.extend(failed.values().flatten().filter(|failure| failure.resource.starts_with("image ")).cloned());
         worsen(pass, Outcome::Partial);
-        self.try_withheld_later();
         let key = wanted.key.clone();
-        let nothing_left = |cycle: &mut Self, pass: &mut Pass| {
-            let again = cycle.withheld_again;
-            cycle.refuse(key.clone(), Outcome::Partial, again, pass);
-        };
+        let again = Some(self.try_again_later(&key.commit));
+        let nothing_left = |cycle: &mut Self, pass: &mut Pass| cycle.refuse(key.clone(), Outcome::Partial, again, pass);
         let Some(wanted) = self.withhold(wanted, &failed, true) else {
             let message = "the rest of this revision cannot be told apart from what failed; nothing of it was changed".to_owned();
             pass.failures.push(Failure { resource: "prefetch".to_owned(), message, skipped: false });
@@ -114,6 +117,18 @@ impl Cycle {
         pass.problems.dedup();
         plan.without_pulls();
         Ok((wanted, plan))
+    }
+
+    /// Pulls, if there is room to begin with; what could not be pulled, by image.
+    async fn pull(&self, plan: &Plan) -> BTreeMap<String, (ComponentName, String)> {
+        let storage = self.places.root.join("var/lib/containers");
+        let room = if storage.exists() { crate::store::require_at(&storage, PULL_ROOM) } else { Ok(()) };
+        let Err(full) = room else { return apply::prefetch(&self.machine, plan).await };
+        let pull = |step: &Step| match (&step.action, &step.component) {
+            (Action::Pull { image }, Some(component)) => Some((image.clone(), (component.clone(), chain(&full)))),
+            _ => None,
+        };
+        plan.steps.iter().filter_map(pull).collect()
     }
 
     /// Whether the hooks let it begin.
@@ -143,7 +158,7 @@ impl Cycle {
     }
 
     fn trial(&self, number: u64, wanted: &Wanted, plan: &Plan, guarded: Vec<String>, pass: &Pass) -> Trial {
-        let affected = affected(plan, wanted);
+        let affected = self.affected(plan, wanted);
         let confirm = wanted.desired.confirm.iter().filter(|(component, _)| affected.contains(*component));
         let mut trial = Trial {
             phase: Phase::Trying,
@@ -159,6 +174,7 @@ impl Cycle {
             pass: pass.number,
             at: pass.started,
             fallen: BTreeSet::new(),
+            blameless: false,
             causes: Vec::new(),
             amiss: Vec::new(),
         };
@@ -169,6 +185,20 @@ impl Cycle {
             }
         }
         trial
+    }
+
+    /// The components that a plan works on or whose checks are new, and those that share their fate.
+    fn affected(&self, plan: &Plan, wanted: &Wanted) -> BTreeSet<ComponentName> {
+        let mut touched: BTreeSet<ComponentName> = plan.steps.iter().filter_map(|step| step.component.clone()).collect();
+        touched.extend(self.newly_checked(wanted));
+        transaction::spread(&touched, &wanted.desired, &wanted.desired)
+    }
+
+    /// Components with a check that the state in force does not have: a commit of nothing else must pass it, too.
+    fn newly_checked(&self, wanted: &Wanted) -> BTreeSet<ComponentName> {
+        let known = self.current.as_ref().map_or(&[][..], |current| &current.desired.health);
+        let is_known = |check: &HealthCheck| known.iter().any(|old| old.probe == check.probe && old.timing == check.timing);
+        wanted.desired.health.iter().filter(|check| !is_known(check)).map(|check| check.origin.component.clone()).collect()
     }
 
     /// Switches, judges, and commits or undoes. Also from where an earlier process was ended.
@@ -183,43 +213,61 @@ impl Cycle {
             return Attempt::NotBegun(Box::new(wanted));
         }
         let (failed, all_failed, raced) = (applied.failed.clone(), applied.all_failed, applied.raced);
-        let (has_failed, complete) = (applied.has_failed(), applied.is_complete());
+        let (has_failed, complete, blamed) = (applied.has_failed(), applied.is_complete(), applied.blamed);
         let before = pass.failures.len();
         tell(first, applied, pass);
         if !is_trial {
-            if !complete {
-                worsen(pass, Outcome::Partial);
-            }
-            self.commit(&wanted, number, complete && first.problems.is_empty(), begun, pass);
-            self.prune(pass).await;
+            self.first_state(wanted, number, complete && first.problems.is_empty(), first, begun, pass).await;
             return Attempt::Ended;
         }
         if has_failed {
             let causes: Vec<Failure> = pass.failures[before..].iter().filter(|failure| !failure.skipped).cloned().collect();
             let fallen = if all_failed { Fallen::All } else { Fallen::Components(failed) };
-            self.undo(&wanted.desired, fallen, causes, DeniedBy::Health, pass).await;
+            self.undo(&wanted.desired, fallen, causes, blamed.then_some(DeniedBy::Health), pass).await;
             return Attempt::Ended;
+        }
+        if !complete {
+            worsen(pass, Outcome::Partial);
         }
         if raced {
             // Somebody works on this host: the trial stays, and the next pass goes forward with it.
-            worsen(pass, Outcome::Partial);
             return Attempt::Ended;
         }
         let judged = Instant::now();
-        let sick = self.sick(&wanted, &affected(first, &wanted), pass).await;
+        let sick = self.sick(&wanted, &self.affected(first, &wanted), pass).await;
         part(pass, "health", judged);
         if !sick.is_empty() {
             let fallen = sick.iter().filter_map(|(component, _)| component.clone()).collect();
             let causes = sick.into_iter().map(|(_, failure)| failure).collect();
-            self.undo(&wanted.desired, Fallen::Components(fallen), causes, DeniedBy::Health, pass).await;
+            self.undo(&wanted.desired, Fallen::Components(fallen), causes, Some(DeniedBy::Health), pass).await;
             return Attempt::Ended;
         }
-        self.confirm_or_commit(wanted, number, begun, pass).await;
+        self.confirm_or_commit(wanted, number, first.problems.is_empty(), begun, pass).await;
         Attempt::Ended
     }
 
-    /// Healthy: committed now, or when it has been confirmed.
-    async fn confirm_or_commit(&mut self, wanted: Wanted, number: u64, begun: Instant, pass: &mut Pass) {
+    /// A state with nothing good to go back to: in force whatever becomes of it, and good when all of it is in place and healthy.
+    async fn first_state(&mut self, wanted: Wanted, number: u64, complete: bool, first: &Plan, begun: Instant, pass: &mut Pass) {
+        let mut good = complete;
+        if good && !first.steps.is_empty() {
+            let judged = Instant::now();
+            let sick = self.judge_health(&wanted.desired, &self.affected(first, &wanted), &watched(first), pass).await;
+            part(pass, "health", judged);
+            good = sick.is_empty();
+            pass.failures.extend(sick.into_iter().map(|(_, failure)| failure));
+        }
+        if !good {
+            worsen(pass, Outcome::Partial);
+        }
+        self.commit(&wanted, number, good, begun, pass);
+        if good && !first.steps.is_empty() {
+            self.tell_hooks(&wanted.about(pass.number), HookPhase::PostApply, None, pass).await;
+        }
+        self.prune(pass).await;
+    }
+
+    /// Healthy: committed now, or when it has been confirmed; `good` when nothing of it could not be planned.
+    async fn confirm_or_commit(&mut self, wanted: Wanted, number: u64, good: bool, begun: Instant, pass: &mut Pass) {
         let Some(trial) = &mut self.ledger.trial else { return };
         if trial.reboot && trial.boot == crate::host::facts::boot_id(&self.machine.root) {
             trial.phase = Phase::AwaitingReboot;
@@ -229,13 +277,13 @@ impl Cycle {
             return;
         }
         if trial.guarded.is_empty() {
-            self.commit(&wanted, number, true, begun, pass);
+            self.commit(&wanted, number, good, begun, pass);
             self.after(&wanted, pass).await;
             return;
         }
         trial.phase = Phase::Confirming;
         self.save_ledger(pass);
-        self.confirm(wanted, number, pass).await;
+        self.confirm(wanted, number, good, pass).await;
     }
 
     /// What comes after a commit: hooks, and taking away what left.
@@ -272,6 +320,9 @@ impl Cycle {
         }
         self.current = Some(Current::of(generation(number, wanted, pass.started)));
         self.refused = None;
+        if self.current.as_ref().is_some_and(|current| current.withheld.is_empty()) {
+            self.in_vain = 0;
+        }
         self.collect();
     }
 
@@ -314,12 +365,6 @@ pub(super) fn in_force(number: u64, wanted: &Wanted, good: bool) -> InForce {
     }
 }
 
-/// The components that a plan works on, and those that share their fate.
-pub(super) fn affected(plan: &Plan, wanted: &Wanted) -> BTreeSet<ComponentName> {
-    let touched = plan.steps.iter().filter_map(|step| step.component.clone()).collect();
-    transaction::spread(&touched, &wanted.desired, &wanted.desired)
-}
-
 /// Units that a plan starts, restarts or reloads.
 pub(super) fn watched(plan: &Plan) -> BTreeSet<UnitName> {
     let unit = |action: &Action| match action {
@@ -344,7 +389,7 @@ pub(super) fn since(at: u64) -> u64 {
 
 impl Refused {
     /// When what a checker refused is looked at again.
-    pub(super) fn again() -> Option<Instant> {
-        Some(Instant::now() + CHECK_AGAIN)
+    pub(super) fn again() -> Instant {
+        Instant::now() + CHECK_AGAIN
     }
 }

@@ -25,14 +25,21 @@ impl Cycle {
         let Looked { mut pass, plan, wanted: Some(wanted) } = looked else { return looked.pass };
         if !wanted.fresh {
             self.sweep(&wanted.desired);
+            let plan = self.without_flapping(plan, &wanted.key.commit, &mut pass);
             if !self.repair(&plan, &wanted, &mut pass).await {
                 pass.changes.clear();
             }
-            self.settle(&wanted, &mut pass);
+            self.settle(&wanted, &mut pass).await;
             return pass;
         }
         let tried = match self.attempt(wanted, plan, &mut pass).await {
-            Attempt::Ended => return pass,
+            Attempt::Ended => {
+                if pass.undone.is_some() {
+                    self.matter.undone.clone_from(&pass.undone);
+                    self.matter.outcome = Some(pass.outcome);
+                }
+                return pass;
+            }
             Attempt::NotBegun(tried) => tried,
         };
         self.matter = super::Matter::of(&pass);
@@ -76,7 +83,7 @@ impl Cycle {
     }
 
     /// A first state that took several passes to converge is good from the one that completed it.
-    fn settle(&mut self, wanted: &Wanted, pass: &mut Pass) {
+    async fn settle(&mut self, wanted: &Wanted, pass: &mut Pass) {
         let Some(number) = self.current.as_ref().map(|current| current.number).filter(|number| *number > 0) else { return };
         let complete = pass.failures.is_empty() && pass.problems.is_empty();
         if self.ledger.trial.is_some() {
@@ -84,6 +91,13 @@ impl Cycle {
             return;
         }
         if complete && self.ledger.good != number && self.ledger.generation == number {
+            let all = wanted.desired.components.keys().cloned().collect();
+            let sick = self.judge_health(&wanted.desired, &all, &BTreeSet::new(), pass).await;
+            if !sick.is_empty() {
+                pass.failures.extend(sick.into_iter().map(|(_, failure)| failure));
+                worsen(pass, Outcome::Partial);
+                return;
+            }
             self.commit(wanted, number, true, std::time::Instant::now(), pass);
         }
     }
@@ -161,7 +175,7 @@ impl Cycle {
             worsen(pass, Outcome::Held);
             // The state in force is looked at in each pass anyway, and must not take the place of a newer one that was refused.
             if wanted.fresh {
-                self.refuse(wanted.key.clone(), Outcome::Held, Refused::again(), pass);
+                self.refuse(wanted.key.clone(), Outcome::Held, Some(Refused::again()), pass);
             }
         } else {
             // A full disk, a checker that did not run: the same revision may well go through later.

@@ -17,7 +17,7 @@ const AGAIN: Duration = Duration::from_secs(3);
 
 impl Cycle {
     /// Reaches for the source until the time is over; then commits, or undoes.
-    pub(super) async fn confirm(&mut self, wanted: Wanted, number: u64, pass: &mut Pass) {
+    pub(super) async fn confirm(&mut self, wanted: Wanted, number: u64, good: bool, pass: &mut Pass) {
         let begun = Instant::now();
         let limit = self.settings.guard.confirm_timeout;
         let guarded = self.ledger.trial.as_ref().map(|trial| trial.guarded.join(", ")).unwrap_or_default();
@@ -41,7 +41,7 @@ impl Cycle {
                 Ok(_) => {}
                 Err(_) => {
                     if last == "it was not tried" {
-                        last = "it did not answer".to_owned();
+                        "it did not answer".clone_into(&mut last);
                     }
                 }
             }
@@ -53,14 +53,14 @@ impl Cycle {
                 );
                 let cause = Failure { resource: "source".to_owned(), message, skipped: false };
                 let by = DeniedBy::Reach { unreached: 0 };
-                self.undo(&wanted.desired, Fallen::All, vec![cause], by, pass).await;
+                self.undo(&wanted.desired, Fallen::All, vec![cause], Some(by), pass).await;
                 return;
             }
             tokio::time::sleep(AGAIN).await;
         }
         part(pass, "confirm", begun);
         worsen(pass, Outcome::Converged);
-        self.commit(&wanted, number, true, begun, pass);
+        self.commit(&wanted, number, good, begun, pass);
         self.after(&wanted, pass).await;
     }
 }

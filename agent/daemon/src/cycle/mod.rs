@@ -10,8 +10,10 @@ mod aim;
 mod attempt;
 mod carry;
 mod confirm;
+mod flap;
 mod history;
 mod hooks;
+mod leave;
 mod look;
 mod open;
 mod requests;
@@ -151,6 +153,10 @@ pub struct Cycle {
     resumed: bool,
     /// What is being tried again only from here on: a registry that did not answer is not asked with each poll.
     withheld_again: Option<Instant>,
+    /// The revision for which something is tried again and again, and how often it was in vain.
+    waiting_for: String,
+    in_vain: u32,
+    flaps: flap::Flaps,
     /// A revision (or the begin of one) that a person allowed what the guards refuse.
     approving: Option<String>,
 }
@@ -199,12 +205,11 @@ impl Cycle {
     /// One pass. With `ask` false the source is left alone, and what it last said is said again.
     pub async fn pass(&mut self, wake: Wake, ask: bool) -> Pass {
         let begun = Instant::now();
-        let mut pass = match self.resume(wake).await {
-            Some(pass) => pass,
-            None => {
-                let looked = self.examine(wake, ask).await;
-                self.carry_out(looked).await
-            }
+        let mut pass = if let Some(pass) = self.resume(wake).await {
+            pass
+        } else {
+            let looked = self.examine(wake, ask).await;
+            self.carry_out(looked).await
         };
         pass.generation = self.ledger.generation;
         pass.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -234,7 +239,12 @@ impl Cycle {
         let wanted = if asked.is_some() {
             asked
         } else if ask {
-            let wanted = self.ask(&mut pass).await.and_then(|wanted| self.aim(wanted, &mut pass));
+            let asking = Instant::now();
+            let wanted = self.ask(&mut pass).await;
+            if wanted.is_some() {
+                attempt::part(&mut pass, "source", asking);
+            }
+            let wanted = wanted.and_then(|wanted| self.aim(wanted, &mut pass));
             self.matter = Matter::of(&pass);
             wanted
         } else {
@@ -335,6 +345,7 @@ impl Cycle {
             only_socket,
             patience: self.settings.source.patience(),
             now,
+            full: self.no_room(),
         };
         let mut asking = tokio::task::spawn_blocking(move || ask.run());
         let answer = loop {
@@ -349,6 +360,14 @@ impl Cycle {
             class: Class::Retry,
             commit: String::new(),
         })
+    }
+
+    /// Why nothing may be fetched, staged or remembered: a file system of ours is full.
+    fn no_room(&self) -> Option<String> {
+        let cache = self.places.cache();
+        let cache = if cache.exists() { crate::store::require_at(&cache, 0) } else { Ok(()) };
+        let full = self.store.require(0).and(cache).err();
+        full.filter(|error| matches!(error, crate::store::StoreError::NoSpace { .. })).map(|error| chain(&error))
     }
 
     /// The courier's user, so that what it leaves in its cache is its own whoever started it. A sandbox is all its owner's.
@@ -380,7 +399,8 @@ impl Cycle {
                 self.tell_known_again(&key, pass);
                 None
             }
-            Answer::Rendered { proven, new, key, rendered } => {
+            Answer::Rendered { proven, proven_at, new, key, rendered } => {
+                attempt::part(pass, "render", proven_at);
                 self.accept(&proven, new, pass)?;
                 let rendered = *rendered;
                 let effect = rendered.desired.effect();
@@ -412,6 +432,14 @@ impl Cycle {
                 if pass.outcome == Outcome::Unreachable {
                     pass.source_error.clone_from(&pass.trust.message);
                 }
+                self.tell_undone(pass);
+                None
+            }
+            Answer::Full { message, commit } => {
+                self.history.attempted(&commit);
+                let message = format!("there is a new revision, and no room to fetch it: {message}");
+                pass.failures.push(Failure { resource: "store".to_owned(), message, skipped: false });
+                worsen(pass, Outcome::Partial);
                 None
             }
             Answer::Trouble { message, class, commit } => {
@@ -420,8 +448,19 @@ impl Cycle {
                     self.history.attempted(&commit);
                 }
                 worsen(pass, outcome_of(class));
+                self.tell_undone(pass);
                 None
             }
+        }
+    }
+
+    /// The newest revision that was ever accepted is not in force, for it was undone: that stays so while the source cannot be asked.
+    fn tell_undone(&self, pass: &mut Pass) {
+        let newest = self.trust_state.as_ref().map(|state| state.commit.to_string());
+        let denied = self.ledger.denied.iter().find(|denied| Some(&denied.revision) == newest.as_ref());
+        if let Some(denied) = denied {
+            pass.undone = Some(denied.told());
+            worsen(pass, Outcome::RolledBack);
         }
     }
 

@@ -3,6 +3,7 @@
 //! Nothing here touches the machine or the store. Whatever goes wrong becomes an [`Answer`] with what to do about it.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use trimtab_model::bundle::Bundle;
 use trimtab_model::desired::Rendered;
@@ -49,6 +50,8 @@ pub(super) struct Ask {
     /// How long one question to the courier may take.
     pub(super) patience: std::time::Duration,
     pub(super) now: u64,
+    /// Why nothing may be fetched: there is no room for it.
+    pub(super) full: Option<String>,
 }
 
 /// What came of it.
@@ -56,11 +59,13 @@ pub(super) enum Answer {
     /// The tip is one of the known ones.
     Same { key: Key },
     /// A proven commit and what it wants of this host.
-    Rendered { proven: Box<Proven>, new: bool, key: Key, rendered: Box<Rendered> },
+    Rendered { proven: Box<Proven>, proven_at: Instant, new: bool, key: Key, rendered: Box<Rendered> },
     /// A proven commit that does not make a host: a mistake in the repository.
     Wrong { proven: Box<Proven>, new: bool, key: Key, findings: Findings },
     /// Not proven.
     Refused { verdict: Verdict, commit: String },
+    /// There is news, and no room to fetch it.
+    Full { message: String, commit: String },
     /// It could not be asked, or its answer could not be used.
     Trouble { message: String, class: Class, commit: String },
 }
@@ -69,7 +74,7 @@ impl Answer {
     /// Whether the source was reached and answered, whatever it said.
     pub(super) fn is_reached(&self) -> bool {
         match self {
-            Answer::Same { .. } | Answer::Rendered { .. } | Answer::Wrong { .. } => true,
+            Answer::Same { .. } | Answer::Full { .. } | Answer::Rendered { .. } | Answer::Wrong { .. } => true,
             Answer::Refused { verdict, .. } => verdict.class() != Some(Class::Retry),
             Answer::Trouble { class, .. } => *class != Class::Retry,
         }
@@ -97,6 +102,9 @@ impl Ask {
         if self.known.contains(&key) {
             return Ok(Answer::Same { key });
         }
+        if let Some(message) = self.full.clone() {
+            return Err(Answer::Full { message, commit });
+        }
         let have = self.state.as_ref().map(|state| state.commit);
         if have != Some(tip) {
             courier.advance(&tip, have.as_ref()).map_err(|error| of_client(&error, &commit))?;
@@ -108,6 +116,7 @@ impl Ask {
             Verdict::Unchanged(proven) => (proven, false),
             verdict => return Err(Answer::Refused { verdict, commit }),
         };
+        let proven_at = Instant::now();
         clock.lap("proven");
         let bundle = match self.read(&proven, &mut courier) {
             Ok(bundle) => bundle,
@@ -119,7 +128,7 @@ impl Ask {
         let rendered = render_in_child(&self.program, &bundle, &self.host, Limits::default());
         clock.lap("rendered");
         match rendered {
-            Ok(rendered) => Ok(Answer::Rendered { proven, new, key, rendered: Box::new(rendered) }),
+            Ok(rendered) => Ok(Answer::Rendered { proven, proven_at, new, key, rendered: Box::new(rendered) }),
             Err(RenderError::Refused { findings }) => Ok(Answer::Wrong { proven, new, key, findings }),
             // It would die the same way each time: it is the revision's fault, and not tried again until there is another.
             Err(RenderError::Died { death, at }) => {

@@ -230,29 +230,12 @@ impl Store {
 
     /// The free room on the file system of the store.
     pub fn space(&self) -> Result<Space, StoreError> {
-        let path = &self.places.state;
-        let dir = File::open(path).map_err(StoreError::io("open", path))?;
-        let stat = fstatvfs(&dir).map_err(|errno| StoreError::io("ask the free space of", path)(errno.into()))?;
-        // The types differ between 32 and 64 bits.
-        #[allow(clippy::useless_conversion)]
-        let (blocks, size, files, free) = (
-            u64::from(stat.blocks_available()),
-            u64::from(stat.fragment_size()),
-            u64::from(stat.files()),
-            u64::from(stat.files_available()),
-        );
-        Ok(Space { bytes: blocks.saturating_mul(size), inodes: (files > 0).then_some(free) })
+        space_at(&self.places.state)
     }
 
     /// Refuses if there is not room for `bytes` more and a small reserve; asked before anything is written.
     pub fn require(&self, bytes: u64) -> Result<(), StoreError> {
-        let space = self.space()?;
-        let needed = bytes.saturating_add(RESERVE_BYTES);
-        let inodes = space.inodes.unwrap_or(u64::MAX);
-        if space.bytes >= needed && inodes >= RESERVE_INODES {
-            return Ok(());
-        }
-        Err(StoreError::NoSpace { path: self.places.state.clone(), bytes: space.bytes, inodes, needed })
+        require_at(&self.places.state, bytes)
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -272,6 +255,32 @@ impl Store {
         self.sync()?;
         write_beside(path, bytes, 0o600, true)
     }
+}
+
+/// The free room on the file system of a folder.
+pub fn space_at(path: &Path) -> Result<Space, StoreError> {
+    let dir = File::open(path).map_err(StoreError::io("open", path))?;
+    let stat = fstatvfs(&dir).map_err(|errno| StoreError::io("ask the free space of", path)(errno.into()))?;
+    // The types differ between 32 and 64 bits.
+    #[allow(clippy::useless_conversion)]
+    let (blocks, size, files, free) = (
+        u64::from(stat.blocks_available()),
+        u64::from(stat.fragment_size()),
+        u64::from(stat.files()),
+        u64::from(stat.files_available()),
+    );
+    Ok(Space { bytes: blocks.saturating_mul(size), inodes: (files > 0).then_some(free) })
+}
+
+/// Refuses if there is not room for `bytes` more and a small reserve on the file system of a folder.
+pub fn require_at(path: &Path, bytes: u64) -> Result<(), StoreError> {
+    let space = space_at(path)?;
+    let needed = bytes.saturating_add(RESERVE_BYTES);
+    let inodes = space.inodes.unwrap_or(u64::MAX);
+    if space.bytes >= needed && inodes >= RESERVE_INODES {
+        return Ok(());
+    }
+    Err(StoreError::NoSpace { path: path.to_owned(), bytes: space.bytes, inodes, needed })
 }
 
 /// Reads a file of the store; `None`: there is none.

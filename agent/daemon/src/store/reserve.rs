@@ -40,9 +40,10 @@ impl Store {
     /// Gives the room up. Whether there was any.
     pub(super) fn give_up_reserve(&self) -> bool {
         let path = self.file(NAME);
-        // Some file systems free what was removed only once that is on the disk.
-        let given = fs::remove_file(&path).is_ok() && sync_folder(&path).is_ok();
+        let given = fs::remove_file(&path).is_ok();
         if given {
+            // Some file systems free what was removed only once that is on the disk. Whether that helped is seen when the room is used.
+            let _ = sync_folder(&path);
             tracing::warn!("the disk is full: the room that was set aside for the ledger is used");
         }
         given
@@ -64,7 +65,7 @@ fn allocate(mut file: &File, size: u64) -> io::Result<()> {
         Ok(()) => {}
         // A file system that cannot (or a C library that does not make up for it).
         Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => {
-            let zeros = [0; 1 << 16];
+            let zeros = vec![0; 1 << 16];
             for _ in 0..size.div_ceil(zeros.len() as u64) {
                 file.write_all(&zeros)?;
             }

@@ -5,6 +5,7 @@
 //! never told as the same thing.
 
 mod build;
+mod compare;
 mod paths;
 mod show;
 #[cfg(test)]
@@ -12,7 +13,8 @@ pub(crate) mod tests;
 mod units;
 
 pub use build::plan;
-pub use show::{Texts, show};
+pub use compare::compare;
+pub use show::{Texts, show, show_compared};
 
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +85,9 @@ pub struct Change {
     pub cause: Cause,
     /// What differs, by property; contents as digests, never as text.
     pub differs: Vec<Difference>,
+    /// Something of the operator's stands there and is replaced; it is kept in the backup and put back when the path leaves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replaces: bool,
     /// Where it comes from in the repository.
     pub origin: Origin,
 }
@@ -271,6 +276,7 @@ impl Plan {
     }
 
     /// The plan without what only takes away: steps, and the notes that strike paths off. What it leaves undone is planned anew afterwards.
+    #[must_use]
     pub fn without_prune(&self) -> Plan {
         let mut plan = self.clone();
         plan.steps.truncate(self.prune_from);

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::layout::{Draft, Part, QUADLETS, What, ends_in, is_own_unit};
 use super::uses::{self, Inputs};
 use crate::desired::{Enablement, OnChange, Origin, Role, Unit};
+use crate::facts::PathPolicy;
 use crate::finding::Findings;
 use crate::fleet::read::{Place, did_you_mean};
 use crate::fleet::selector::matches_pattern;
@@ -74,6 +75,7 @@ struct Builder<'r, 'f> {
 pub(super) fn units<'r>(
     files: &'r BTreeMap<HostPath, Ready<'r>>,
     components: &'r BTreeMap<ComponentName, Component<'r>>,
+    policy: &PathPolicy,
     findings: &mut Findings,
     warnings: &mut Findings,
 ) -> Units {
@@ -92,6 +94,7 @@ pub(super) fn units<'r>(
     builder.name_quadlets();
     builder.name_units();
     builder.collect_rules(components);
+    builder.protect(policy);
     let mut names: BTreeSet<UnitName> = builder.defines.keys().filter(|unit| !unit.is_template()).cloned().collect();
     // A drop-in of somebody else's unit: restarted when it changes. One for a template or for a prefix has no unit of its own.
     names.extend(builder.drop_ins.keys().filter(|unit| !unit.is_template() && !is_prefix(unit)).cloned());
@@ -245,6 +248,29 @@ impl<'r> Builder<'r, '_> {
                 } else {
                     self.rules.insert(unit.clone(), (name, rule));
                 }
+            }
+        }
+    }
+
+    /// What the local policy protects is neither brought, nor added to, nor managed; nor enabled or stood in for by another unit's
+    /// `[Install]` section.
+    fn protect(&mut self, policy: &PathPolicy) {
+        let mut refuse = |unit: &UnitName, place: Place<'_>| {
+            if let Err(why) = policy.judge_unit(unit) {
+                self.findings.at(place, format!("{unit} may not be managed: {why}"));
+            }
+        };
+        let drop_ins = self.drop_ins.iter().flat_map(|(unit, paths)| paths.iter().map(move |path| (unit, *path)));
+        for (unit, path) in self.defines.iter().map(|(unit, path)| (unit, *path)).chain(drop_ins) {
+            refuse(unit, Place::file(self.files[path].draft.place.file));
+        }
+        for (unit, (_, rule)) in &self.rules {
+            refuse(unit, rule.place);
+        }
+        for text in self.texts.values() {
+            for value in ["Alias", "Also"].iter().flat_map(|key| text.parsed.values("Install", key)) {
+                let names = value.value.split_whitespace().filter_map(|name| name.parse::<UnitName>().ok());
+                names.for_each(|unit| refuse(&unit, text.place(value.start, value.end)));
             }
         }
     }

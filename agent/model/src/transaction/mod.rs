@@ -124,6 +124,9 @@ pub struct Trial {
     /// Components that failed and those that fall with them; empty with [`Trial::causes`]: all.
     #[serde(default)]
     pub fallen: BTreeSet<ComponentName>,
+    /// What went wrong is not the revision's fault (a full disk, a file that cannot be replaced): it is undone, not denied, and tried again.
+    #[serde(default)]
+    pub blameless: bool,
     /// Why it is undone.
     #[serde(default)]
     pub causes: Vec<Failure>,

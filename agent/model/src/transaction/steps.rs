@@ -42,6 +42,12 @@ impl Ledger {
         self.last
     }
 
+    /// The generation that was in force before the one that is, of those that `is_kept`; two calls with a rollback between them lead back.
+    pub fn before(&self, is_kept: impl Fn(u64) -> bool) -> Option<u64> {
+        let was_in_force = |line: &&Line| line.end != Ended::RolledBack && line.generation != self.generation;
+        self.history.iter().filter(was_in_force).map(|line| line.generation).find(|number| is_kept(*number))
+    }
+
     /// A state is in force, and no trial any more.
     pub fn commit(&mut self, state: InForce, ended: Ended, end: End) {
         self.trial = None;
@@ -51,6 +57,8 @@ impl Ledger {
         }
         if state.whole && state.good {
             self.revision.clone_from(&state.revision);
+            // What the same commit meant before (under other labels, say) is no matter any more; what a person went back from is.
+            self.denied.retain(|entry| entry.revision != state.revision || matches!(entry.by, DeniedBy::Person { .. }));
         }
         self.desired = Some(state.effect);
         // A first state that needs several passes is one line, with its last end.
@@ -66,26 +74,30 @@ impl Ledger {
         });
     }
 
-    /// The trial failed: from here on it is undone, and denied. `fallen` empty: all of it. `target` is the generation gone back to.
-    pub fn undo(&mut self, target: u64, fallen: BTreeSet<ComponentName>, causes: Vec<Failure>, by: DeniedBy, end: End) {
+    /// The trial failed: from here on it is undone, and denied by `by`; `None`: it is not its fault, and it is tried again. `fallen` empty:
+    /// all of it. `target` is the generation gone back to.
+    pub fn undo(&mut self, target: u64, fallen: BTreeSet<ComponentName>, causes: Vec<Failure>, by: Option<DeniedBy>, end: End) {
         let Some(trial) = &mut self.trial else { return };
         let tried = trial.generation;
         trial.phase = Phase::RollingBack;
         trial.generation = target;
         trial.fallen.clone_from(&fallen);
         trial.causes.clone_from(&causes);
+        trial.blameless = by.is_none();
         let (revision, effect, pass) = (trial.revision.clone(), trial.effect, trial.pass);
-        self.deny(Denied {
-            revision: revision.clone(),
-            effect,
-            components: fallen,
-            back_to: target,
-            at: end.at,
-            pass,
-            causes,
-            by,
-            tries: 1,
-        });
+        if let Some(by) = by {
+            self.deny(Denied {
+                revision: revision.clone(),
+                effect,
+                components: fallen,
+                back_to: target,
+                at: end.at,
+                pass,
+                causes,
+                by,
+                tries: 1,
+            });
+        }
         self.tell(Line {
             generation: tried,
             revision,

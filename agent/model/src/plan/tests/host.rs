@@ -151,7 +151,8 @@ impl Host {
         let mut applied = Applied::default();
         let mut done = Vec::new();
         for step in &plan.steps {
-            let is_out = step.component.as_ref().is_some_and(|own| needs(desired, own).iter().any(|one| applied.failed.contains(one)));
+            let is_out =
+                step.component.as_ref().is_some_and(|own| needs(desired, own).iter().any(|one| applied.failed.contains(one)));
             let works = !is_out && {
                 self.burn()?;
                 self.step(desired, &step.action)
@@ -447,6 +448,7 @@ fn needs(desired: &Desired, own: &ComponentName) -> BTreeSet<ComponentName> {
 }
 
 fn has(read: &Texts, bad: &BTreeSet<Digest>) -> bool {
-    let is_bad = |before: &Before| matches!(before, Before::Original { node: Node::File { digest, .. }, .. } if bad.contains(digest));
+    let is_bad =
+        |before: &Before| matches!(before, Before::Original { node: Node::File { digest, .. }, .. } if bad.contains(digest));
     read.values().any(is_bad)
 }

@@ -158,7 +158,12 @@ fn a_drop_in_of_a_template_or_a_prefix_is_gone_before_the_units_that_read_it_are
         desired.units.get_mut(name).unwrap().definition.clear();
         let plan = host.plan(&desired);
         let words: Vec<String> = plan.steps.iter().map(|step| format!("{} {}", word(step), step.action.resource())).collect();
-        let expected = [format!("remove file {drop_in}"), "daemon-reload ".into(), format!("enable unit {name}"), format!("restart unit {name}")];
+        let expected = [
+            format!("remove file {drop_in}"),
+            "daemon-reload ".into(),
+            format!("enable unit {name}"),
+            format!("restart unit {name}"),
+        ];
         assert_eq!(words, expected);
     }
 }

@@ -236,6 +236,7 @@ impl Machine {
                 pass: self.passes,
                 at: 0,
                 fallen: BTreeSet::new(),
+                blameless: false,
                 causes: Vec::new(),
                 amiss: Vec::new(),
             };
@@ -290,7 +291,12 @@ impl Machine {
     }
 
     /// Which components have units that do not run, or checks that are not answered.
-    fn sick(&mut self, desired: &Desired, affected: &BTreeSet<ComponentName>, watch: &BTreeSet<UnitName>) -> BTreeSet<ComponentName> {
+    fn sick(
+        &mut self,
+        desired: &Desired,
+        affected: &BTreeSet<ComponentName>,
+        watch: &BTreeSet<UnitName>,
+    ) -> BTreeSet<ComponentName> {
         self.host.wait();
         let mut sick = BTreeSet::new();
         for check in desired.health.iter().filter(|check| affected.contains(&check.origin.component)) {
@@ -353,10 +359,17 @@ impl Machine {
         Ok(())
     }
 
-    fn undo(&mut self, tried: &Desired, failed: Option<BTreeSet<ComponentName>>, cause: Failure, by: DeniedBy) -> Result<Outcome, Killed> {
+    fn undo(
+        &mut self,
+        tried: &Desired,
+        failed: Option<BTreeSet<ComponentName>>,
+        cause: Failure,
+        by: DeniedBy,
+    ) -> Result<Outcome, Killed> {
         let trial = self.host.ledger.trial.clone().unwrap();
         let good = self.recall(trial.back_to);
-        let part = failed.filter(|_| good.number > 0).and_then(|failed| target(tried, &good.desired, &failed, &self.host.ledger.denied));
+        let part =
+            failed.filter(|_| good.number > 0).and_then(|failed| target(tried, &good.desired, &failed, &self.host.ledger.denied));
         let (number, fallen) = match part {
             None => (good.number, BTreeSet::new()),
             Some((desired, fallen)) => {
@@ -367,7 +380,7 @@ impl Machine {
             }
         };
         self.banned.insert(trial.effect);
-        self.host.ledger.undo(number, fallen, vec![cause], by, end());
+        self.host.ledger.undo(number, fallen, vec![cause], Some(by), end());
         self.host.save()?;
         self.go_back()
     }

@@ -187,7 +187,8 @@ fn check_end(machine: &Machine, pushed: &[Desired]) -> Result<(), TestCaseError>
     for component in tip.components.keys() {
         let held = part(&current.desired, component);
         let is_new = held.effect() == part(tip, component).effect();
-        let is_old = pushed.iter().any(|old| part(old, component).effect() == held.effect()) || held.effect() == Desired::default().effect();
+        let is_old =
+            pushed.iter().any(|old| part(old, component).effect() == held.effect()) || held.effect() == Desired::default().effect();
         prop_assert!(is_new || is_old, "{component} is as no commit had it");
     }
     Ok(())
