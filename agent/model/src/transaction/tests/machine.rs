@@ -4,6 +4,7 @@
 //! Limits: guards that ask a person, hooks, pulls that fail and lost races are not re-enacted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::desired::Desired;
 use crate::digest::Digest;
@@ -25,7 +26,7 @@ struct Wanted {
 }
 
 /// A host, its store, its agent, and its source.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Machine {
     pub(super) host: Host,
     pub(super) store: BTreeMap<u64, Generation>,
@@ -46,6 +47,14 @@ pub(super) struct Machine {
     pub(super) proven: BTreeMap<u64, Digest>,
     /// What was denied and not asked for again.
     banned: BTreeSet<Digest>,
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, guarded, reboots, .. } = self;
+        let files: Vec<&str> = host.files.keys().map(|at| at.as_str()).collect();
+        write!(f, "guarded {guarded}, reboots {reboots}, dim {}, files {files:?}", host.dim)
+    }
 }
 
 impl Machine {
@@ -88,9 +97,6 @@ impl Machine {
     /// A person asks for what was denied.
     pub(super) fn retry(&mut self) {
         if self.host.ledger.retry(None) {
-            if let Some(current) = &mut self.current {
-                current.revision = String::new();
-            }
             self.banned.clear();
         }
         let _ = self.host.save();
@@ -134,14 +140,8 @@ impl Machine {
         match what {
             Resume::Forward => {
                 let first = self.host.plan(&wanted.desired).without_prune();
-                if let Some(open) = &mut self.host.ledger.trial {
-                    open.watch.extend(watched(&first));
-                }
+                self.host.ledger.trial.as_mut().unwrap().cover(&first, &wanted.desired);
                 self.go_forward(&wanted, tried.number, &first)
-            }
-            Resume::Confirm => {
-                self.host.ledger.trial.as_mut().unwrap().phase = Phase::Confirming;
-                self.confirm(&wanted, tried.number)
             }
             Resume::Undo(why) => {
                 let cause = Failure { resource: "trial".to_owned(), message: why, skipped: false };
@@ -160,7 +160,9 @@ impl Machine {
             self.host.save()?;
         }
         let (revision, desired) = self.tip.clone();
-        if !self.reachable || revision.is_empty() || self.current.as_ref().is_some_and(|current| current.revision == revision) {
+        let list = &self.host.ledger.denied;
+        let is_known = |current: &Generation| current.revision == revision && current.is_settled(list);
+        if !self.reachable || revision.is_empty() || self.current.as_ref().is_some_and(is_known) {
             return Ok(None);
         }
         let effect = desired.effect();
@@ -219,13 +221,14 @@ impl Machine {
         self.keep(number, &wanted)?;
         assert!(is_same || !self.banned.contains(&wanted.desired.effect()), "what is denied is tried again");
         if is_trial {
-            self.host.ledger.trial = Some(Trial {
+            let mut trial = Trial {
                 phase: Phase::Trying,
                 generation: number,
                 back_to: good,
                 revision: wanted.revision.clone(),
                 effect: wanted.effect,
-                watch: watched(&first),
+                watch: BTreeSet::new(),
+                affected: BTreeSet::new(),
                 guarded: self.guarded.then(|| "everything".to_owned()).into_iter().collect(),
                 reboot: self.reboots,
                 starts: 1,
@@ -236,7 +239,9 @@ impl Machine {
                 blameless: false,
                 causes: Vec::new(),
                 amiss: Vec::new(),
-            });
+            };
+            trial.cover(&first, &wanted.desired);
+            self.host.ledger.trial = Some(trial);
         }
         self.go_forward(&wanted, number, &first)
     }
@@ -251,7 +256,7 @@ impl Machine {
         };
         let failed = match applied.failed.is_empty() {
             false => applied.failed,
-            true => self.sick(&wanted.desired, &affected(first, &wanted.desired), &trial.watch),
+            true => self.sick(&wanted.desired, &trial.affected, &trial.watch),
         };
         if !failed.is_empty() {
             let cause = Failure { resource: "units".to_owned(), message: format!("{failed:?}"), skipped: false };
@@ -390,9 +395,8 @@ impl Machine {
             let mut sick = applied.failed;
             if sick.is_empty() {
                 let watch: BTreeSet<UnitName> = trial.watch.into_iter().chain(watched(&plan)).collect();
-                let units = watch.iter().filter_map(|unit| target.desired.units.get(unit));
-                let touched: BTreeSet<ComponentName> = units.map(|unit| unit.origin.component.clone()).collect();
-                sick = self.sick(&target.desired, &spread(&touched, &target.desired, &target.desired), &watch);
+                let judged = trial.affected.union(&affected(&plan, &target.desired)).cloned().collect();
+                sick = self.sick(&target.desired, &judged, &watch);
             }
             let amiss: Vec<Failure> = sick
                 .iter()
@@ -433,6 +437,7 @@ impl Machine {
             inputs: Digest::of(b""),
             at: 0,
             withheld: Vec::new(),
+            wants: None,
             desired: Desired::default(),
         };
         if number == 0 { nothing() } else { self.store.get(&number).cloned().expect("a generation that is held is kept") }
@@ -448,6 +453,7 @@ impl Machine {
             inputs: Digest::of(b""),
             at: 0,
             withheld: (!wanted.whole).then_some(held).into_iter().collect(),
+            wants: (!wanted.whole).then_some(wanted.effect),
             desired: wanted.desired.clone(),
         };
         self.store.insert(number, generation);
