@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::names::HostName;
+use crate::plan::PROGRAM;
 
 /// What `/etc/os-release` says, by the names of os-release(5).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +79,9 @@ pub struct PathPolicy {
     pub allow: Vec<String>,
     /// and beneath none of these.
     pub protect: Vec<String>,
+    /// Whether it may bring trimtab itself: its program at [`PROGRAM`], and its units. Whoever may do that may do anything here, so it is
+    /// this host that says so.
+    pub self_update: bool,
 }
 
 /// Never managed, whatever the local policy says: trimtab's own trust and memory, the accounts database (sysusers.d is the way), and
@@ -102,7 +106,7 @@ pub const ALWAYS_PROTECTED: [&str; 14] = [
 impl Default for PathPolicy {
     fn default() -> Self {
         let allow = ["/etc", "/opt", "/srv", "/usr/local", "/var", "/home", "/root"];
-        Self { allow: allow.map(str::to_owned).to_vec(), protect: Vec::new() }
+        Self { allow: allow.map(str::to_owned).to_vec(), protect: Vec::new(), self_update: false }
     }
 }
 
@@ -115,8 +119,11 @@ impl PathPolicy {
         if let Some(rule) = self.protect.iter().find(|rule| path.is_within(rule)) {
             return Err(format!("{rule} is protected on this host (policy.protect in agent.toml)"));
         }
-        if self.allow.iter().any(|rule| path.is_within(rule)) {
+        if self.allow.iter().any(|rule| path.is_within(rule)) || self.self_update && path.as_str() == PROGRAM {
             return Ok(());
+        }
+        if path.as_str() == PROGRAM {
+            return Err("it is trimtab itself; policy.self-update in agent.toml lets the repository bring it".to_owned());
         }
         Err(format!("it is outside of the allowed roots ({}); policy.allow in agent.toml widens them", self.allow.join(", ")))
     }

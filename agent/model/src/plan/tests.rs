@@ -276,7 +276,7 @@ proptest! {
         prop_assert!(last.is_empty() && last.bookkeeping.is_empty(), "{last:#?}");
         for (name, want) in &then.units {
             prop_assert_eq!(host.ledger.units[name].inputs, Some(then.inputs(want)));
-            let digests = |list: &[Found]| list.iter().map(paths::before).collect::<Vec<_>>();
+            let digests = |list: &[Found]| list.iter().map(before).collect::<Vec<_>>();
             prop_assert_eq!(digests(&host.running[name]), digests(&host.read_by(want)), "{} runs with old input", name);
         }
     }
@@ -289,7 +289,7 @@ proptest! {
             host.apply(wanted, &plan, usize::MAX);
         }
         let contents = |host: &Host| -> BTreeMap<HostPath, _> {
-            host.files.iter().map(|(at, found)| (at.clone(), paths::before(found))).collect()
+            host.files.iter().map(|(at, found)| (at.clone(), before(found))).collect()
         };
         prop_assert_eq!(contents(&host), contents(&start));
         prop_assert!(host.ledger.entries.is_empty() && host.ledger.units.is_empty());

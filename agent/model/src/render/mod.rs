@@ -90,7 +90,7 @@ impl<'b> Pass<'b> {
         }
         let claims = layout::judge_claims(drafts, &mut self.findings);
         let files = self.contents(&choice, &values, claims, watch);
-        let units = units::units(&files, &choice.components, &mut self.findings, &mut self.warnings);
+        let units = units::units(&files, &choice.components, &self.host.policy, &mut self.findings, &mut self.warnings);
         let (health, hooks) = health::checks(&files, &choice.components, &units, &mut self.findings, &mut self.warnings);
         // Anything wrong: no desired state. This is the one place that decides it.
         if !self.findings.is_empty() {
