@@ -64,7 +64,7 @@ pub fn enrol(machine: &Machine, trusted: &Person<'_>, more: &str) {
     machine.sh(&format!(
         "trimtab init --url https://localhost/fleet.git --ca-file /etc/ssl/lab-ca.pem --key {key} --host {name} {more}"
     ));
-    machine.sh("systemctl enable --quiet --now trimtab-courier.socket");
+    machine.sh("systemctl enable --quiet --now trimtab-courier.socket trimtab-guard.path");
 }
 
 /// A pass that must change something and end well.

@@ -232,7 +232,7 @@ async fn tool(runner: &Runner, what: &'static str, programs: &[&str], options: &
 }
 
 /// What a run of a unit said at the end, for whoever must find out why it does not run: its own words, and systemd's about it.
-async fn last_words(runner: &Runner, invocation: &str) -> String {
+pub(crate) async fn last_words(runner: &Runner, invocation: &str) -> String {
     let (own, systemds) = (format!("_SYSTEMD_INVOCATION_ID={invocation}"), format!("INVOCATION_ID={invocation}"));
     let words = ["journalctl", &own, "+", &systemds, "-n", "10", "--no-pager", "-q", "-o", "cat"];
     // What it said a moment ago may still be on its way into the journal.

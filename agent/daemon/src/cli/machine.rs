@@ -42,7 +42,7 @@ pub(super) struct SyncArgs {
     timeout: Duration,
 }
 
-fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
+pub(super) fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let value = runtime.block_on(work);
     // A fetch may still wait for a server; its courier ends with us.
@@ -66,6 +66,8 @@ pub(super) fn agent(places: &Places) -> ExitCode {
     });
     match ended {
         Ok(Ok(Ok(crate::run::End::Asked))) => ExitCode::SUCCESS,
+        // Nobody ended it: systemd starts the new one all the same, by Restart=.
+        Ok(Ok(Ok(crate::run::End::Replaced))) => ExitCode::from(75),
         Ok(Ok(Ok(crate::run::End::Halted))) => ExitCode::from(78),
         Ok(Ok(Err(error))) | Err(error) => fail(&error, 1),
         Ok(Err(error)) => refuse(&error),

@@ -71,6 +71,7 @@ impl Cycle {
         if !applied.is_complete() {
             worsen(pass, Outcome::Partial);
         }
+        self.note_own(plan, &applied);
         tell(plan, applied, pass);
         self.remember_kept(pass);
         true

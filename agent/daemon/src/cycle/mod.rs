@@ -14,6 +14,7 @@ mod history;
 mod hooks;
 mod look;
 mod open;
+mod own;
 mod requests;
 mod source;
 mod tell;
@@ -130,6 +131,7 @@ pub struct Cycle {
     misread: Option<String>,
     places: Places,
     program: PathBuf,
+    itself: own::Itself,
     hold: Hold,
     machine: Machine,
     host: Host,
@@ -206,6 +208,7 @@ impl Cycle {
                 self.carry_out(looked).await
             }
         };
+        self.end_watch();
         pass.generation = self.ledger.generation;
         pass.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.conclude(&mut pass);

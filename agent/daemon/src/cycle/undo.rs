@@ -47,6 +47,7 @@ impl Cycle {
         if what == Resume::Wait || trial.phase == Phase::Degraded {
             return None;
         }
+        let what = self.after_the_guard(&trial, what);
         let mut pass = self.begin(wake);
         pass.revision.clone_from(&trial.revision);
         if first {
@@ -102,8 +103,8 @@ impl Cycle {
                 self.confirm(wanted, number, pass).await;
             }
             Resume::Undo(why) => {
-                let cause = Failure { resource: "trial".to_owned(), message: why, skipped: false };
-                self.undo(&desired, Fallen::All, vec![cause], DeniedBy::Health, pass).await;
+                let (fallen, cause) = self.blame(why, trial, &desired).await;
+                self.undo(&desired, fallen, vec![cause], DeniedBy::Health, pass).await;
             }
             Resume::GoOnUndoing | Resume::Wait => self.go_back(pass).await,
         }
@@ -146,6 +147,7 @@ impl Cycle {
     /// The trial failed: what fell goes back to the last good generation, and the state is denied.
     pub(super) async fn undo(&mut self, tried: &Desired, fallen: Fallen, causes: Vec<Failure>, by: DeniedBy, pass: &mut Pass) {
         let Some(trial) = self.ledger.trial.clone() else { return };
+        self.renew_watch();
         pass.failures.retain(|failure| !causes.contains(failure));
         let good = match self.recall(trial.back_to) {
             Ok(good) => good,

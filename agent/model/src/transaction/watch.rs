@@ -129,7 +129,17 @@ mod tests {
 
     fn watch() -> Watch {
         let (revision, boot) = ("r".to_owned(), "a".to_owned());
-        Watch { format: WATCH_FORMAT, revision, window: 60, boot, deadline: 100, boots: 1, restarts: 0, files: Vec::new(), restored: None }
+        Watch {
+            format: WATCH_FORMAT,
+            revision,
+            window: 60,
+            boot,
+            deadline: 100,
+            boots: 1,
+            restarts: 0,
+            files: Vec::new(),
+            restored: None,
+        }
     }
 
     fn look(active: &str, sub: &str, restarts: u32) -> UnitLook {
