@@ -12,3 +12,4 @@ mod harness;
 mod operator;
 mod package;
 mod refuse;
+mod selfupdate;

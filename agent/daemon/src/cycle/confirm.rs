@@ -18,7 +18,7 @@ const AGAIN: Duration = Duration::from_secs(3);
 impl Cycle {
     /// Reaches for the source until the time is over; then commits, or undoes.
     pub(super) async fn confirm(&mut self, wanted: Wanted, number: u64, pass: &mut Pass) {
-        self.renew_watch();
+        self.renew_watch(super::own::SWITCHING);
         let begun = Instant::now();
         let limit = self.settings.guard.confirm_timeout;
         let guarded = self.ledger.trial.as_ref().map(|trial| trial.guarded.join(", ")).unwrap_or_default();

@@ -36,6 +36,9 @@ use crate::store::{self, StoreError};
 /// The guard has little to do before it says that it is there.
 const GUARD_START: Duration = Duration::from_secs(30);
 
+/// How long it may take to switch trimtab's own files, and to begin with undoing them after the last second of confirming.
+pub(super) const SWITCHING: Duration = Duration::from_secs(60);
+
 /// systemd ends this process long before that.
 const HAND_OVER: Duration = Duration::from_secs(60);
 
@@ -147,6 +150,8 @@ impl Cycle {
             trial.phase = Phase::Confirming;
         }
         self.save_ledger(pass);
+        // From here on the time is the new one's.
+        self.renew_watch(Duration::ZERO);
         let window = humantime::format_duration(self.settings.guard.confirm_timeout);
         pass.remarks
             .push(format!("trimtab itself is another now: the new one takes over, and must reach the source within {window}"));
@@ -179,7 +184,7 @@ impl Cycle {
         }
         let Some(systemd) = self.machine.systemd.clone() else { return Err("systemd does not run here".to_owned()) };
         watch.restarts = systemd.fares(&name(AGENT)).await.map(|look| look.restarts).unwrap_or_default();
-        watch.renew(&Now { boot: boot_id(&self.machine.root), uptime: uptime() });
+        watch.renew(&Now { boot: boot_id(&self.machine.root), uptime: uptime() }, SWITCHING);
         places.save_watch(watch).map_err(|error| chain(&error))?;
         match systemd.job(JobVerb::Start, &name(GUARD), GUARD_START).await {
             Ok(outcome) if outcome.found.active == "active" => Ok(()),
@@ -215,13 +220,11 @@ impl Cycle {
         std::fs::metadata("/proc/self/exe").map_or(0, |program| program.len().saturating_mul(2))
     }
 
-    /// A trial takes its time: the guard must not take it for a trimtab that hangs.
-    pub(super) fn renew_watch(&mut self) {
+    /// The whole time again, and some more for what is being done meanwhile: the guard must not take work for a trimtab that hangs.
+    pub(super) fn renew_watch(&mut self, more: Duration) {
         let now = Now { boot: boot_id(&self.machine.root), uptime: uptime() };
         let Some(watch) = self.itself.watch.as_mut().filter(|watch| watch.restored.is_none()) else { return };
-        watch.renew(&now);
-        // So that who confirms until the last second is not taken for one that hangs.
-        watch.deadline += GUARD_START.as_secs();
+        watch.renew(&now, more);
         if let Err(error) = self.store.places().save_watch(watch) {
             tracing::warn!("the guard could not be told that trimtab is at work: {}", chain(&error));
         }

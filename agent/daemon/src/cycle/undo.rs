@@ -147,7 +147,7 @@ impl Cycle {
     /// The trial failed: what fell goes back to the last good generation, and the state is denied.
     pub(super) async fn undo(&mut self, tried: &Desired, fallen: Fallen, causes: Vec<Failure>, by: DeniedBy, pass: &mut Pass) {
         let Some(trial) = self.ledger.trial.clone() else { return };
-        self.renew_watch();
+        self.renew_watch(super::own::SWITCHING);
         pass.failures.retain(|failure| !causes.contains(failure));
         let good = match self.recall(trial.back_to) {
             Ok(good) => good,
@@ -319,6 +319,11 @@ fn found(trial: &Trial, what: &Resume) -> String {
     let revision: String = trial.revision.chars().take(12).collect();
     match what {
         Resume::Forward => format!("revision {revision} was being put in place when the agent ended; it goes on with that"),
+        Resume::Confirm if trial.guarded.iter().any(|resource| resource == transaction::ITSELF) => {
+            format!(
+                "revision {revision} brings another trimtab: the agent was started with it, and has the whole time to confirm that"
+            )
+        }
         Resume::Confirm => format!("revision {revision} was being confirmed when the agent ended; it has the whole time again"),
         Resume::Undo(_) => format!("revision {revision} has been begun too often, and is undone"),
         Resume::GoOnUndoing | Resume::Wait => {

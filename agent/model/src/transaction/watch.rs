@@ -7,6 +7,8 @@
 //! Guarantees: a watch ends, whatever the new trimtab does: by time, after [`MAX_BOOTS`] boots, or as soon as the unit has definitely failed.
 //! Limits: an agent that asks for more time again and again gets it as often as its trial has starts.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::health::UnitLook;
@@ -79,10 +81,10 @@ pub struct Now {
 }
 
 impl Watch {
-    /// Gives the whole time again, from now on.
-    pub fn renew(&mut self, now: &Now) {
+    /// Gives the whole time again, from now on, and some more.
+    pub fn renew(&mut self, now: &Now, more: Duration) {
         self.boot.clone_from(&now.boot);
-        self.deadline = now.uptime.saturating_add(self.window);
+        self.deadline = now.uptime.saturating_add(self.window).saturating_add(more.as_secs());
     }
 
     /// Another boot than the one in which the time ran: it counts, and the time runs again. Whether anything was changed.
@@ -92,7 +94,7 @@ impl Watch {
         }
         self.boots += 1;
         self.restarts = 0;
-        self.renew(now);
+        self.renew(now, Duration::ZERO);
         true
     }
 
@@ -159,7 +161,7 @@ mod tests {
         let mut watch = watch();
         assert_eq!(watch.verdict(&at("a", 99), None), None);
         assert!(watch.verdict(&at("a", 100), None).unwrap().contains("within 60 s"));
-        watch.renew(&at("a", 100));
+        watch.renew(&at("a", 98), Duration::from_secs(2));
         assert_eq!(watch.verdict(&at("a", 159), None), None);
         assert!(watch.verdict(&at("a", 160), None).is_some());
     }
