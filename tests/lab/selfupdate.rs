@@ -16,13 +16,18 @@ fn host(m: &Machine) -> Person<'_> {
     fleet::assign(&ana, &["one"]);
     fleet::service(&ana, "one", "1");
     ana.push("One service");
-    enrol(m, &ana, "");
-    smaller(m);
-    m.sh(&format!("mkdir /usr/lib/lab && cp {PROGRAM} {REAL}"));
-    m.sh("printf '\\n[policy]\\nself-update = true\\n[guard]\\nconfirm-timeout = \"12s\"\\nsettle = \"1s\"\\n' >> /etc/trimtab/agent.toml");
+    prepare(m, &ana);
     start_agent(m);
     eventually("the first generation", 30, || field(m, ".good_generation // .goodGeneration") == "1");
     ana
+}
+
+/// Enrols, and lets the repository bring trimtab.
+fn prepare(m: &Machine, ana: &Person<'_>) {
+    enrol(m, ana, "");
+    smaller(m);
+    m.sh(&format!("mkdir /usr/lib/lab && cp {PROGRAM} {REAL}"));
+    m.sh("printf '\\n[policy]\\nself-update = true\\n[guard]\\nconfirm-timeout = \"12s\"\\nsettle = \"1s\"\\n' >> /etc/trimtab/agent.toml");
 }
 
 /// A debug build is hashed for seconds in each pass; without its symbols it is a third of that.
@@ -128,8 +133,63 @@ fn a_build_that_crashes_is_given_up_and_the_old_one_goes_on() {
     // 78 is never started again by systemd.
     let commit = bring(&ana, "#!/bin/sh\nexit 78\n", "3");
     given_up(&m, &commit, "3", "it failed (exit-code)");
+    // The old one would halt over a ledger of a later format.
+    let commit = bring(&ana, "#!/bin/sh\necho '{\"format\": 99}' > /var/lib/trimtab/ledger.json\nexit 1\n", "4");
+    given_up(&m, &commit, "4", "systemd has started it anew");
     // The way out that the repository has.
-    let commit = bring(&ana, &good("4"), "4");
+    let commit = bring(&ana, &good("5"), "5");
+    committed(&m, &commit, REAL);
+}
+
+#[test]
+fn a_first_state_with_a_build_that_crashes_leaves_the_host_as_it_was_found() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    let ana = Person::new(&m, "ana");
+    let commit = bring(&ana, "#!/bin/sh\nexit 1\n", "1");
+    prepare(&m, &ana);
+    start_agent(&m);
+    eventually("the old trimtab tells of it", 90, || field(&m, ".denied[0].revision") == commit && !m.has(WATCH));
+    assert_eq!(field(&m, ".denied[0].components | length"), "0");
+    assert!(!m.has("/etc/one.conf") && !m.has("/etc/systemd/system/one.service"));
+    assert_eq!((runs(&m).as_str(), m.sh(&format!("cmp {PROGRAM} {REAL}"))), (PROGRAM, String::new()));
+    let commit = bring(&ana, &good("2"), "2");
+    committed(&m, &commit, REAL);
+    assert_eq!(m.read("/etc/one.conf"), "SETTING=2");
+}
+
+#[test]
+fn without_a_guard_it_does_not_change_itself_and_does_the_rest() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    let ana = host(&m);
+    let old = m.sh(&format!("sha256sum {PROGRAM}"));
+    m.sh("systemctl mask --quiet --now trimtab-guard.service");
+    bring(&ana, &good("2"), "2");
+    eventually("the rest is done", 30, || m.read("/etc/one.conf") == "SETTING=2");
+    eventually("it says why", 20, || m.try_sh("trimtab status").out.contains("trimtab-guard.service is not on this host"));
+    assert_eq!((m.sh(&format!("sha256sum {PROGRAM}")), runs(&m).as_str(), m.has(WATCH)), (old, PROGRAM, false));
+    m.sh("systemctl unmask --quiet trimtab-guard.service");
+    let commit = m.sh(&format!("git -C {} rev-parse HEAD", ana.working_copy()));
+    let _ = m.try_sh("trimtab sync");
+    committed(&m, &commit, REAL);
+}
+
+#[test]
+fn a_build_that_waits_for_a_reboot_proves_itself_at_once() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    let ana = host(&m);
+    bring(&ana, &good("2"), "2");
+    ana.write(
+        "components/own/component.toml",
+        &format!("confirm = \"after-reboot\"\n[[file]]\npath = \"{PROGRAM}\"\nmode = \"0755\"\n"),
+    );
+    ana.write("components/own/files/usr/bin/trimtab", &good("3"));
+    let commit = ana.push("After a reboot");
+    eventually("it waits for the reboot", 60, || {
+        field(&m, ".trial.phase") == "awaiting-reboot" && field(&m, ".trial.revision") == commit
+    });
+    assert_eq!(runs(&m), REAL);
+    unwatched(&m);
+    m.reboot();
     committed(&m, &commit, REAL);
 }
 
@@ -146,6 +206,15 @@ fn a_build_that_hangs_is_given_up_also_when_the_power_is_cut() {
     m.power_cut();
     m.start();
     given_up(&m, &commit, "3", "did not prove itself within 12 s");
+
+    // The guard itself is shot at, again and again, from before its time to well after it.
+    let commit = bring(&ana, &format!("{hangs}##\n"), "4");
+    eventually("the new one hangs", 60, || runs(&m).ends_with("/sleep"));
+    for shot in 0..30 {
+        std::thread::sleep(std::time::Duration::from_millis(400 + 37 * shot));
+        let _ = m.try_sh("systemctl kill -s KILL trimtab-guard.service");
+    }
+    given_up(&m, &commit, "4", "did not prove itself within 12 s");
 }
 
 #[test]

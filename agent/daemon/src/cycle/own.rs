@@ -60,12 +60,14 @@ impl Itself {
         // The kernel's word when it was replaced after the start.
         let program = program.strip_suffix(" (deleted)").unwrap_or(&program);
         let programs: BTreeSet<HostPath> = [PROGRAM, program].iter().filter_map(|path| path.parse().ok()).collect();
-        let watch = places.load_watch().unwrap_or_else(|error| {
-            tracing::warn!("the watch over a new trimtab is given up: {}", chain(&error));
+        let loaded = places.load_watch();
+        // What makes no sense watches over nothing. One that cannot be read today is left to the guard, which can do no harm.
+        let is_over = matches!(loaded, Ok(None) | Err(StoreError::Stale { .. }));
+        let watch = loaded.unwrap_or_else(|error| {
+            tracing::warn!("there is a watch over a new trimtab that cannot be read: {}", chain(&error));
             None
         });
-        if watch.is_none() && hold != Hold::ReadOnly && places.has_watch() {
-            // What cannot be read watches over nothing.
+        if is_over && hold != Hold::ReadOnly {
             let _ = places.end_watch();
         }
         let is_agent = hold == Hold::Agent && has_systemd && runs_as(AGENT);

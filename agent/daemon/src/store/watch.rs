@@ -40,12 +40,13 @@ impl Places {
         write_beside(&self.state.join(WATCH), &bytes, 0o600, true)
     }
 
-    /// Ends the watch: from here on nothing is put back. What was kept for it goes as well.
+    /// Ends the watch: from here on nothing is put back. What was kept for it goes as well, also when only that is left.
     pub fn end_watch(&self) -> Result<(), StoreError> {
         let path = self.state.join(WATCH);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::io("remove", &path)(error)),
-            _ => sync_folder(&path)?,
+            Ok(()) => sync_folder(&path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::io("remove", &path)(error)),
         }
         match fs::remove_dir_all(self.previous()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", &self.previous())(error)),
