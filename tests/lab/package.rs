@@ -223,6 +223,8 @@ fn the_units_give_up_what_they_can() {
         figure.and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("no figure in {told:?}"))
     };
     let (courier, agent) = (exposure("trimtab-courier@x.service"), exposure("trimtab.service"));
+    let guard = exposure("trimtab-guard.service");
+    assert!(guard <= agent, "the guard's exposure is {guard}, the agent's {agent}");
     assert!(courier <= 2.0, "the courier's exposure is {courier}");
     assert!(agent <= 4.2, "the agent's exposure is {agent}");
 }

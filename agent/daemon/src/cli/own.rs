@@ -76,7 +76,8 @@ struct Guard {
 impl Guard {
     fn open(places: &Places) -> Result<Self, GuardError> {
         let unit = AGENT.parse().expect("because it is the name of a unit");
-        let (root, systemd) = (Root::open(&places.root)?, Systemd::of_this_machine());
+        let root = Root::open(&places.root)?;
+        let systemd = if places.is_sandbox() { None } else { Systemd::of_this_machine() };
         Ok(Self { root, places: places.store(), systemd, unit, started: false, not_before: Instant::now() })
     }
 
@@ -218,5 +219,135 @@ impl Guard {
         if let Err(error) = self.places.save_watch(watch) {
             tracing::error!("{}", chain(&error));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+    use std::path::Path;
+
+    use trimtab_model::digest::Digest;
+    use trimtab_model::names::HostPath;
+    use trimtab_model::transaction::WATCH_FORMAT;
+
+    use super::*;
+
+    const OLD: &[u8] = b"the old program";
+
+    /// A sandbox in which a new trimtab stands, and a watch over it whose time is over `in_seconds`.
+    fn sandbox(in_seconds: u64) -> (tempfile::TempDir, Guard, Watch) {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| folder.path().join(path);
+        fs::create_dir_all(at("etc/units")).unwrap();
+        fs::create_dir_all(at("usr/bin")).unwrap();
+        fs::create_dir_all(at("var/lib")).unwrap();
+        fs::DirBuilder::new().mode(0o700).create(at("var/lib/trimtab")).unwrap();
+        fs::write(at("var/lib/trimtab/ledger.json"), "{}").unwrap();
+        fs::write(at("usr/bin/trimtab"), "the new program").unwrap();
+        fs::write(at("etc/units/came"), "came with the new").unwrap();
+        let places = Places::new(folder.path());
+        let guard = Guard::open(&places).unwrap();
+        guard.places.keep_program().unwrap();
+        guard.places.keep_previous(&Digest::of(OLD), &mut &*OLD).unwrap();
+        let own = fs::metadata(at("usr/bin"))
+            .map(|meta| (std::os::unix::fs::MetadataExt::uid(&meta), std::os::unix::fs::MetadataExt::gid(&meta)));
+        let (uid, gid) = own.unwrap();
+        let original = |node, mode| Before::Original { node, mode, uid, gid };
+        let file = |path: &str, was| Previous { path: path.parse::<HostPath>().unwrap(), was };
+        let watch = Watch {
+            format: WATCH_FORMAT,
+            revision: "r".to_owned(),
+            window: 60,
+            boot: boot_id(&guard.root),
+            deadline: uptime() + in_seconds,
+            boots: 1,
+            restarts: 0,
+            files: vec![
+                file("/usr/bin/trimtab", original(Node::File { digest: Digest::of(OLD), size: OLD.len() as u64 }, 0o755)),
+                file("/etc/units/link", original(Node::Symlink { target: "elsewhere".to_owned() }, 0o777)),
+                file("/etc/units/came", Before::Absent),
+            ],
+            restored: None,
+        };
+        guard.places.save_watch(&watch).unwrap();
+        (folder, guard, watch)
+    }
+
+    #[track_caller]
+    fn is_as_before(root: &Path) {
+        let program = root.join("usr/bin/trimtab");
+        assert_eq!(fs::read(&program).unwrap(), OLD);
+        assert_eq!(fs::metadata(program).unwrap().permissions().mode() & 0o7777, 0o755);
+        assert_eq!(fs::read_link(root.join("etc/units/link")).unwrap(), Path::new("elsewhere"));
+        assert!(fs::symlink_metadata(root.join("etc/units/came")).is_err());
+        assert_eq!(fs::read_dir(root.join("etc/units")).unwrap().count(), 1, "nothing is left lying about");
+    }
+
+    #[tokio::test]
+    async fn it_waits_for_its_time_and_then_puts_everything_back() {
+        let (folder, mut guard, mut watch) = sandbox(1000);
+        guard.look(&mut watch).await;
+        assert_eq!(fs::read(folder.path().join("usr/bin/trimtab")).unwrap(), b"the new program");
+        assert_eq!(guard.places.load_watch().unwrap().unwrap().restored, None);
+        watch.deadline = uptime();
+        guard.look(&mut watch).await;
+        is_as_before(folder.path());
+        let restored = guard.places.load_watch().unwrap().unwrap().restored.unwrap();
+        assert!(restored.reason.contains("within 60 s"), "{restored:?}");
+        // The old agent has not ended the watch yet: nothing more is done.
+        fs::write(folder.path().join("etc/units/came"), "somebody's").unwrap();
+        guard.look(&mut watch).await;
+        assert!(folder.path().join("etc/units/came").exists());
+    }
+
+    #[tokio::test]
+    async fn ended_after_any_file_it_does_the_rest() {
+        for done in 0..=3 {
+            let (folder, mut guard, mut watch) = sandbox(0);
+            let mut batch = Batch::new(&guard.root);
+            for file in &watch.files[..done] {
+                guard.put_back(file, &mut batch).unwrap();
+            }
+            drop(batch);
+            guard.look(&mut watch).await;
+            is_as_before(folder.path());
+            assert!(guard.places.load_watch().unwrap().unwrap().restored.is_some(), "after {done}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_proven_itself_in_the_last_moment_stays() {
+        let (folder, mut guard, mut watch) = sandbox(0);
+        guard.places.end_watch().unwrap();
+        guard.look(&mut watch).await;
+        assert_eq!(fs::read(folder.path().join("usr/bin/trimtab")).unwrap(), b"the new program");
+        assert!(!guard.places.has_watch());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_put_back_leaves_the_watch_open() {
+        let (folder, mut guard, mut watch) = sandbox(0);
+        let kept = folder.path().join("var/lib/trimtab/previous").join(Digest::of(OLD).to_string());
+        fs::rename(&kept, kept.with_extension("away")).unwrap();
+        symlink("x", folder.path().join("etc/units/link")).unwrap();
+        guard.look(&mut watch).await;
+        assert_eq!(guard.places.load_watch().unwrap().unwrap().restored, None);
+        fs::rename(kept.with_extension("away"), &kept).unwrap();
+        guard.look(&mut watch).await;
+        is_as_before(folder.path());
+    }
+
+    #[tokio::test]
+    async fn a_ledger_of_a_later_format_gives_way_to_the_one_before() {
+        let (folder, mut guard, mut watch) = sandbox(0);
+        let ledger = folder.path().join("var/lib/trimtab/ledger.json");
+        let was = serde_json::to_string(&trimtab_model::ledger::Ledger::default()).unwrap();
+        fs::write(folder.path().join("var/lib/trimtab/previous/ledger.json"), &was).unwrap();
+        fs::write(&ledger, r#"{"format": 99}"#).unwrap();
+        guard.look(&mut watch).await;
+        assert_eq!(fs::read_to_string(&ledger).unwrap(), was);
+        assert!(watch.restored.is_some());
     }
 }
