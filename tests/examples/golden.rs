@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use trimtab::render::{read_dir, render, validate};
 use trimtab_model::bundle::{BlobKind, Bundle};
-use trimtab_model::desired::Node;
+use trimtab_model::desired::{Confirm, Node};
 use trimtab_model::facts::PathPolicy;
+use trimtab_model::health::Timing;
 
 use super::{add, host, repository_root, same_as_golden};
 
@@ -37,6 +38,11 @@ fn minimal() {
 #[test]
 fn containers() {
     golden("containers", &["shop-1", "shop-2", "elsewhere"]);
+}
+
+#[test]
+fn guarded() {
+    golden("guarded", &["any"]);
 }
 
 #[test]
@@ -78,6 +84,7 @@ fn the_manual_is_true() {
         ("components/notes/files/etc/notes", ""),
         ("components/web/files/etc/web/secret.conf.j2", "{{ host }} {{ port }} {{ limits.clients }} {{ limits.rate }}\n"),
         ("components/web/systemd/worker@.service", "[Service]\nExecStart=/bin/sleep infinity\n"),
+        ("components/web/quadlet/web.container", "[Container]\nImage=localhost/web@sha256:0\n"),
     ] {
         add(&mut bundle, path, BlobKind::Regular, text.as_bytes());
     }
@@ -91,6 +98,13 @@ fn the_manual_is_true() {
     let texts: Vec<_> = rendered.contents.values().map(|bytes| String::from_utf8_lossy(bytes)).collect();
     assert!(texts.contains(&"kiosk-7 443 20 5\n".into()) && texts.contains(&"lyon.example.org\n".into()), "{texts:?}");
     assert!(!rendered.desired.entries.contains_key("/etc/notes"));
+    // What the manual calls a default is one.
+    let defaults = Timing { timeout_ms: 60_000, interval_ms: 2000, settle_ms: 0, retries: 2 };
+    let of_a_unit = Timing { settle_ms: 10_000, retries: 0, ..defaults };
+    let timings: Vec<_> = rendered.desired.health.iter().map(|check| check.timing).collect();
+    assert_eq!(timings, [defaults, of_a_unit, defaults, defaults, defaults]);
+    assert_eq!(rendered.desired.hooks[0].timeout_ms, 60_000);
+    assert!(rendered.desired.isolated.contains("web") && rendered.desired.confirm["web"] == Confirm::Always);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 
 mod child;
 mod golden;
+mod health;
 mod hostile;
 mod properties;
 mod refusals;

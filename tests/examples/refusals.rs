@@ -245,6 +245,31 @@ uses = ["/etc/chrony.conf"]
 }
 
 #[test]
+fn protected_units() {
+    let component = "[[unit]]\nname = \"ssh.service\"\nactive = false\n[[unit]]\nname = \"other.service\"\nactive = true\n";
+    let files = [
+        ("fleet.toml", FLEET),
+        ("components/web/component.toml", component),
+        ("components/web/systemd/getty@tty1.service.d/a.conf", "[Service]\nExecStart=\n"),
+        ("components/web/systemd/getty@.service.d/a.conf", "[Service]\nExecStart=\n"),
+        ("components/web/systemd/net-one.service", "[Service]\nExecStart=/bin/true\n"),
+        ("components/web/systemd/net-.service.d/all.conf", "[Service]\nNice=1\n"),
+        ("components/web/quadlet/net.container", "[Container]\nImage=x@sha256:0\nServiceName=net-two\n"),
+        (
+            "components/web/systemd/fine.service",
+            "[Service]\nExecStart=/bin/true\n[Install]\nAlias=fine-too.service ssh.service\nAlso=getty@tty2.service\n",
+        ),
+    ];
+    let files = bundle(files);
+    let mut host = host("h");
+    // Without a policy that names them all of it is fine.
+    render(&files, &host).unwrap();
+    host.policy.protect_units = ["ssh.service", "getty@*.service", "net-*"].map(str::to_owned).to_vec();
+    let drawn = render(&files, &host).unwrap_err().draw(false);
+    same_as_golden(&repository_root().join("tests/examples/refusals/protected-units.txt"), &drawn);
+}
+
+#[test]
 fn validate_tells_of_the_whole_repository() {
     let fleet = "format = 1\n[[group]]\nname = \"a\"\nselect = \"role=kiosk\"\ncomponents = [\"web\"]\n[[group]]\nname = \"b\"\nselect = \"x=1,x=2\"\n";
     let files = [

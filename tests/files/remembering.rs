@@ -37,6 +37,31 @@ fn files_beneath(folder: PathBuf) -> Vec<PathBuf> {
 }
 
 #[test]
+fn what_a_killed_process_left_half_written_goes_when_the_next_one_opens() {
+    let (_dir, places) = places();
+    let mut store = Store::open(places.clone()).unwrap();
+    let kept = store.put(b"whole").unwrap();
+    store.save_ledger(&generation(3)).unwrap();
+    drop(store);
+    let half = [
+        places.state.join(".ledger.json.new"),
+        places.state.join(".ledger.json.old.new"),
+        places.state.join("blobs/.new"),
+        places.trust_copy.join(".trust-state.json.new"),
+        places.runtime.join(".status.json.new"),
+    ];
+    for path in &half {
+        fs::write(path, "ha").unwrap();
+    }
+    // Who only looks may stand beside one that is writing just now.
+    Store::look(places.clone()).unwrap();
+    assert!(half.iter().all(|path| path.exists()));
+    let store = Store::open(places).unwrap();
+    assert!(!half.iter().any(|path| path.exists()));
+    assert_eq!((store.read(&kept).unwrap().as_slice(), store.load_ledger().unwrap().ledger.generation), (&b"whole"[..], 3));
+}
+
+#[test]
 fn one_holder_at_a_time() {
     let (_dir, places) = places();
     let mut store = Store::open(places.clone()).unwrap();
@@ -138,15 +163,20 @@ fn contents_are_what_their_names_say() {
     assert_eq!(store.read(&b).unwrap().len(), 100_000);
     let blobs = store.places().state.join("blobs");
     let file = blobs.join(&a.hex()[..2]).join(&a.hex()[2..]);
+    assert!(store.has(&a) && !file.exists(), "a content gets its name when it is on the disk, and not before");
+    store.sync().unwrap();
+    assert_eq!(store.read(&a).unwrap(), b"content a");
     let ino = fs::metadata(&file).unwrap().ino();
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o600);
     store.put(b"content a").unwrap();
+    store.sync().unwrap();
     assert_eq!(fs::metadata(&file).unwrap().ino(), ino, "what is there and whole is not written again");
     // A power cut left zeros of the right length: told when read, mended when put.
     fs::write(&file, vec![0; 9]).unwrap();
     assert!(matches!(store.read(&a), Err(StoreError::DamagedBlob { .. })));
     store.put(b"content a").unwrap();
-    assert_eq!(store.read(&a).unwrap(), b"content a");
+    store.sync().unwrap();
+    assert_eq!(fs::read(&file).unwrap(), b"content a");
     let unknown = Digest::of(b"unknown");
     assert!(!store.has(&unknown) && store.has(&a));
     assert!(matches!(store.read(&unknown), Err(StoreError::NoBlob { .. })));

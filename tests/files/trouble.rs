@@ -147,7 +147,7 @@ fn the_ledger_has_room_of_its_own(disk: &std::path::Path) {
     let places = Places { state: at("state"), trust_copy: at("second"), runtime: at("run") };
     let reserve = at("state/reserve");
     let mut store = Store::open(places.clone()).unwrap();
-    let allocated = |at: &std::path::Path| fs::metadata(at).map_or(0, |seen| std::os::unix::fs::MetadataExt::blocks(&seen) * 512);
+    let allocated = |at: &std::path::Path| fs::metadata(at).map_or(0, |seen| MetadataExt::blocks(&seen) * 512);
     assert!(allocated(&reserve) >= 1 << 20, "{}", allocated(&reserve));
     // A ledger that is longer than what is set aside at first: the reserve grows with it.
     let mut ledger = Ledger { generation: 1, revision: "x".repeat(700_000), ..Ledger::default() };

@@ -9,7 +9,10 @@ mod drift;
 mod faults;
 mod fleet;
 mod harness;
+mod health;
 mod operator;
 mod package;
 mod refuse;
 mod selfupdate;
+#[cfg(target_arch = "x86_64")]
+mod sweep;

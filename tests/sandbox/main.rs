@@ -1,6 +1,9 @@
 //! The whole program on a sandbox folder: no root, no systemd, a repository on disk. What the lab shows on a real machine is shown there;
 //! here is what needs many passes or an agent that is watched, quickly.
 
+mod operator;
+mod past;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -61,6 +64,20 @@ impl Sandbox {
         let output = self.trimtab(&["once", "--json"]).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
+    }
+
+    /// Exit code, standard output, standard error.
+    fn said(&self, words: &[&str]) -> (i32, String, String) {
+        let output = self.trimtab(words).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// A commit that says this in a file of component `one`.
+    fn revise(&self, text: &str) -> String {
+        self.repo.write("components/one/files/etc/one.conf", text);
+        self.push();
+        self.repo.head().to_string()
     }
 
     fn agent(&self) -> Agent {

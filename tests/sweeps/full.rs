@@ -11,10 +11,10 @@ use std::process::Command;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
-use trimtab_tests::sweep::{self, pick, sweep};
+use trimtab_tests::sweep::{pick, sweep};
 use trimtab_tests::trace::Verdict;
 
-use crate::faults::ended_well;
+use crate::faults::{Hurt, ended_well};
 use crate::kill::places;
 use crate::scene::{Host, Scene};
 
@@ -93,10 +93,12 @@ fn check(
     scene: &Scene,
     host: &Host,
     advice: &[&str],
+    hurt: &Hurt,
     ended: (trimtab_tests::trace::End, crate::scene::Ran),
     mend: impl FnOnce(),
 ) -> Result<(), String> {
     let (end, ran) = ended;
+    hurt.count(&ran);
     ended_well(end, &ran)?;
     let said = format!("{}{}", ran.out, ran.err);
     if ran.code == 1 && !advice.iter().any(|advice| said.contains(advice)) {
@@ -125,13 +127,15 @@ fn a_disk_with_little_left_takes_the_change_or_nothing_of_it_and_the_next_pass_f
     // Beyond the agent's reserve of 4 MiB, in steps of a page near both ends.
     let mut cases = little(40);
     cases.extend((1..=64).map(|step| Left { bytes: step * (80 << 10), ..PLENTY }));
-    sweep("disk full, all on one", &pick(cases, 24), |left| {
+    let hurt = Hurt::default();
+    sweep("disk full, all on one", &pick(cases, 12), |left| {
         let disk = Disk::new();
         let host = disk.host(&scene);
         disk.leave(*left);
         let ended = host.traced(|_, _| Verdict::Go);
-        check(&scene, &host, &FULL, ended, || disk.leave(PLENTY))
+        check(&scene, &host, &FULL, &hurt, ended, || disk.leave(PLENTY))
     });
+    hurt.assert_some();
 }
 
 #[test]
@@ -140,7 +144,8 @@ fn targets_with_little_left_beside_a_state_with_plenty() {
         return;
     }
     let scene = Scene::new();
-    sweep("disk full, targets alone", &pick(little(130), 24), |left| {
+    let hurt = Hurt::default();
+    sweep("disk full, targets alone", &pick(little(130), 12), |left| {
         let disk = Disk::new();
         let host = disk.host(&scene);
         let state = host.root.join("var/lib/trimtab");
@@ -150,10 +155,11 @@ fn targets_with_little_left_beside_a_state_with_plenty() {
         assert!(Command::new("cp").arg("-a").arg(below).arg(&state).status().unwrap().success());
         disk.leave(*left);
         let ended = host.traced(|_, _| Verdict::Go);
-        let checked = check(&scene, &host, &FULL, ended, || disk.leave(PLENTY));
+        let checked = check(&scene, &host, &FULL, &hurt, ended, || disk.leave(PLENTY));
         let _ = umount2(&state, MntFlags::MNT_DETACH);
         checked
     });
+    hurt.assert_some();
 }
 
 /// A disk that goes bad at a place.
@@ -183,7 +189,8 @@ fn a_disk_that_fills_up_or_turns_read_only_in_the_middle_of_a_pass() {
     let lefts = lefts.into_iter().chain([0, 1, 3].map(|inodes| Left { inodes, ..PLENTY }));
     let hows: Vec<Option<Left>> = lefts.map(Some).chain([None]).collect();
     let cases = (1..=total).flat_map(|place| hows.iter().map(move |left| Between { place, left: *left })).collect();
-    sweep("disk full or read-only in between", &pick(cases, if sweep::all() { 0 } else { 40 }), |between| {
+    let hurt = Hurt::default();
+    sweep("disk full or read-only in between", &pick(cases, 20), |between| {
         let disk = Disk::new();
         let host = disk.host(&scene);
         let mut bad = false;
@@ -200,9 +207,10 @@ fn a_disk_that_fills_up_or_turns_read_only_in_the_middle_of_a_pass() {
             Verdict::Go
         });
         let advice = if between.left.is_some() { &FULL[..] } else { &["read-only", "Read-only"] };
-        check(&scene, &host, advice, ended, || {
+        check(&scene, &host, advice, &hurt, ended, || {
             assert!(disk.read_only(false));
             disk.leave(PLENTY);
         })
     });
+    hurt.assert_some();
 }

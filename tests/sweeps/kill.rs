@@ -23,7 +23,7 @@ pub(crate) fn places(scene: &Scene) -> Vec<String> {
 fn a_pass_that_is_killed_anywhere_leaves_each_file_old_or_new_and_the_next_one_finishes() {
     let scene = Scene::new();
     let total = places(&scene).len();
-    sweep(&format!("kill sweep ({total} places in a pass)"), &sweep::spaced(total, 40), |place| {
+    sweep(&format!("kill sweep ({total} places in a pass)"), &sweep::spaced(total, 24), |place| {
         let host = scene.copy(&format!("kill-{place}"));
         host.killed_at(*place)?;
         scene.is_whole(&host, true)?;
@@ -37,7 +37,7 @@ fn a_pass_that_is_killed_anywhere_leaves_each_file_old_or_new_and_the_next_one_f
 fn a_recovery_that_is_killed_too_is_finished_by_the_one_after_it() {
     let scene = Scene::new();
     let total = places(&scene).len();
-    let firsts = sweep::spaced(total, 8);
+    let firsts = sweep::spaced(total, 5);
     let mut cases = Vec::new();
     for first in firsts.iter().step_by(if sweep::all() { 7 } else { 1 }) {
         let host = scene.copy("recovery");
@@ -48,7 +48,7 @@ fn a_recovery_that_is_killed_too_is_finished_by_the_one_after_it() {
             Verdict::Go
         });
         host.forget();
-        let every = if sweep::all() { 5 } else { seconds.div_ceil(4).max(1) };
+        let every = if sweep::all() { 5 } else { seconds.div_ceil(3).max(1) };
         cases.extend((1..=seconds).step_by(every).map(|second| Twice { first: *first, second }));
     }
     sweep("kill sweep of the recovery", &cases, |Twice { first, second }| {

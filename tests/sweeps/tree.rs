@@ -5,8 +5,6 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use sha2::Digest as _;
-
 /// trimtab's own: not compared, only looked through for leftovers.
 const OWN: [&str; 4] = ["etc/trimtab/state", "run/trimtab", "var/cache/trimtab", "var/lib/trimtab"];
 
@@ -72,7 +70,7 @@ fn walk(root: &Path, folder: &Path, tree: &mut BTreeMap<String, Thing>) {
 
 /// A content by its digest, in hex.
 pub(crate) fn digest(bytes: &[u8]) -> String {
-    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    trimtab_model::digest::Digest::of(bytes).hex()
 }
 
 fn is_temp(path: &str) -> bool {

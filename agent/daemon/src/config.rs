@@ -93,10 +93,10 @@ pub struct GuardSettings {
     /// After which changes the source must be reached again, or they are undone.
     pub confirm: ConfirmWhen,
     /// How long that may take.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "window")]
     pub confirm_timeout: Duration,
     /// How long what a change started must stay up before the change counts as good, where no `[[health]]` says otherwise.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "settle")]
     pub settle: Duration,
     /// What happens to files of the operator's that the repository wants to replace.
     pub adopt: Adopt,
@@ -143,8 +143,10 @@ impl Default for GuardSettings {
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct GenerationSettings {
     /// How many are kept beside the one in force and the last good one.
+    #[serde(deserialize_with = "at_most::<1000, _, _>")]
     pub keep: usize,
     /// How many MiB those may take, contents and all.
+    #[serde(deserialize_with = "at_most::<0x10_0000, _, _>")]
     pub max_mib: u64,
 }
 
@@ -168,13 +170,34 @@ fn limit<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Limit, D::Error> {
     }
 }
 
+/// A number that is not beyond what anybody can mean.
+fn at_most<'de, const MOST: u64, N: TryFrom<u64>, D: serde::Deserializer<'de>>(from: D) -> Result<N, D::Error> {
+    let number = u64::deserialize(from)?;
+    let fits = N::try_from(number).ok().filter(|_| number <= MOST);
+    fits.ok_or_else(|| serde::de::Error::custom(format!("{number} is more than {MOST}")))
+}
+
 /// A duration with its unit, e.g. `"90s"` or `"5min"`: a bare number would be read as seconds by one and minutes by another.
 fn duration<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    between(from, (1, "one second"), (7 * 86_400, "seven days"))
+}
+
+/// The time to reach the source in: in less nobody could, and for more than a day nobody wants an unconfirmed change.
+fn window<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    between(from, (10, "ten seconds"), (86_400, "one day"))
+}
+
+/// The time to stay up for: for as long the agent looks at nothing else.
+fn settle<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    between(from, (1, "one second"), (3600, "one hour"))
+}
+
+fn between<'de, D: serde::Deserializer<'de>>(from: D, least: (u64, &str), most: (u64, &str)) -> Result<Duration, D::Error> {
     let text = String::deserialize(from)?;
     let value = humantime::parse_duration(&text)
         .map_err(|error| serde::de::Error::custom(format!("{text:?} is not a duration such as \"90s\" or \"5min\": {error}")))?;
-    if value < Duration::from_secs(1) || value > Duration::from_secs(7 * 86_400) {
-        return Err(serde::de::Error::custom(format!("{text:?} is not between one second and seven days")));
+    if value < Duration::from_secs(least.0) || value > Duration::from_secs(most.0) {
+        return Err(serde::de::Error::custom(format!("{text:?} is not between {} and {}", least.1, most.1)));
     }
     Ok(value)
 }
@@ -263,6 +286,7 @@ impl Settings {
             Finding::new(error.message(), spot).draw(false)
         })?;
         settings.source.check().map_err(|error| Finding::new(chain(&error), Spot::file(file)).draw(false))?;
+        settings.policy.check().map_err(|why| Finding::new(why, Spot::file(file)).draw(false))?;
         Ok(settings)
     }
 }
@@ -294,5 +318,34 @@ mod tests {
         for bad in ["\"5\"", "5", "\"0s\"", "\"10ms\"", "\"30days\"", "\"soon\""] {
             assert!(with(bad).is_err(), "{bad}");
         }
+    }
+    /// What is said about a line beneath `[table]`.
+    fn refusal(table: &str, line: &str) -> String {
+        Settings::parse("a.toml", &format!("[source]\nurl = \"https://x/y.git\"\n[{table}]\n{line}\n")).unwrap_err()
+    }
+
+    #[test]
+    fn mistakes_about_guards_and_generations_are_shown_where_they_stand() {
+        for (table, line, says) in [
+            ("guard", "max-removal = 3", "unknown field `max-removal`"),
+            ("guard", "max-removals = \"30 %\"", "neither a number such as 20 nor a share"),
+            ("guard", "max-removals = \"101%\"", "neither a number such as 20 nor a share"),
+            ("guard", "max-removals = -1", ""),
+            ("guard", "confirm = \"sometimes\"", "unknown variant `sometimes`, expected one of `network`, `always`, `never`"),
+            ("guard", "confirm-timeout = \"5s\"", "\"5s\" is not between ten seconds and one day"),
+            ("guard", "settle = \"2h\"", "\"2h\" is not between one second and one hour"),
+            ("guard", "settle = 10", "invalid type"),
+            ("guard", "adopt = \"keep\"", "unknown variant `keep`, expected `replace` or `report`"),
+            ("generations", "keep = 1001", "1001 is more than 1000"),
+            ("generations", "max-mib = 99999999999999999", ""),
+            ("generations", "max-gib = 1", "unknown field `max-gib`"),
+        ] {
+            let error = refusal(table, line);
+            assert!(error.contains("a.toml:4:") && error.contains('^') && error.contains(says), "{table} {line}: {error}");
+        }
+        assert!(refusal("policy", "protect-units = [\"ssh\"]").contains("\"ssh\" under policy.protect-units names no unit"));
+        let good = "[source]\nurl = \"https://x/y.git\"\n[guard]\nmax-removals = 0\nconfirm-timeout = \"10s\"\n[generations]\nkeep = 0\nmax-mib = 0\n[policy]\nprotect-units = [\"getty@*.service\"]\n";
+        let settings = Settings::parse("a.toml", good).unwrap();
+        assert_eq!((settings.guard.max_removals, settings.generations.keep), (Limit::Count(0), 0));
     }
 }

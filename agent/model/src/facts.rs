@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::names::HostName;
+use crate::fleet::selector::matches_pattern;
+use crate::names::{HostName, UnitName};
 use crate::plan::PROGRAM;
 
 /// What `/etc/os-release` says, by the names of os-release(5).
@@ -71,7 +72,7 @@ impl Host {
     }
 }
 
-/// Which paths the repository may manage on this host. Local (`/etc/trimtab/agent.toml`), judged before anything is read from disk.
+/// Which paths and units the repository may manage on this host. Local (`/etc/trimtab/agent.toml`), judged before anything is read from disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct PathPolicy {
@@ -79,6 +80,9 @@ pub struct PathPolicy {
     pub allow: Vec<String>,
     /// and beneath none of these.
     pub protect: Vec<String>,
+    /// Units that may be neither brought, nor managed, nor added to; `*` stands for any text, `?` for one character.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub protect_units: Vec<String>,
     /// Whether it may bring trimtab itself: its program at [`PROGRAM`], and its units. Whoever may do that may do anything here, so it is
     /// this host that says so.
     pub self_update: bool,
@@ -106,11 +110,35 @@ pub const ALWAYS_PROTECTED: [&str; 14] = [
 impl Default for PathPolicy {
     fn default() -> Self {
         let allow = ["/etc", "/opt", "/srv", "/usr/local", "/var", "/home", "/root"];
-        Self { allow: allow.map(str::to_owned).to_vec(), protect: Vec::new(), self_update: false }
+        Self { allow: allow.map(str::to_owned).to_vec(), protect: Vec::new(), protect_units: Vec::new(), self_update: false }
     }
 }
 
 impl PathPolicy {
+    /// `Err` says which rule stands against the unit: against itself, or against one that it reaches as a template (`getty@.service`) or as the
+    /// prefix of others (`app-.service`, whose drop-ins are theirs).
+    pub fn judge_unit(&self, unit: &UnitName) -> Result<(), String> {
+        match self.protect_units.iter().find(|rule| reaches(unit, rule)) {
+            Some(rule) => Err(format!("{rule} is protected on this host (policy.protect-units in agent.toml)")),
+            None => Ok(()),
+        }
+    }
+
+    /// `Err` says what is wrong with a rule that could never protect anything.
+    pub fn check(&self) -> Result<(), String> {
+        for rule in &self.protect_units {
+            // A rule is judged as one of the names that it stands for.
+            let name = rule.replace(['*', '?'], "x");
+            let any_kind = rule.ends_with('*');
+            if name.parse::<UnitName>().is_err() && !(any_kind && format!("{name}.service").parse::<UnitName>().is_ok()) {
+                return Err(format!(
+                    "{rule:?} under policy.protect-units names no unit: write e.g. \"ssh.service\" or \"getty@*.service\""
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// `Err` says which rule stands against the path.
     pub fn judge(&self, path: &crate::names::HostPath) -> Result<(), String> {
         if let Some(rule) = ALWAYS_PROTECTED.iter().find(|rule| path.is_within(rule)) {
@@ -126,5 +154,60 @@ impl PathPolicy {
             return Err("it is trimtab itself; policy.self-update in agent.toml lets the repository bring it".to_owned());
         }
         Err(format!("it is outside of the allowed roots ({}); policy.allow in agent.toml widens them", self.allow.join(", ")))
+    }
+}
+
+/// Whether what is said about a unit is said about one that the rule names.
+fn reaches(unit: &UnitName, rule: &str) -> bool {
+    if matches_pattern(rule, unit.as_str()) {
+        return true;
+    }
+    let Some((stem, kind)) = unit.as_str().rsplit_once('.') else { return false };
+    let begins = |begin: &str| {
+        let fixed = rule.split(['*', '?']).next().unwrap_or_default();
+        let is_kind = rule.rsplit_once('.').is_none_or(|(_, of)| matches_pattern(of, kind));
+        is_kind && (fixed.starts_with(begin) || begin.starts_with(fixed) && fixed.len() < rule.len())
+    };
+    (stem.ends_with('@') || stem.ends_with('-')) && begins(stem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_protected_unit_is_reached_by_no_other_name() {
+        let rules = ["ssh.service", "getty@*.service", "app-one.socket", "net*"];
+        let policy = PathPolicy { protect_units: rules.map(str::to_owned).to_vec(), ..PathPolicy::default() };
+        let judge = |unit: &str| policy.judge_unit(&unit.parse().expect("because it is a unit"));
+        for bad in [
+            "ssh.service",
+            "getty@tty1.service",
+            "getty@.service",
+            "app-one.socket",
+            "app-.socket",
+            "networkd.service",
+            "net.socket",
+        ] {
+            assert!(judge(bad).is_err(), "{bad}");
+        }
+        for good in [
+            "ssh.socket",
+            "sshd.service",
+            "ssh-.service",
+            "ssh@.service",
+            "get.service",
+            "app-.service",
+            "app-two.socket",
+            "ne-.service",
+        ] {
+            assert_eq!(judge(good), Ok(()), "{good}");
+        }
+        assert!(judge("getty@tty1.service").unwrap_err().contains("getty@*.service is protected"));
+        assert_eq!(policy.check(), Ok(()));
+        for wrong in ["ssh", "/etc/ssh", "a b.service", "*.conf", ""] {
+            let policy = PathPolicy { protect_units: vec![wrong.to_owned()], ..PathPolicy::default() };
+            assert!(policy.check().is_err(), "{wrong}");
+        }
     }
 }

@@ -258,6 +258,14 @@ impl UnitName {
         let (name, instance) = stem.split_once('@')?;
         (!instance.is_empty()).then(|| UnitName(format!("{name}@.{suffix}")))
     }
+
+    /// Whether drop-ins for `other` are read for this unit as well: it is the same unit, its template, or a prefix of it (`app-.service`
+    /// for `app-web.service`).
+    pub fn reads_drop_ins_of(&self, other: &UnitName) -> bool {
+        let prefix = other.0.rsplit_once('.').filter(|(stem, _)| stem.ends_with('-'));
+        let by_prefix = prefix.is_some_and(|(stem, kind)| self.0.starts_with(stem) && self.kind() == kind);
+        self == other || by_prefix || self.template().as_ref() == Some(other)
+    }
 }
 
 #[cfg(test)]
@@ -294,5 +302,21 @@ mod tests {
         }
         let instance: UnitName = "a@b.service".parse().expect("because it is a unit");
         assert_eq!(instance.template().map(String::from).as_deref(), Some("a@.service"));
+    }
+
+    #[test]
+    fn drop_ins_are_read_of_a_unit_its_template_and_its_prefixes() {
+        let unit = |text: &str| text.parse::<UnitName>().expect("because it is a unit");
+        for (name, other, reads) in [
+            ("a.service", "a.service", true),
+            ("a@b.service", "a@.service", true),
+            ("a-b.service", "a-.service", true),
+            ("a@.service", "a@b.service", false),
+            ("a-b.timer", "a-.service", false),
+            ("ab.service", "a-.service", false),
+            ("a-b.service", "a.service", false),
+        ] {
+            assert_eq!(unit(name).reads_drop_ins_of(&unit(other)), reads, "{name} {other}");
+        }
     }
 }

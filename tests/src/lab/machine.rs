@@ -152,6 +152,12 @@ impl Machine {
         enter(self.leader(), command, input, COMMAND)
     }
 
+    /// A command that runs in it, to be given its program and arguments and started by the caller.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        inside(self.leader())
+    }
+
     /// Writes a file (mode 0644, root's), with the folders above it.
     #[track_caller]
     pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
@@ -294,26 +300,18 @@ fn levels() -> usize {
     status.lines().find(|line| line.starts_with("NSpid:")).map_or(1, |line| line.split_whitespace().count() - 1)
 }
 
-fn enter(leader: i32, command: &str, input: &[u8], seconds: &str) -> Ran {
+/// A command that runs in the machine with nothing of this host's environment; its program and arguments are still to be given.
+fn inside(leader: i32) -> Command {
     const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    let leader = leader.to_string();
-    let mut child = Command::new("nsenter")
-        .args(["--target", &leader, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"])
-        .args([
-            "env",
-            "--chdir=/root",
-            "-i",
-            PATH,
-            "HOME=/root",
-            "LANG=C.UTF-8",
-            "timeout",
-            "-k",
-            "5",
-            seconds,
-            "bash",
-            "-c",
-            command,
-        ])
+    let mut command = Command::new("nsenter");
+    command.args(["--target", &leader.to_string(), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"]);
+    command.args(["env", "--chdir=/root", "-i", PATH, "HOME=/root", "LANG=C.UTF-8"]);
+    command
+}
+
+fn enter(leader: i32, command: &str, input: &[u8], seconds: &str) -> Ran {
+    let mut child = inside(leader)
+        .args(["timeout", "-k", "5", seconds, "bash", "-c", command])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

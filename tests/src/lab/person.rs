@@ -26,6 +26,12 @@ impl<'m> Person<'m> {
         Self { machine, home }
     }
 
+    /// Where this person works.
+    #[must_use]
+    pub fn machine(&self) -> &'m Machine {
+        self.machine
+    }
+
     /// The public key, as one line of an `authorized_keys` file.
     #[must_use]
     pub fn key(&self) -> String {

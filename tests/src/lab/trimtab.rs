@@ -64,6 +64,8 @@ pub fn enrol(machine: &Machine, trusted: &Person<'_>, more: &str) {
     machine.sh(&format!(
         "trimtab init --url https://localhost/fleet.git --ca-file /etc/ssl/lab-ca.pem --key {key} --host {name} {more}"
     ));
+    // So that a scenario that changes a unit does not wait ten seconds for it to settle; those about settling ask for more.
+    machine.sh("sed -i 's/^\\[agent\\]$/[guard]\\nsettle = \"1s\"\\n\\n[agent]/' /etc/trimtab/agent.toml");
     machine.sh("systemctl enable --quiet --now trimtab-courier.socket trimtab-guard.path");
 }
 
@@ -83,6 +85,12 @@ pub fn settled(machine: &Machine) -> String {
 #[track_caller]
 pub fn refused(machine: &Machine) -> String {
     expect(machine, 1, "a pass that refuses")
+}
+
+/// A pass that tries something, or tried it before, and took it back; what it said on both channels.
+#[track_caller]
+pub fn undone(machine: &Machine) -> String {
+    expect(machine, 3, "a pass that undoes what it tried")
 }
 
 #[track_caller]

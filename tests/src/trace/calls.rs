@@ -126,9 +126,9 @@ impl Call {
         let tracee = Tracee { pid, arguments };
         let number = c_long::try_from(registers.orig_rax).ok()?;
         let (name, kind, on) = match number {
-            libc::SYS_open => tracee.opens(arguments[1]).then_some(("open", Kind::Open, On::Path(0)))?,
-            libc::SYS_openat => tracee.opens(arguments[2]).then_some(("openat", Kind::Open, On::At(0, 1)))?,
-            libc::SYS_openat2 => tracee.opens(tracee.word(arguments[2])?).then_some(("openat2", Kind::Open, On::At(0, 1)))?,
+            libc::SYS_open => opens(arguments[1]).then_some(("open", Kind::Open, On::Path(0)))?,
+            libc::SYS_openat => opens(arguments[2]).then_some(("openat", Kind::Open, On::At(0, 1)))?,
+            libc::SYS_openat2 => opens(tracee.word(arguments[2])?).then_some(("openat2", Kind::Open, On::At(0, 1)))?,
             libc::SYS_ioctl => (arguments[1] == FICLONE).then_some(("ioctl", Kind::Write, On::File(0)))?,
             libc::SYS_sendmsg | libc::SYS_sendto if watch == Watch::FilesAndSockets => {
                 let socket = tracee.handle(arguments[0])?;
@@ -143,6 +143,12 @@ impl Call {
     }
 }
 
+/// Whether these flags open a file to change it.
+fn opens(flags: u64) -> bool {
+    let changing = libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC;
+    flags & u64::from(changing.cast_unsigned()) != 0
+}
+
 /// A stopped thread and what it asks for.
 struct Tracee {
     pid: Pid,
@@ -150,11 +156,6 @@ struct Tracee {
 }
 
 impl Tracee {
-    fn opens(&self, flags: u64) -> bool {
-        let changing = libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC;
-        flags & u64::from(changing.cast_unsigned()) != 0
-    }
-
     fn paths(&self, on: On) -> Option<Vec<String>> {
         let of = |at: usize| self.arguments[at];
         match on {

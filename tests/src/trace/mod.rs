@@ -89,7 +89,8 @@ impl Gate {
         Self::behind(command)
     }
 
-    /// As [`Gate::new`], for a command that at last becomes `sh -c` with [`Gate::script`], in whatever namespaces.
+    /// As [`Gate::new`], for a command that at last becomes `sh -c` with [`Gate::script`], the program and its arguments, in whatever
+    /// namespaces.
     ///
     /// # Panics
     /// When it cannot be started.
@@ -97,9 +98,9 @@ impl Gate {
         Self { child: command.stdin(Stdio::piped()).spawn().expect("because the base system has it") }
     }
 
-    /// The script that [`Gate::behind`] expects: its `$0` is the program, the rest are arguments.
-    pub fn script() -> &'static str {
-        GATE
+    /// The script that [`Gate::behind`] expects, with a word by which [`shell_with`] finds its process.
+    pub fn script(token: &str) -> String {
+        format!(": {token}; {GATE}")
     }
 
     /// Lets it begin and asks `decide` at each place (its number, and the call) until it has ended.
@@ -120,7 +121,9 @@ impl Gate {
             | Options::PTRACE_O_TRACECLONE
             | Options::PTRACE_O_TRACEEXEC
             | Options::PTRACE_O_EXITKILL;
-        ptrace::seize(shell, options).unwrap_or_else(|errno| panic!("ptrace is not permitted here: {errno}"));
+        ptrace::seize(shell, options).unwrap_or_else(|errno| {
+            panic!("ptrace is not permitted here ({errno}): see /proc/sys/kernel/yama/ptrace_scope, or run as root")
+        });
         ptrace::interrupt(shell).expect("because it was just seized");
         let mut stdin = self.child.stdin.take().expect("because it is piped");
         stdin.write_all(b"\n").expect("because the shell waits for it");
@@ -130,18 +133,18 @@ impl Gate {
     }
 }
 
-/// The processes whose first word is `sh` and that have `token` among their words: how a shell in other namespaces is found.
+/// The process whose first word is `sh` and whose script begins with [`Gate::script`]'s `token`: how a shell in other namespaces is found.
 ///
 /// # Panics
 /// When none comes within twenty seconds.
 pub fn shell_with(token: &str) -> Pid {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let (deadline, start) = (Instant::now() + Duration::from_secs(20), format!(": {token}; "));
     loop {
         for entry in fs::read_dir("/proc").expect("because Linux has it").flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
-            if words.first() == Some(&&b"sh"[..]) && words.contains(&token.as_bytes()) {
+            if words.first() == Some(&&b"sh"[..]) && words.get(2).is_some_and(|script| script.starts_with(start.as_bytes())) {
                 return Pid::from_raw(pid);
             }
         }
@@ -177,20 +180,12 @@ impl<D: FnMut(usize, &Call) -> Verdict> Tracer<D> {
                 WaitStatus::PtraceSyscall(pid) => self.at_call(pid),
                 WaitStatus::PtraceEvent(pid, _, event) => {
                     self.begun |= event == libc::PTRACE_EVENT_EXEC;
-                    self.go_on(pid, None);
+                    go_on(pid, None);
                 }
-                WaitStatus::Stopped(pid, signal) => self.go_on(pid, Some(signal)),
+                WaitStatus::Stopped(pid, signal) => go_on(pid, Some(signal)),
                 // Threads that end.
                 _ => {}
             }
-        }
-    }
-
-    fn go_on(&self, pid: Pid, signal: Option<Signal>) {
-        match ptrace::syscall(pid, signal) {
-            // Killed meanwhile: its end is the next thing that is told.
-            Ok(()) | Err(Errno::ESRCH) => {}
-            Err(errno) => panic!("cannot go on with {pid}: {errno}"),
         }
     }
 
@@ -202,16 +197,16 @@ impl<D: FnMut(usize, &Call) -> Verdict> Tracer<D> {
         match info.op {
             libc::PTRACE_SYSCALL_INFO_ENTRY if self.begun => self.entry(pid),
             libc::PTRACE_SYSCALL_INFO_EXIT => self.exit(pid),
-            _ => self.go_on(pid, None),
+            _ => go_on(pid, None),
         }
     }
 
     fn entry(&mut self, pid: Pid) {
         let Ok(mut registers) = ptrace::getregs(pid) else { return };
-        let Some(call) = Call::of(pid, &registers, self.watch) else { return self.go_on(pid, None) };
+        let Some(call) = Call::of(pid, &registers, self.watch) else { return go_on(pid, None) };
         self.places += 1;
         match (self.decide)(self.places, &call) {
-            Verdict::Go => self.go_on(pid, None),
+            Verdict::Go => go_on(pid, None),
             Verdict::Kill => {
                 self.dying = true;
                 kill(self.leader, Signal::SIGKILL).expect("because it was not reaped yet");
@@ -221,7 +216,7 @@ impl<D: FnMut(usize, &Call) -> Verdict> Tracer<D> {
                 registers.orig_rax = u64::MAX;
                 ptrace::setregs(pid, registers).expect("because it is stopped");
                 self.failing.insert(pid, errno);
-                self.go_on(pid, None);
+                go_on(pid, None);
             }
         }
     }
@@ -233,6 +228,14 @@ impl<D: FnMut(usize, &Call) -> Verdict> Tracer<D> {
             registers.rax = (-i64::from(errno as i32)).cast_unsigned();
             ptrace::setregs(pid, registers).expect("because it is stopped");
         }
-        self.go_on(pid, None);
+        go_on(pid, None);
+    }
+}
+
+fn go_on(pid: Pid, signal: Option<Signal>) {
+    match ptrace::syscall(pid, signal) {
+        // Killed meanwhile: its end is the next thing that is told.
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(errno) => panic!("cannot go on with {pid}: {errno}"),
     }
 }

@@ -1,10 +1,11 @@
 //! Files: staged all together, written down, switched all together; and what leaves, given back.
 
 use std::io::{self, Read};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use trimtab_model::desired::{FileState, Node};
 use trimtab_model::digest::Digest;
-use trimtab_model::ledger::Before;
+use trimtab_model::ledger::{Before, KeptDrift, MAX_KEPT};
 use trimtab_model::names::HostPath;
 use trimtab_model::plan::{Action, Cause, Note, Step};
 
@@ -173,6 +174,15 @@ impl Pass<'_> {
         }
     }
 
+    /// What somebody wrote over paths that leave. Before the intent is written down, for that puts it on the disk, and names it.
+    pub(super) fn keep_leaving(&mut self) {
+        for (at, step) in self.plan.steps.iter().enumerate() {
+            if let (Action::Remove { path, .. } | Action::Restore { path, .. }, None) = (&step.action, &self.outcomes[at]) {
+                self.keep_drift(path, step.cause);
+            }
+        }
+    }
+
     /// Never a reason to leave drift in place: what cannot be kept is told and overwritten.
     fn keep_drift(&mut self, path: &HostPath, cause: Cause) {
         if !matches!(cause, Cause::Drift | Cause::UpdateAndDrift) {
@@ -184,7 +194,13 @@ impl Pass<'_> {
             return;
         }
         match self.store.put_file(&mut file.take(KEEP_LIMIT)) {
-            Ok(digest) if !self.is_ours(path, digest) => self.applied.kept.push(Kept { path: path.clone(), digest }),
+            Ok(digest) if !self.is_ours(path, digest) => {
+                // On the disk with the intent: a content that the ledger does not name is swept away.
+                let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                self.ledger.kept.insert(0, KeptDrift { path: path.clone(), digest, at });
+                self.ledger.kept.truncate(MAX_KEPT);
+                self.applied.kept.push(Kept { path: path.clone(), digest });
+            }
             Ok(_) => {}
             Err(error) => self.applied.remarks.push(format!("what stood at {path} could not be kept: {}", chain(&error))),
         }
@@ -224,7 +240,6 @@ impl Pass<'_> {
         }
         let step = &self.plan.steps[at];
         let (Action::Remove { path, .. } | Action::Restore { path, .. }) = &step.action else { return };
-        self.keep_drift(path, step.cause);
         let outcome = match &step.action {
             Action::Remove { expected, .. } => batch.remove(path, *expected).map(drop).map_err(|error| placed(&error)),
             Action::Restore { expected, before, .. } => self.content_of(before).and_then(|mut content| {

@@ -146,6 +146,9 @@ pub struct Applied {
     pub failed: BTreeSet<ComponentName>,
     /// Something failed that everything needs.
     pub all_failed: bool,
+    /// A unit or an applier refused what it was given: what failed is the revision's fault. Otherwise it is this machine's (a full disk, a
+    /// file that cannot be replaced, a bus that is gone), and may well go through later.
+    pub blamed: bool,
     /// Somebody changed a path in between: the next pass looks again.
     pub raced: bool,
     /// What was done could not be written down. The ledger on disk still says that it was about to be done, so the next pass looks again.
@@ -215,6 +218,7 @@ pub async fn apply(
         reload_failed: false,
         appliers_failed: Vec::new(),
         repairs: false,
+        unasked: false,
         refusal,
     };
     match pass.run().await {
@@ -250,6 +254,8 @@ struct Pass<'a> {
     appliers_failed: Vec<Role>,
     /// The ledger on the disk already says all that this plan leads to.
     repairs: bool,
+    /// systemd could not be asked: the step that is about to end has failed for that.
+    unasked: bool,
     refusal: Refusal,
 }
 
@@ -269,6 +275,7 @@ impl Pass<'_> {
             // The owners of the files to come may have come just now.
             self.machine.accounts.refresh();
         }
+        self.keep_leaving();
         let touched = !accounts.is_empty();
         match self.round(&others) {
             // The account files are switched already: what was done so far stays, and is told.
@@ -373,10 +380,16 @@ impl Pass<'_> {
             self.failures.add(step, self.wanted);
         }
         match outcome {
-            Outcome::Failed { .. } => match Failures::of(step, self.wanted) {
-                Some(components) => self.applied.failed.extend(components),
-                None => self.applied.all_failed = true,
-            },
+            // What leaves and will not go yet holds up its own removal, and nothing of what comes.
+            Outcome::Failed { .. } if matches!(step.action, Action::Stop { leaving: true, .. }) => {}
+            Outcome::Failed { .. } => {
+                let is_machines = matches!(step.action, Action::Put { .. } | Action::Remove { .. } | Action::Restore { .. });
+                self.applied.blamed |= !is_machines && !std::mem::take(&mut self.unasked);
+                match Failures::of(step, self.wanted) {
+                    Some(components) => self.applied.failed.extend(components),
+                    None => self.applied.all_failed = true,
+                }
+            }
             Outcome::Raced { .. } => self.applied.raced = true,
             _ => {}
         }

@@ -1,6 +1,6 @@
 //! The steps that are systemd's: appliers, reload, boot states, jobs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use trimtab_model::desired::{Desired, Role};
 use trimtab_model::names::{HostPath, UnitName};
@@ -124,6 +124,7 @@ impl Pass<'_> {
         if verb != JobVerb::Stop {
             self.reload_if_due().await;
         }
+        let begun = Instant::now();
         match systemd.job(verb, unit, self.machine.patience.unit).await {
             Ok(outcome) => {
                 if !outcome.condition_met {
@@ -139,14 +140,15 @@ impl Pass<'_> {
             // It is not even loaded: as stopped as it gets.
             Err(error) if verb == JobVerb::Stop && error.is_absent() => Outcome::Done,
             Err(error) => {
+                self.unasked = matches!(error, UnitError::NoBus { .. } | UnitError::Lost { .. } | UnitError::Call { .. });
                 if verb != JobVerb::Stop && matches!(error, UnitError::Slow { .. }) {
                     // systemd goes on with the job, and what it starts reads what is there now: the next pass must wait for it and not
                     // begin it anew, or a unit that is slow to start would never get to the end.
                     self.has_read(unit);
                 }
                 let mut message = chain(&error);
-                if let Some(invocation) = error.invocation() {
-                    message.push_str(&last_words(&self.machine.runner, invocation).await);
+                if let Some((blamed, invocation)) = error.invocation() {
+                    message.push_str(&last_words(&self.machine.runner, Some(blamed), invocation, begun.elapsed()).await);
                 }
                 Outcome::Failed { message }
             }
@@ -232,9 +234,14 @@ async fn tool(runner: &Runner, what: &'static str, programs: &[&str], options: &
 }
 
 /// What a run of a unit said at the end, for whoever must find out why it does not run: its own words, and systemd's about it.
-pub(crate) async fn last_words(runner: &Runner, invocation: &str) -> String {
+/// A process that ends at once may be gone before the journal has looked up its run: its unit is known all the same, so what that said since
+/// a time ago is taken as well, if the unit is given.
+pub(crate) async fn last_words(runner: &Runner, unit: Option<&str>, invocation: &str, ago: Duration) -> String {
     let (own, systemds) = (format!("_SYSTEMD_INVOCATION_ID={invocation}"), format!("INVOCATION_ID={invocation}"));
-    let words = ["journalctl", &own, "+", &systemds, "-n", "10", "--no-pager", "-q", "-o", "cat"];
+    let (units, since) = (unit.map(|unit| format!("_SYSTEMD_UNIT={unit}")), format!("--since=-{}s", ago.as_secs() + 1));
+    let mut words = vec!["journalctl", &own, "+", &systemds];
+    words.extend(units.iter().flat_map(|units| ["+", units.as_str()]));
+    words.extend([&since, "-n", "10", "--no-pager", "-q", "-o", "cat"]);
     // What it said a moment ago may still be on its way into the journal.
     let flush = Command::new("journal", ["journalctl", "--sync"]).timeout(Duration::from_secs(10));
     if let Err(error) = command::run(&flush, runner).await {

@@ -260,3 +260,35 @@ async fn systemds_own_steps_are_not_run_in_a_sandbox() {
     );
     bench.assert_settled(&desired);
 }
+
+#[tokio::test]
+async fn directories_on_the_way_are_written_down_before_they_are_made() {
+    let mut bench = Bench::new();
+    let mut desired = Desired::default();
+    bench.want(&mut desired, "a", "/opt/app/deep/file", "new");
+    let plan = bench.plan(&desired);
+    let (folder, opt) = (bench.folder.path().to_owned(), bench.at("/opt"));
+    // Contents are asked for just before they are staged: what a kill at this moment would find.
+    let seen = RefCell::new(None);
+    let contents = |_: Digest| {
+        let known = Store::look(places(&folder)).unwrap().load_ledger().unwrap().ledger.made;
+        seen.replace(Some((opt.exists(), known.len())));
+        Ok(b"new".to_vec())
+    };
+    let applied = apply(&mut bench.machine, &plan, &desired, &contents, &mut bench.ledger, &mut bench.store, Refusal::Whole).await;
+    assert!(applied.is_complete(), "{applied:#?}");
+    assert_eq!(seen.into_inner(), Some((false, 3)));
+}
+
+#[tokio::test]
+async fn a_path_that_is_gone_takes_the_directories_that_a_killed_pass_left() {
+    let mut bench = Bench::new();
+    let mut desired = Desired::default();
+    bench.want(&mut desired, "a", "/opt/app/deep/file", "new");
+    assert!(bench.pass(&desired).await.is_complete());
+    // A pass that removed it was killed before it wrote that down, with one of the three directories gone.
+    fs::remove_dir_all(bench.at("/opt/app/deep")).unwrap();
+    assert!(bench.pass(&Desired::default()).await.is_complete());
+    assert!(!bench.at("/opt").exists());
+    assert_eq!(bench.ledger, Ledger::default());
+}

@@ -1,9 +1,8 @@
 //! The command line: what a person types, and what a script reads.
 //!
 //! Answers go to standard output, remarks and errors to standard error; colour only on terminals. Exit codes are the same
-//! everywhere: 0 done or nothing to do, 1 error, 2 changes (plan, once), 3 the newest revision was tried and undone, 4 and not all of it
-//! could be undone, 64 wrong usage, 75 busy or try again later, 78 a
-//! person must look at the local configuration or memory.
+//! everywhere: 0 done or nothing to do, 1 error, 2 changes (plan, once, diff), 3 the newest revision was tried and undone, 4 and not all
+//! of it could be undone, 64 wrong usage, 75 busy or try again later, 78 a person must look at the local configuration or memory.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -13,13 +12,17 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::log::chain;
 
+mod ask;
+mod backups;
 mod demo;
 mod init;
 mod machine;
 mod own;
+mod past;
 mod probe;
 mod repository;
 mod status;
+mod uninstall;
 
 /// Pull-based GitOps agent for edge devices and bare VMs, without Kubernetes.
 #[derive(Debug, Parser)]
@@ -49,14 +52,40 @@ enum Command {
     Agent,
     /// One pass, then leave: exit 0 when nothing was to do, 2 when something was changed, 1 when something went wrong.
     #[command(after_help = "Example:\n  trimtab once --json | jq .outcome")]
-    Once(machine::Json),
+    Once(machine::OnceArgs),
     /// Show what a pass would do, and do nothing: exit 0 nothing, 2 changes, 1 error.
-    #[command(visible_alias = "diff", after_help = "Example:\n  trimtab plan --json | jq '.changes[].resource'")]
+    #[command(after_help = "Example:\n  trimtab plan --json | jq '.changes[].resource'")]
     Plan(machine::PlanArgs),
+    /// What differs between two kept generations, from local storage; without any, what a pass would change (as `plan`). Exit 0 nothing,
+    /// 2 differences, 1 error.
+    #[command(after_help = "Example:\n  trimtab diff 41 42")]
+    Diff(past::DiffArgs),
+    /// The generations: when each was put in force or undone and why, which is in force, which are kept; and what is denied.
+    #[command(after_help = "Example:\n  trimtab history --json | jq '.history[] | select(.inForce)'")]
+    History(machine::Json),
+    /// Go back to a kept generation, without a network. Exit 0 when it is in force then; the revision that was left is not tried again
+    /// by itself, so later passes report `rolled-back` until a newer one comes.
+    #[command(
+        after_help = "Example:\n  trimtab rollback --reason \"the pumps stand still\"\n  trimtab rollback 41 --reason \"ticket 1234\""
+    )]
+    Rollback(ask::RollbackArgs),
+    /// Try again what was undone or gone back from: one revision, or all. Exit as `sync`.
+    #[command(after_help = "Example:\n  trimtab retry 3f1c0de4")]
+    Retry(ask::RetryArgs),
+    /// Allow one revision what the guards refused it: to take away more than `guard.max-removals`, or to replace files of yours with
+    /// `guard.adopt = \"report\"`. Exit as `sync`.
+    #[command(after_help = "Example:\n  trimtab approve 3f1c0de4")]
+    Approve(ask::ApproveArgs),
+    /// What of yours was replaced: originals, and what a repair took away.
+    #[command(after_help = "Example:\n  trimtab backups restore /etc/motd --to /root/motd.before")]
+    Backups(backups::BackupsArgs),
+    /// Leave this host: stop and disable the agent, and forget. Says first what it will do, and asks.
+    #[command(after_help = "Example:\n  trimtab uninstall --remove --yes")]
+    Uninstall(uninstall::UninstallArgs),
     /// Ask the running agent to read its settings again and make a pass now, and wait for its end: exit 0 when the host is then as
     /// the repository says, 1 when not, 75 when no agent runs or the time is over.
     #[command(after_help = "Example:\n  trimtab sync && systemctl is-active app.service")]
-    Sync(machine::SyncArgs),
+    Sync(ask::Wait),
     /// How this host is: the last pass, the revision, what differs; exit 1 when it is not ready or its agent does not run.
     #[command(after_help = "Example:\n  trimtab status --json | jq .ready")]
     Status(machine::Json),
@@ -93,6 +122,24 @@ enum Command {
     Probe(probe::Probe),
 }
 
+impl Command {
+    /// Whether it looks at the whole machine, at what only root may see, or changes something.
+    fn is_for_root(&self) -> bool {
+        !matches!(
+            self,
+            Command::Demo(_)
+                | Command::Status(_)
+                | Command::Validate(_)
+                | Command::Render(_)
+                | Command::Facts
+                | Command::Version(_)
+                | Command::Courier { .. }
+                | Command::Probe(_)
+                | Command::RenderWorker
+        )
+    }
+}
+
 /// The whole command line, for what is generated from it: man pages and completions (packaging/pages).
 pub fn command() -> clap::Command {
     Line::command()
@@ -108,9 +155,7 @@ pub fn main() -> ExitCode {
         }
     };
     let places = crate::config::Places::new(&line.root);
-    let root_only =
-        matches!(line.command, Command::Init(_) | Command::Agent | Command::Once(_) | Command::Plan(_) | Command::Sync(_));
-    if root_only && !places.is_sandbox() && !nix::unistd::geteuid().is_root() {
+    if line.command.is_for_root() && !places.is_sandbox() && !nix::unistd::geteuid().is_root() {
         complain(
             "this needs root, for it looks at the whole machine or changes it: run it with sudo, or on a sandbox with --root DIR",
         );
@@ -120,9 +165,16 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Init(args) => init::run(&places, &args),
         Command::Agent => machine::agent(&places),
-        Command::Once(json) => machine::once(&places, json),
+        Command::Once(args) => machine::once(&places, &args),
         Command::Plan(args) => machine::plan(&places, &args),
-        Command::Sync(args) => machine::sync(&places, &args),
+        Command::Diff(args) => past::diff(&places, &args),
+        Command::History(json) => past::history(&places, json),
+        Command::Rollback(args) => ask::rollback(&places, &args),
+        Command::Retry(args) => ask::retry(&places, &args),
+        Command::Approve(args) => ask::approve(&places, &args),
+        Command::Backups(args) => backups::run(&places, &args),
+        Command::Uninstall(args) => uninstall::run(&places, &args),
+        Command::Sync(wait) => ask::sync(&places, wait),
         Command::Status(json) => status::run(&places, json),
         Command::Validate(args) => repository::validate(&args),
         Command::Render(args) => repository::render(&args),

@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use trimtab_model::report::{Pass, Status};
+use trimtab_model::report::{Pass, Status, Undone};
+use trimtab_model::transaction::Phase;
 
 use super::machine::Json;
-use super::{color, complain, print_json, say};
+use super::{color, complain, past, print_json, say};
 use crate::config::Places;
 
 /// The document as the agent last wrote it.
@@ -59,10 +60,12 @@ fn human(status: &Status, gone: bool, now: u64) -> String {
     if gone {
         text.push_str("agent       not running, so nothing holds this host: `systemctl start trimtab`\n");
     }
-    let _ = writeln!(text, "revision    {} (generation {})", or_none(&status.last_applied_revision), status.generation);
+    let _ = writeln!(text, "revision    {}", or_none(&status.last_applied_revision));
+    let _ = writeln!(text, "generation  {}", generation(status));
     if !status.last_attempted_revision.is_empty() && status.last_attempted_revision != status.last_applied_revision {
         let _ = writeln!(text, "attempted   {}", or_none(&status.last_attempted_revision));
     }
+    trial(status, &mut text);
     let _ = writeln!(text, "managed     {} files, {} units", status.managed_files, status.managed_units);
     if let Some(pass) = &status.last_pass {
         let _ = writeln!(text, "last pass   {} ago, {} ms, {}", ago(now, pass.started), pass.duration_ms, pass.outcome.word());
@@ -71,6 +74,7 @@ fn human(status: &Status, gone: bool, now: u64) -> String {
         }
         details(pass, &mut text);
     }
+    past::denied(&status.denied, now, &mut text);
     if !status.history.is_empty() {
         text.push_str("history\n");
     }
@@ -89,6 +93,59 @@ fn human(status: &Status, gone: bool, now: u64) -> String {
     text
 }
 
+fn generation(status: &Status) -> String {
+    match (status.generation, status.good_generation) {
+        (0, _) => "none yet".to_owned(),
+        (number, good) if number == good => format!("{number}, in force and whole"),
+        (number, 0) => format!("{number}, in force but not whole yet"),
+        (number, good) => format!("{number} in force, {good} the last good one"),
+    }
+}
+
+/// The change in progress, and what it waits for.
+fn trial(status: &Status, text: &mut String) {
+    let Some(trial) = &status.trial else { return };
+    let revision: String = trial.revision.chars().take(12).collect();
+    let _ = writeln!(text, "change      revision {revision} is {} (generation {})", phase(trial.phase), trial.generation);
+    let waits = match trial.phase {
+        Phase::Trying => "for what it started to be healthy".to_owned(),
+        Phase::AwaitingReboot => "for a reboot of this host".to_owned(),
+        Phase::Confirming => format!("for the source to be reached with it ({})", trial.guarded.join(", ")),
+        Phase::RollingBack => "for what it changed to be undone".to_owned(),
+        Phase::Degraded => "for what could not be undone; each pass tries it again".to_owned(),
+    };
+    let _ = writeln!(text, "waits       {waits}");
+}
+
+/// A phase as people and scripts read it.
+pub(super) fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Trying => "trying",
+        Phase::AwaitingReboot => "awaiting-reboot",
+        Phase::Confirming => "confirming",
+        Phase::RollingBack => "rolling-back",
+        Phase::Degraded => "degraded",
+    }
+}
+
+/// What was undone, with the whole chain, and what to do.
+fn undone(undone: &Undone, text: &mut String) {
+    let revision: String = undone.revision.chars().take(12).collect();
+    let names: Vec<&str> = undone.components.iter().map(|component| component.as_str()).collect();
+    let what = if names.is_empty() { String::new() } else { format!("{} of ", names.join(", ")) };
+    let back = match undone.back_to {
+        0 => "this host is as trimtab found it".to_owned(),
+        number => format!("back to generation {number}"),
+    };
+    let _ = writeln!(text, "undone      {what}revision {revision}, {back}; `trimtab retry {revision}` tries it again");
+    for cause in &undone.causes {
+        let _ = writeln!(text, "because     {}: {}", cause.resource, cause.message);
+    }
+    for amiss in &undone.amiss {
+        let _ = writeln!(text, "not undone  {}: {}", amiss.resource, amiss.message);
+    }
+}
+
 /// What went wrong in a pass, for `status` and `once`.
 pub(super) fn details(pass: &Pass, text: &mut String) {
     if !pass.source_error.is_empty() {
@@ -96,6 +153,9 @@ pub(super) fn details(pass: &Pass, text: &mut String) {
     }
     if !pass.trust.message.is_empty() {
         let _ = writeln!(text, "trust       {}: {}", pass.trust.verdict, pass.trust.message);
+    }
+    if let Some(told) = &pass.undone {
+        undone(told, text);
     }
     for problem in &pass.problems {
         let _ = writeln!(text, "problem     {}: {}", problem.resource, problem.message);
@@ -120,7 +180,7 @@ fn or_none(revision: &str) -> &str {
     if revision.is_empty() { "none yet" } else { revision }
 }
 
-fn ago(now: u64, then: u64) -> String {
+pub(super) fn ago(now: u64, then: u64) -> String {
     match now.saturating_sub(then) {
         seconds @ 0..=119 => format!("{seconds} s"),
         seconds @ 120..=7199 => format!("{} min", seconds / 60),

@@ -143,9 +143,19 @@ impl Cycle {
         (held, plan)
     }
 
-    /// What waits for something outside of the repository is tried again after this.
-    pub(super) fn try_withheld_later(&mut self) {
-        self.withheld_again = Some(Instant::now() + self.settings.agent.retry_interval.max(self.settings.agent.interval));
+    /// When to try again what waits for something outside of the repository: each time twice as long, until it succeeds or another
+    /// revision comes.
+    pub(super) fn try_again_later(&mut self, revision: &str) -> Instant {
+        if self.waiting_for != revision {
+            revision.clone_into(&mut self.waiting_for);
+            self.in_vain = 0;
+        }
+        let agent = &self.settings.agent;
+        let pause = agent.interval.saturating_mul(1 << self.in_vain.min(16)).min(agent.retry_max.max(agent.interval));
+        self.in_vain += 1;
+        let at = Instant::now() + pause;
+        self.withheld_again = Some(at);
+        at
     }
 }
 

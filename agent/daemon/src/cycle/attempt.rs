@@ -97,14 +97,11 @@ impl Cycle {
             plan.without_pulls();
             return Ok((wanted, plan));
         }
-        pass.failures.extend(failed.values().flatten().cloned().filter(|failure| failure.resource.starts_with("image ")));
+        pass.failures.extend(failed.values().flatten().filter(|failure| failure.resource.starts_with("image ")).cloned());
         worsen(pass, Outcome::Partial);
-        self.try_withheld_later();
         let key = wanted.key.clone();
-        let nothing_left = |cycle: &mut Self, pass: &mut Pass| {
-            let again = cycle.withheld_again;
-            cycle.refuse(key.clone(), Outcome::Partial, again, pass);
-        };
+        let again = Some(self.try_again_later(&key.commit));
+        let nothing_left = |cycle: &mut Self, pass: &mut Pass| cycle.refuse(key.clone(), Outcome::Partial, again, pass);
         let Some(wanted) = self.withhold(wanted, &failed, true) else {
             let message = "the rest of this revision cannot be told apart from what failed; nothing of it was changed".to_owned();
             pass.failures.push(Failure { resource: "prefetch".to_owned(), message, skipped: false });
@@ -166,6 +163,7 @@ impl Cycle {
             pass: pass.number,
             at: pass.started,
             fallen: BTreeSet::new(),
+            blameless: false,
             causes: Vec::new(),
             amiss: Vec::new(),
         };
@@ -192,10 +190,9 @@ impl Cycle {
             return Attempt::NotBegun(Box::new(wanted));
         }
         let (failed, all_failed, raced) = (applied.failed.clone(), applied.all_failed, applied.raced);
-        let (has_failed, complete) = (applied.has_failed(), applied.is_complete());
+        let (has_failed, complete, blamed) = (applied.has_failed(), applied.is_complete(), applied.blamed);
         let before = pass.failures.len();
         tell(first, applied, pass);
-        self.remember_kept(pass);
         if !is_trial {
             if !complete {
                 worsen(pass, Outcome::Partial);
@@ -207,12 +204,14 @@ impl Cycle {
         if has_failed {
             let causes: Vec<Failure> = pass.failures[before..].iter().filter(|failure| !failure.skipped).cloned().collect();
             let fallen = if all_failed { Fallen::All } else { Fallen::Components(failed) };
-            self.undo(&wanted.desired, fallen, causes, DeniedBy::Health, pass).await;
+            self.undo(&wanted.desired, fallen, causes, blamed.then_some(DeniedBy::Health), pass).await;
             return Attempt::Ended;
+        }
+        if !complete {
+            worsen(pass, Outcome::Partial);
         }
         if raced {
             // Somebody works on this host: the trial stays, and the next pass goes forward with it.
-            worsen(pass, Outcome::Partial);
             return Attempt::Ended;
         }
         let judged = Instant::now();
@@ -221,7 +220,7 @@ impl Cycle {
         if !sick.is_empty() {
             let fallen = sick.iter().filter_map(|(component, _)| component.clone()).collect();
             let causes = sick.into_iter().map(|(_, failure)| failure).collect();
-            self.undo(&wanted.desired, Fallen::Components(fallen), causes, DeniedBy::Health, pass).await;
+            self.undo(&wanted.desired, Fallen::Components(fallen), causes, Some(DeniedBy::Health), pass).await;
             return Attempt::Ended;
         }
         if let Some(own) = own {
@@ -292,6 +291,9 @@ impl Cycle {
         }
         self.current = Some(Current::of(generation(number, wanted, pass.started)));
         self.refused = None;
+        if self.current.as_ref().is_some_and(|current| current.withheld.is_empty()) {
+            self.in_vain = 0;
+        }
         self.collect();
     }
 
@@ -364,7 +366,7 @@ pub(super) fn since(at: u64) -> u64 {
 
 impl Refused {
     /// When what a checker refused is looked at again.
-    pub(super) fn again() -> Option<Instant> {
-        Some(Instant::now() + CHECK_AGAIN)
+    pub(super) fn again() -> Instant {
+        Instant::now() + CHECK_AGAIN
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use trimtab_model::desired::{Desired, Node};
 use trimtab_model::digest::Digest;
 use trimtab_model::hook::HookPhase;
-use trimtab_model::ledger::{Before, KeptDrift, MAX_KEPT};
+use trimtab_model::ledger::Before;
 use trimtab_model::names::HostPath;
 use trimtab_model::plan::Plan;
 use trimtab_model::report::{Failure, Outcome, Pass};
@@ -73,7 +73,6 @@ impl Cycle {
         }
         self.note_own(plan, &applied);
         tell(plan, applied, pass);
-        self.remember_kept(pass);
         true
     }
 
@@ -120,7 +119,7 @@ impl Cycle {
         for bytes in missing {
             self.store.put(bytes)?;
         }
-        Ok(())
+        self.store.sync()
     }
 
     /// Takes away what a killed process left staged: once, for only a process that held the lock before this one can have left any.
@@ -163,26 +162,12 @@ impl Cycle {
             worsen(pass, Outcome::Held);
             // The state in force is looked at in each pass anyway, and must not take the place of a newer one that was refused.
             if wanted.fresh {
-                self.refuse(wanted.key.clone(), Outcome::Held, Refused::again(), pass);
+                self.refuse(wanted.key.clone(), Outcome::Held, Some(Refused::again()), pass);
             }
         } else {
             // A full disk, a checker that did not run: the same revision may well go through later.
             worsen(pass, Outcome::Partial);
         }
-    }
-
-    /// What a repair took away can be found again: its name outlives the pass.
-    pub(super) fn remember_kept(&mut self, pass: &mut Pass) {
-        if pass.kept.is_empty() {
-            return;
-        }
-        for (path, digest) in &pass.kept {
-            if let (Ok(path), Ok(digest)) = (path.parse(), digest.parse()) {
-                self.ledger.kept.insert(0, KeptDrift { path, digest, at: pass.started });
-            }
-        }
-        self.ledger.kept.truncate(MAX_KEPT);
-        self.save_ledger(pass);
     }
 
     pub(super) fn save_ledger(&mut self, pass: &mut Pass) {

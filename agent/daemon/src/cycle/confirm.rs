@@ -42,7 +42,7 @@ impl Cycle {
                 Ok(_) => {}
                 Err(_) => {
                     if last == "it was not tried" {
-                        last = "it did not answer".to_owned();
+                        "it did not answer".clone_into(&mut last);
                     }
                 }
             }
@@ -54,7 +54,7 @@ impl Cycle {
                 );
                 let cause = Failure { resource: "source".to_owned(), message, skipped: false };
                 let by = DeniedBy::Reach { unreached: 0 };
-                self.undo(&wanted.desired, Fallen::All, vec![cause], by, pass).await;
+                self.undo(&wanted.desired, Fallen::All, vec![cause], Some(by), pass).await;
                 return;
             }
             tokio::time::sleep(AGAIN).await;

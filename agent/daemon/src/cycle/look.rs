@@ -39,7 +39,7 @@ impl Cycle {
         observed.entries = observe::observe(&self.machine.root, paths);
         clock.lap("looked at files");
         self.units(&desired, &mut observed, pass).await;
-        self.images(&desired, wake, &mut observed, pass).await;
+        self.images(&desired, wanted.fresh, wake, &mut observed, pass).await;
         clock.lap("looked at units and images");
         let mut plan = plan(&desired, &observed, &self.ledger);
         self.order_own(&mut plan, &desired);
@@ -66,7 +66,7 @@ impl Cycle {
     }
 
     /// Asks Podman only when something new is wanted or nobody knows: it costs a process, and a container pulls what is missing itself.
-    async fn images(&mut self, desired: &Desired, wake: Wake, observed: &mut Observed, pass: &mut Pass) {
+    async fn images(&mut self, desired: &Desired, fresh: bool, wake: Wake, observed: &mut Observed, pass: &mut Pass) {
         let all = || desired.images.keys().cloned().collect();
         if !observed.has_units || desired.images.is_empty() {
             observed.images = all();
@@ -82,6 +82,8 @@ impl Cycle {
                 self.images_known = (present.len() == desired.images.len()).then_some(digest);
                 observed.images = present;
             }
+            // What needs an image is held back by the pull that fails for the same reason.
+            Err(error) if fresh => tracing::debug!("{}", chain(&error)),
             Err(error) => {
                 observed.images = all();
                 pass.failures.push(Failure { resource: "images".to_owned(), message: chain(&error), skipped: false });

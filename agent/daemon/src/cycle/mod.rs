@@ -12,6 +12,7 @@ mod carry;
 mod confirm;
 mod history;
 mod hooks;
+mod leave;
 mod look;
 mod open;
 mod own;
@@ -153,6 +154,9 @@ pub struct Cycle {
     resumed: bool,
     /// What is being tried again only from here on: a registry that did not answer is not asked with each poll.
     withheld_again: Option<Instant>,
+    /// The revision for which something is tried again and again, and how often it was in vain.
+    waiting_for: String,
+    in_vain: u32,
     /// A revision (or the begin of one) that a person allowed what the guards refuse.
     approving: Option<String>,
 }
@@ -201,12 +205,11 @@ impl Cycle {
     /// One pass. With `ask` false the source is left alone, and what it last said is said again.
     pub async fn pass(&mut self, wake: Wake, ask: bool) -> Pass {
         let begun = Instant::now();
-        let mut pass = match self.resume(wake).await {
-            Some(pass) => pass,
-            None => {
-                let looked = self.examine(wake, ask).await;
-                self.carry_out(looked).await
-            }
+        let mut pass = if let Some(pass) = self.resume(wake).await {
+            pass
+        } else {
+            let looked = self.examine(wake, ask).await;
+            self.carry_out(looked).await
         };
         self.end_watch();
         pass.generation = self.ledger.generation;

@@ -89,6 +89,11 @@ impl Cycle {
         let settings = Settings::load(&places.agent_toml())?;
         let trust = TrustConfig::load(&places.trust_toml())?;
         let root = Root::open(&places.root)?;
+        if hold != Hold::ReadOnly {
+            // A directory on the way to a file is open to others from the start: under the unit's own mask it would be closed until the
+            // line after, and for ever when the power is cut in between. What is private says so itself.
+            nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+        }
         let mut store = match hold {
             Hold::Agent | Hold::Once => Store::open(places.store())?,
             Hold::ReadOnly => Store::look(places.store())?,
@@ -137,6 +142,8 @@ impl Cycle {
             resumed: false,
             withheld_again: None,
             approving: None,
+            waiting_for: String::new(),
+            in_vain: 0,
         })
     }
 }

@@ -26,7 +26,7 @@ use super::attempt::Attempt;
 use super::carry::tell;
 use super::undo::Fallen;
 use super::{Cycle, Hold, Wanted, worsen};
-use crate::apply::{Applied, last_words};
+use crate::apply::{Applied, NotBegun, last_words};
 use crate::host::facts::{boot_id, uptime};
 use crate::host::observe;
 use crate::host::units::JobVerb;
@@ -38,6 +38,9 @@ const GUARD_START: Duration = Duration::from_secs(30);
 
 /// How long it may take to switch trimtab's own files, and to begin with undoing them after the last second of confirming.
 pub(super) const SWITCHING: Duration = Duration::from_secs(60);
+
+/// What a trimtab said in this time before it was given up is told.
+const SPOKE: Duration = Duration::from_secs(3600);
 
 /// systemd ends this process long before that.
 const HAND_OVER: Duration = Duration::from_secs(60);
@@ -100,7 +103,7 @@ impl Cycle {
         }
         let guard = self.machine.systemd.as_ref()?.look(&name(GUARD)).await;
         let message = match guard {
-            Ok(found) if found.load == "loaded" => match self.store.require(self.kept_size()) {
+            Ok(found) if found.load == "loaded" => match self.store.require(kept_size()) {
                 Ok(()) => return None,
                 Err(error) => chain(&error),
             },
@@ -124,28 +127,18 @@ impl Cycle {
     /// The rest of a trial is in place and healthy: switches trimtab's own under the eyes of its guard, and leaves.
     pub(super) async fn succeed(&mut self, wanted: Wanted, own: &Plan, pass: &mut Pass) -> Attempt {
         let fallen = Fallen::Components(components(own, &wanted.desired));
-        let before = pass.failures.len();
-        let cause = |message: String| vec![Failure { resource: ITSELF.to_owned(), message, skipped: false }];
-        let causes = match self.arm(own).await {
-            Err(message) => cause(format!("it was not changed, for nothing could be kept to go back to: {message}")),
-            Ok(()) => {
-                let applied = self.apply(own, &wanted).await;
-                let (failed, raced) = (applied.has_failed(), applied.raced);
-                if let Some(reason) = &applied.not_begun {
-                    cause(chain(reason))
-                } else {
-                    tell(own, applied, pass);
-                    if raced && !failed {
-                        // Somebody works on this host: the trial stays, and the next pass goes forward with it.
-                        worsen(pass, Outcome::Partial);
-                        return Attempt::Ended;
-                    }
-                    pass.failures[before..].to_vec()
-                }
-            }
+        let failed = match self.arm(own).await {
+            // The machine's fault, and not the revision's.
+            Err(message) => Some((about_itself(format!("nothing could be kept to go back to: {message}")), None)),
+            Ok(()) => match self.switch_own(own, &wanted, pass).await {
+                Switched::Done => None,
+                // Somebody works on this host: the trial stays, and the next pass goes forward with it.
+                Switched::Raced => return Attempt::Ended,
+                Switched::Failed(causes, by) => Some((causes, by)),
+            },
         };
-        if !causes.is_empty() {
-            self.undo(&wanted.desired, fallen, causes, DeniedBy::Health, pass).await;
+        if let Some((causes, by)) = failed {
+            self.undo(&wanted.desired, fallen, causes, by, pass).await;
             return Attempt::Ended;
         }
         if let Some(trial) = &mut self.ledger.trial {
@@ -159,6 +152,25 @@ impl Cycle {
             .push(format!("trimtab itself is another now: the new one takes over, and must reach the source within {window}"));
         self.itself.leaves = true;
         Attempt::Ended
+    }
+
+    async fn switch_own(&mut self, own: &Plan, wanted: &Wanted, pass: &mut Pass) -> Switched {
+        let before = pass.failures.len();
+        let applied = self.apply(own, wanted).await;
+        if let Some(reason) = &applied.not_begun {
+            let by = matches!(reason, NotBegun::Refused(_)).then_some(DeniedBy::Health);
+            return Switched::Failed(about_itself(chain(reason)), by);
+        }
+        let (failed, raced, by) = (applied.has_failed(), applied.raced, applied.blamed.then_some(DeniedBy::Health));
+        tell(own, applied, pass);
+        if failed {
+            return Switched::Failed(pass.failures[before..].iter().filter(|failure| !failure.skipped).cloned().collect(), by);
+        }
+        if raced {
+            worsen(pass, Outcome::Partial);
+            return Switched::Raced;
+        }
+        Switched::Done
     }
 
     /// Keeps what there is, and has the guard watch.
@@ -192,7 +204,9 @@ impl Cycle {
             Ok(outcome) if outcome.found.active == "active" => Ok(()),
             Ok(outcome) => Err(format!("{GUARD} does not run ({})", outcome.found.active)),
             Err(error) => Err(match error.invocation() {
-                Some(invocation) => format!("{}{}", chain(&error), last_words(&self.machine.runner, invocation).await),
+                Some((unit, invocation)) => {
+                    format!("{}{}", chain(&error), last_words(&self.machine.runner, Some(unit), invocation, GUARD_START).await)
+                }
                 None => chain(&error),
             }),
         }
@@ -202,7 +216,7 @@ impl Cycle {
         let places = self.store.places();
         // What an earlier watch may have left: it is of another trimtab.
         places.end_watch()?;
-        self.store.require(self.kept_size())?;
+        self.store.require(kept_size())?;
         places.keep_program()?;
         Ok(Watch {
             format: WATCH_FORMAT,
@@ -215,11 +229,6 @@ impl Cycle {
             files: Vec::new(),
             restored: None,
         })
-    }
-
-    /// The program twice: where it runs from, and where the guard runs it from.
-    fn kept_size(&self) -> u64 {
-        std::fs::metadata("/proc/self/exe").map_or(0, |program| program.len().saturating_mul(2))
     }
 
     /// The whole time again, and some more for what is being done meanwhile: the guard must not take work for a trimtab that hangs.
@@ -263,7 +272,7 @@ impl Cycle {
         };
         let words = match restored.invocation.as_str() {
             "" => String::new(),
-            invocation => last_words(&self.machine.runner, invocation).await,
+            invocation => last_words(&self.machine.runner, None, invocation, SPOKE).await,
         };
         let cause = Failure { resource: ITSELF.to_owned(), message: format!("{why}{words}"), skipped: false };
         // Where more than trimtab could have cut the host off, nobody knows whether that was it.
@@ -300,6 +309,22 @@ impl Cycle {
             tracing::warn!("systemd was asked to start the new agent: {}", chain(&error));
         }
     }
+}
+
+/// How the switch of trimtab's own ended.
+enum Switched {
+    Done,
+    Raced,
+    Failed(Vec<Failure>, Option<DeniedBy>),
+}
+
+/// The program twice: where it runs from, and where the guard runs it from.
+fn kept_size() -> u64 {
+    std::fs::metadata("/proc/self/exe").map_or(0, |program| program.len().saturating_mul(2))
+}
+
+fn about_itself(message: String) -> Vec<Failure> {
+    vec![Failure { resource: ITSELF.to_owned(), message, skipped: false }]
 }
 
 /// The components that what is trimtab's own in a plan belongs to.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use trimtab_model::report::{Failure, Outcome, Pass};
-use trimtab_model::transaction::{Denied, DeniedBy, Ended};
+use trimtab_model::transaction::{Denied, DeniedBy};
 
 use super::source::Key;
 use super::{Asked, Cycle, Hold, Wanted, worsen};
@@ -74,16 +74,12 @@ impl Cycle {
 
     fn go_back_to(&mut self, generation: Option<u64>, reason: String) -> Result<Wanted, String> {
         let now = self.ledger.generation;
-        let number = match generation {
-            Some(number) => number,
-            None => {
-                let kept = self.store.generations().map_err(|error| chain(&error))?;
-                let is_older = |line: &&trimtab_model::transaction::Line| {
-                    line.end != Ended::RolledBack && line.generation != now && kept.contains_key(&line.generation)
-                };
-                let line = self.ledger.history.iter().find(is_older);
-                line.map(|line| line.generation).ok_or("there is no older generation to go back to; see `trimtab history`")?
-            }
+        let number = if let Some(number) = generation {
+            number
+        } else {
+            let kept = self.store.generations().map_err(|error| chain(&error))?;
+            let older = self.ledger.before(|number| kept.contains_key(&number));
+            older.ok_or("there is no older generation to go back to; see `trimtab history`")?
         };
         if number == now && self.ledger.trial.is_none() {
             return Err(format!("generation {number} is in force already"));

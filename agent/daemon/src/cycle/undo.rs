@@ -74,7 +74,7 @@ impl Cycle {
         self.save_ledger(pass);
         let desired = tried.desired.clone();
         let number = tried.number;
-        let wanted = self.again(tried, trial);
+        let wanted = Self::again(tried, trial);
         self.sweep(&wanted.desired);
         match what {
             Resume::Forward => {
@@ -91,7 +91,7 @@ impl Cycle {
                     let causes = pass.failures.clone();
                     // A checker refuses now what it let pass before; anything else may go through in the next pass.
                     if pass.outcome >= Outcome::Held {
-                        self.undo(&desired, Fallen::All, causes, DeniedBy::Health, pass).await;
+                        self.undo(&desired, Fallen::All, causes, Some(DeniedBy::Health), pass).await;
                     }
                 }
             }
@@ -104,7 +104,7 @@ impl Cycle {
             }
             Resume::Undo(why) => {
                 let (fallen, cause) = self.blame(why, trial, &desired).await;
-                self.undo(&desired, fallen, vec![cause], DeniedBy::Health, pass).await;
+                self.undo(&desired, fallen, vec![cause], Some(DeniedBy::Health), pass).await;
             }
             Resume::GoOnUndoing | Resume::Wait => self.go_back(pass).await,
         }
@@ -131,7 +131,7 @@ impl Cycle {
     }
 
     /// A kept generation as something to converge to; its contents are in the store.
-    fn again(&self, generation: Generation, trial: &Trial) -> Wanted {
+    fn again(generation: Generation, trial: &Trial) -> Wanted {
         Wanted {
             key: Key { commit: generation.revision, inputs: generation.inputs },
             effect: trial.effect,
@@ -145,7 +145,14 @@ impl Cycle {
     }
 
     /// The trial failed: what fell goes back to the last good generation, and the state is denied.
-    pub(super) async fn undo(&mut self, tried: &Desired, fallen: Fallen, causes: Vec<Failure>, by: DeniedBy, pass: &mut Pass) {
+    pub(super) async fn undo(
+        &mut self,
+        tried: &Desired,
+        fallen: Fallen,
+        causes: Vec<Failure>,
+        by: Option<DeniedBy>,
+        pass: &mut Pass,
+    ) {
         let Some(trial) = self.ledger.trial.clone() else { return };
         self.renew_watch(super::own::SWITCHING);
         pass.failures.retain(|failure| !causes.contains(failure));
@@ -153,15 +160,16 @@ impl Cycle {
             Ok(good) => good,
             Err(message) => return self.stay(trial.back_to, message, causes, pass),
         };
-        let (target, components) = self.target(tried, fallen, good, pass);
         let reason = causes.first().map(|cause| format!("{}: {}", cause.resource, cause.message)).unwrap_or_default();
         tracing::warn!(
             trimtab_pass = pass.number,
             trimtab_revision = trial.revision,
             trimtab_outcome = "rolling-back",
-            "revision {} did not become healthy and is undone: {reason}",
+            "revision {} did not come up and is undone: {reason}",
             trial.revision
         );
+        let again = by.is_none();
+        let (target, components) = self.target(tried, fallen, good, again.then_some(causes.as_slice()), pass);
         let end = End { at: pass.started, duration_ms: since(trial.at), reason };
         self.ledger.undo(target.number, components, causes, by, end);
         // Also when it cannot be written down (a full disk): better undone twice than not at all.
@@ -176,6 +184,7 @@ impl Cycle {
         tried: &Desired,
         fallen: Fallen,
         good: Generation,
+        again: Option<&[Failure]>,
         pass: &mut Pass,
     ) -> (Generation, BTreeSet<ComponentName>) {
         let failed = match fallen {
@@ -188,8 +197,11 @@ impl Cycle {
         if desired.effect() == good.desired.effect() {
             return (good, BTreeSet::new());
         }
-        let withheld =
-            components.iter().map(|component| transaction::Withheld { component: component.clone(), because: None, again: false });
+        let withheld = components.iter().map(|component| transaction::Withheld {
+            component: component.clone(),
+            because: again.filter(|_| failed.contains(component)).and_then(|causes| causes.first().cloned()),
+            again: again.is_some(),
+        });
         let mixed = Generation {
             number: self.ledger.next_number(),
             revision: trial.map(|(revision, _)| revision).unwrap_or_default(),
@@ -230,7 +242,7 @@ impl Cycle {
         };
         let number = target.number;
         self.current = Some(Current::of(target.clone()));
-        let wanted = Wanted { fresh: false, effect: target.desired.effect(), ..self.again(target, &trial) };
+        let wanted = Wanted { fresh: false, effect: target.desired.effect(), ..Self::again(target, &trial) };
         let before = pass.failures.len();
         let plan = self.plan(&wanted, pass.wake, pass).await;
         pass.changes.extend(plan.changes.iter().cloned());
@@ -259,7 +271,11 @@ impl Cycle {
     fn settle_back(&mut self, wanted: &Wanted, number: u64, amiss: Vec<Failure>, pass: &mut Pass) {
         let Some(trial) = self.ledger.trial.clone() else { return };
         let told = Trial { amiss: amiss.clone(), generation: number, ..trial.clone() }.told();
-        let outcome = if amiss.is_empty() { Outcome::RolledBack } else { Outcome::Degraded };
+        let outcome = match (amiss.is_empty(), trial.blameless) {
+            (true, false) => Outcome::RolledBack,
+            (true, true) => Outcome::Partial,
+            (false, _) => Outcome::Degraded,
+        };
         let end =
             End { at: pass.started, duration_ms: since(trial.at), reason: format!("without what fell of {}", trial.revision) };
         self.ledger.undone(in_force(number, wanted, true), amiss, end);
@@ -267,13 +283,19 @@ impl Cycle {
         if number == 0 && self.ledger.trial.is_none() {
             self.current = None;
         }
-        pass.undone = Some(told);
+        let again = trial.blameless.then(|| self.try_again_later(&trial.revision));
+        if trial.blameless {
+            pass.failures.extend(trial.causes.iter().cloned());
+        }
+        if outcome != Outcome::Partial {
+            pass.undone = Some(told);
+        }
         pass.revision.clone_from(&wanted.key.commit);
         // What went on the way here is told by the outcome; a refused check of the way back must not hide it.
         pass.outcome = pass.outcome.max(outcome);
         let key = Key { commit: trial.revision, inputs: self.inputs };
         if self.current.as_ref().is_none_or(|current| current.key != key) {
-            self.refused = Some(Refused { key, pass: Box::new(pass.clone()), outcome, again: None });
+            self.refused = Some(Refused { key, pass: Box::new(pass.clone()), outcome, again });
         }
         self.collect();
     }

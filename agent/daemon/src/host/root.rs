@@ -195,8 +195,8 @@ impl Root {
         let (mut dir, missing) = self.nearest(path)?;
         for path in missing.into_iter().rev() {
             let name = path.file_name().to_owned();
-            // With its final mode at once: whoever is killed before the next line leaves nothing that others cannot enter.
-            match mkdirat(&dir, name.as_str(), Mode::from_bits_truncate(0o755)) {
+            // With its mode from the start, as far as the umask lets it: nobody would put it right after a crash before the next line.
+            match mkdirat(&dir, name.as_str(), MADE) {
                 Ok(()) => {
                     made.push(path.clone());
                     dir = self.finish_made(&dir, &name).map_err(|errno| failed("make the directory", path.as_str(), errno))?;
@@ -236,7 +236,7 @@ impl Root {
         if self.is_privileged() {
             nix::unistd::fchown(&made, Some(0.into()), Some(0.into()))?;
         }
-        nix::sys::stat::fchmod(&made, Mode::from_bits_truncate(0o755))?;
+        nix::sys::stat::fchmod(&made, MADE)?;
         Ok(made)
     }
 
@@ -358,6 +358,9 @@ impl Parents {
 
 /// The flags of a directory that is worked in: readable, for an `O_PATH` handle cannot be synced.
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// The mode of a directory that is made on the way to something.
+const MADE: Mode = Mode::S_IRWXU.union(Mode::S_IRGRP).union(Mode::S_IXGRP).union(Mode::S_IROTH).union(Mode::S_IXOTH);
 
 fn parent_of(path: &HostPath) -> &str {
     path.relative().rsplit_once('/').map_or("", |(parent, _)| parent)

@@ -142,3 +142,85 @@ fn told(error: reqwest::Error) -> String {
     }
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A server that gives the next of these answers to each connection, and nothing at all to those after.
+    fn server(answers: Vec<Vec<u8>>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            let mut held = Vec::new();
+            let mut answers = answers.into_iter();
+            while let Ok((mut stream, _)) = listener.accept() {
+                match answers.next() {
+                    Some(answer) => {
+                        let _ = stream.read(&mut [0; 4096]);
+                        // Who has read enough hangs up.
+                        let _ = stream.write_all(&answer);
+                    }
+                    None => held.push(stream),
+                }
+            }
+        });
+        address
+    }
+
+    fn answer(head: &str, body: &str) -> Vec<u8> {
+        format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len()).into_bytes()
+    }
+
+    fn timing(timeout_ms: u64) -> Timing {
+        Timing { timeout_ms, interval_ms: 20, settle_ms: 0, retries: 0 }
+    }
+
+    fn http(answers: Vec<Vec<u8>>, status: &[u16], body: Option<&str>) -> Result<(), String> {
+        let question =
+            Question::Http { url: format!("http://{}/", server(answers)), status: status.to_vec(), body: body.map(str::to_owned) };
+        ask(&question, timing(1500)).map_err(|error| error.to_string())
+    }
+
+    fn failed(why: &str) -> Result<(), String> {
+        Err(format!("it was not good within 1500ms: {why}"))
+    }
+
+    #[test]
+    fn an_answer_is_judged_by_its_status_and_its_text() {
+        assert_eq!(http(vec![answer("204 No Content", "")], &[], None), Ok(()));
+        assert_eq!(http(vec![answer("503 Busy", "")], &[503, 200], None), Ok(()));
+        assert_eq!(http(vec![answer("200 OK", "all is ready")], &[], Some("is rea")), Ok(()));
+        // Bad ones are waited out.
+        assert_eq!(http(vec![answer("500 No", ""), answer("500 No", ""), answer("200 OK", "")], &[], None), Ok(()));
+        assert_eq!(
+            http(vec![answer("200 OK", "no"); 400], &[], Some("yes")),
+            failed("the answer does not contain what `body` asks for")
+        );
+        // No redirect is followed: the next answer would be good.
+        let away = answer("302 Found\r\nLocation: /", "");
+        assert_eq!(http(vec![away; 400], &[], None), failed("answered with status 302"));
+    }
+
+    #[test]
+    fn no_more_is_read_than_is_told() {
+        let filled = |before: usize| answer("200 OK", &format!("{}end", "x".repeat(before)));
+        assert_eq!(http(vec![filled(MAX_BODY - 3)], &[], Some("end")), Ok(()));
+        assert_eq!(
+            http(vec![filled(MAX_BODY - 2); 400], &[], Some("end")),
+            failed("the answer does not contain what `body` asks for")
+        );
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_does_not_hold_it_up() {
+        // One question may take what is left, at least a second: the answer to the second one comes after the deadline.
+        let said = http(Vec::new(), &[], None).unwrap_err();
+        assert!(said.starts_with("it was not good within 1500ms: no answer within 1s"), "{said}");
+        let silent = server(Vec::new());
+        assert!(ask(&Question::Tcp(silent), timing(1000)).is_ok(), "accepted is all that tcp asks for");
+    }
+}

@@ -24,6 +24,8 @@ use crate::log::chain;
 
 /// Where the program of another user than root lies, for the unit alone.
 const SHOWN: &str = "/run/trimtab-hook";
+/// Under which name its output is in the journal.
+const IDENTIFIER: &str = "trimtab-hook";
 /// The exit status that asks for another time, as in sysexits(3): EX_TEMPFAIL.
 const LATER: i32 = 75;
 /// systemd's own exit status when it cannot become the user.
@@ -138,7 +140,7 @@ fn command(hook: &Hook, context: &Context, laid: Option<&Laid>, run: &str) -> Co
         .env("TRIMTAB_COMPONENT", component.as_str())
         .timeout(Duration::from_millis(hook.timeout_ms))
         .tied()
-        .to_journal("trimtab-hook", fields);
+        .to_journal(IDENTIFIER, fields);
     if let Some(user) = &hook.user {
         command = command.user(user.as_str());
         if let Some(laid) = laid {
@@ -174,7 +176,8 @@ async fn last_words(runner: &Runner, run: &str) -> String {
         tracing::debug!("the journal could not be waited for: {}", chain(&error));
     }
     let (field, count) = (format!("TRIMTAB_HOOK={run}"), LINES.to_string());
-    let words = ["journalctl", &field, "-n", &count, "--no-pager", "-q", "-o", "cat"];
+    // By the identifier as well: systemd's own lines about the unit have the field, too.
+    let words = ["journalctl", "-t", IDENTIFIER, &field, "-n", &count, "--no-pager", "-q", "-o", "cat"];
     match command::run(&Command::new("journal", words).timeout(Duration::from_secs(10)), runner).await {
         Ok(output) if output.is_success() => command::last_lines(&String::from_utf8_lossy(&output.stdout), LINES),
         _ => String::new(),

@@ -261,5 +261,8 @@ fn unpack(head: &Head, body: Vec<u8>, host: &Host) -> Result<Rendered, RenderErr
             return Err(RenderError::Untrue(format!("{path} has no content")));
         }
     }
+    for unit in rendered.desired.units.keys() {
+        host.policy.judge_unit(unit).map_err(|why| RenderError::Untrue(format!("{unit} may not be managed: {why}")))?;
+    }
     Ok(rendered)
 }

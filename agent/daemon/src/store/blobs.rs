@@ -1,9 +1,10 @@
 //! Contents by digest, in `blobs/ab/cdef…`: what was rendered, and what stood on the host before trimtab came.
 //!
-//! A content is under its name only whole, and is judged by its digest each time it is read. It is on the disk after the next
-//! [`Store::sync`], which each save of a document begins with.
+//! A content is under its name only whole, also after a power cut, and is judged by its digest each time it is read. It is on the disk
+//! after the next [`Store::sync`], which each save of a document begins with; only there it gets its name. A name that came before its
+//! content could stand there with nothing in it for ever: it would count as kept. Until then this [`Store`] alone can read it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -37,7 +38,7 @@ impl Store {
 
     /// Whether a content is there. Whether it is whole is told when it is read.
     pub fn has(&self, digest: &Digest) -> bool {
-        self.blob(digest).is_file()
+        self.fresh.contains_key(digest) || self.blob(digest).is_file()
     }
 
     /// Reads a content and judges it by its digest.
@@ -50,7 +51,7 @@ impl Store {
 
     /// Opens a content to be read piece by piece; the reader judges it by its digest.
     pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
-        let path = self.blob(digest);
+        let path = self.fresh.get(digest).cloned().unwrap_or_else(|| self.blob(digest));
         match OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&path) {
             Ok(file) => Ok(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -63,6 +64,8 @@ impl Store {
     /// Removes every content that is not in `keep`, and what a crash left half-written. Returns how many.
     pub fn gc(&mut self, keep: &BTreeSet<Digest>) -> Result<usize, StoreError> {
         self.writable()?;
+        // What has no name yet would count as left by a crash.
+        self.sync()?;
         let folder = self.file(FOLDER);
         let mut removed = 0;
         for shelf in list(&folder)? {
@@ -90,7 +93,8 @@ impl Store {
 
     // Whole, or not at all: a power cut can leave a file short or full of zeros under its right name.
     fn holds(&self, digest: &Digest, size: u64) -> bool {
-        fs::symlink_metadata(self.blob(digest)).is_ok_and(|seen| seen.len() == size) && self.read(digest).is_ok()
+        self.fresh.contains_key(digest)
+            || fs::symlink_metadata(self.blob(digest)).is_ok_and(|seen| seen.len() == size) && self.read(digest).is_ok()
     }
 
     // Written under one temporary name, for its digest is known only at the end.
@@ -98,23 +102,44 @@ impl Store {
         let folder = self.file(FOLDER);
         self.make_shelf(&folder)?;
         let new = folder.join(NEW);
-        let (digest, file) = match write_hashed(&new, from) {
-            Ok(written) => written,
-            Err(error) => {
-                let _ = fs::remove_file(&new);
-                return Err(StoreError::io("keep a content in", &folder)(error));
+        let written = write_hashed(&new, from).and_then(|(digest, file)| {
+            let nameless = folder.join(format!(".{}{NEW}", digest.hex()));
+            fs::rename(&new, &nameless)?;
+            self.fresh.insert(digest, nameless);
+            self.unsynced.add_fd(file.into())?;
+            Ok(digest)
+        });
+        written.map_err(|error| {
+            let _ = fs::remove_file(&new);
+            StoreError::io("keep a content in", &folder)(error)
+        })
+    }
+
+    /// Waits until the contents put so far are on the disk, under their names. Each save of a document does this first.
+    /// After an error those that were new must be put again.
+    pub fn sync(&mut self) -> Result<(), StoreError> {
+        let fresh = std::mem::take(&mut self.fresh);
+        let path = self.file(FOLDER);
+        let io = StoreError::io("write to the disk", &path);
+        let synced = self.unsynced.sync().map_err(&io);
+        let named = synced.and_then(|()| self.name(&fresh)).and_then(|()| self.unsynced.sync().map_err(&io));
+        if named.is_err() {
+            for nameless in fresh.values() {
+                let _ = fs::remove_file(nameless);
             }
-        };
-        let path = self.blob(&digest);
-        let shelf = path.parent().unwrap_or(&folder);
-        self.make_shelf(shelf)?;
-        fs::rename(&new, &path).map_err(StoreError::io("keep", &path))?;
-        let remember = |unsynced: &mut crate::durable::Unsynced| {
-            unsynced.add_fd(file.into())?;
-            unsynced.add_fd(File::open(shelf)?.into())
-        };
-        remember(&mut self.unsynced).map_err(StoreError::io("keep", &path))?;
-        Ok(digest)
+        }
+        named
+    }
+
+    fn name(&mut self, fresh: &BTreeMap<Digest, PathBuf>) -> Result<(), StoreError> {
+        for (digest, nameless) in fresh {
+            let path = self.blob(digest);
+            let shelf = path.parent().unwrap_or(Path::new("/"));
+            self.make_shelf(shelf)?;
+            let named = fs::rename(nameless, &path).and_then(|()| self.unsynced.add_fd(File::open(shelf)?.into()));
+            named.map_err(StoreError::io("keep", &path))?;
+        }
+        Ok(())
     }
 
     fn make_shelf(&mut self, folder: &Path) -> Result<(), StoreError> {

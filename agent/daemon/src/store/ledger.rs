@@ -24,7 +24,7 @@ pub struct Loaded {
 /// What came of reading one file.
 enum Reading {
     Absent,
-    Whole(Ledger),
+    Whole(Box<Ledger>),
     /// The bytes are not JSON: a disk that lied about a write.
     Torn(serde_json::Error),
 }
@@ -34,7 +34,7 @@ impl Store {
     pub fn load_ledger(&self) -> Result<Loaded, StoreError> {
         let (newest, old) = (self.file(NAME), self.file(OLD));
         let torn = match read(&newest)? {
-            Reading::Whole(ledger) => return Ok(Loaded { ledger, warning: None }),
+            Reading::Whole(ledger) => return Ok(Loaded { ledger: *ledger, warning: None }),
             Reading::Absent => None,
             Reading::Torn(source) => Some(source),
         };
@@ -46,7 +46,7 @@ impl Store {
                     "{} {what}; the ledger before it (generation {generation}) is used: files of the last change may count as not ours",
                     newest.display()
                 );
-                Ok(Loaded { ledger, warning: Some(warning) })
+                Ok(Loaded { ledger: *ledger, warning: Some(warning) })
             }
             (Reading::Absent, None) => Ok(Loaded { ledger: Ledger::default(), warning: None }),
             (_, Some(source)) => Err(StoreError::Damaged { path: newest, advice: ADVICE, source }),
@@ -81,7 +81,7 @@ fn read(path: &Path) -> Result<Reading, StoreError> {
     // Before the rest is read: a later format may have fields that are unknown here.
     match value.get("format").and_then(serde_json::Value::as_u64) {
         Some(found) if found > u64::from(FORMAT) => Err(StoreError::Newer { path: path.to_owned(), found, known: FORMAT }),
-        _ => serde_json::from_slice(&bytes).map(Reading::Whole).map_err(|source| StoreError::Damaged {
+        _ => serde_json::from_slice(&bytes).map(|ledger| Reading::Whole(Box::new(ledger))).map_err(|source| StoreError::Damaged {
             path: path.to_owned(),
             advice: ADVICE,
             source,

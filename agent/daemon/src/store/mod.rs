@@ -15,6 +15,7 @@ mod requests;
 mod reserve;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -181,6 +182,8 @@ pub struct Store {
     // Held for as long as the store is open; the kernel gives it back when the process ends, however it ends. None: for looking only.
     lock: Option<File>,
     unsynced: Unsynced,
+    // Contents that are written and have no name yet, and where they lie until they have one.
+    fresh: BTreeMap<Digest, PathBuf>,
 }
 
 /// Free room.
@@ -206,7 +209,7 @@ impl Store {
         {
             sweep(folder);
         }
-        let store = Self { places, lock: Some(lock), unsynced: Unsynced::new() };
+        let store = Self { places, lock: Some(lock), unsynced: Unsynced::new(), fresh: BTreeMap::new() };
         store.set_aside(0);
         Ok(store)
     }
@@ -218,7 +221,7 @@ impl Store {
                 judge(folder)?;
             }
         }
-        Ok(Self { places, lock: None, unsynced: Unsynced::new() })
+        Ok(Self { places, lock: None, unsynced: Unsynced::new(), fresh: BTreeMap::new() })
     }
 
     /// Where things are kept.
@@ -262,12 +265,6 @@ impl Store {
             Some(_) => Ok(()),
             None => Err(StoreError::LookingOnly { path: self.places.state.clone() }),
         }
-    }
-
-    /// Waits until the contents put so far are on the disk. Each save of a document does this first.
-    pub fn sync(&mut self) -> Result<(), StoreError> {
-        let path = self.file("blobs");
-        self.unsynced.sync().map_err(StoreError::io("write to the disk", &path))
     }
 
     // A document is on disk, whole, when this comes back well; until then the old one is.

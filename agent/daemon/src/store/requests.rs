@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -33,8 +34,8 @@ pub enum Request {
 }
 
 impl Request {
-    /// Leaves it for the agent. Needs no lock: the agent holds that.
-    pub fn leave(&self, places: &Places) -> Result<(), StoreError> {
+    /// Leaves it for the agent, in the file that is returned; it is gone once the agent has taken it. Needs no lock: the agent holds that.
+    pub fn leave(&self, places: &Places) -> Result<PathBuf, StoreError> {
         let folder = places.state.join(FOLDER);
         make_private(&places.state)?;
         if !folder.exists() {
@@ -42,7 +43,8 @@ impl Request {
         }
         let bytes = serde_json::to_vec(self).expect("because plain data with string keys always serialises");
         let path = folder.join(format!("{}.json", std::process::id()));
-        write_beside(&path, &bytes, 0o600, false)
+        write_beside(&path, &bytes, 0o600, false)?;
+        Ok(path)
     }
 }
 

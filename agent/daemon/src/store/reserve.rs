@@ -64,7 +64,7 @@ fn allocate(mut file: &File, size: u64) -> io::Result<()> {
         Ok(()) => {}
         // A file system that cannot (or a C library that does not make up for it).
         Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => {
-            let zeros = [0; 1 << 16];
+            let zeros = vec![0; 1 << 16];
             for _ in 0..size.div_ceil(zeros.len() as u64) {
                 file.write_all(&zeros)?;
             }

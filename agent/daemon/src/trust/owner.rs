@@ -143,6 +143,13 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     #[test]
+    fn a_shortage_passes_and_a_refusal_does_not() {
+        let class = |errno: Errno| OwnerError::Open { path: "trust.toml".into(), source: errno.into() }.class();
+        assert_eq!((class(Errno::EMFILE), class(Errno::ENOMEM)), (Class::Retry, Class::Retry));
+        assert_eq!((class(Errno::ENOENT), class(Errno::EACCES), class(Errno::EIO)), (Class::Halt, Class::Halt, Class::Halt));
+    }
+
+    #[test]
     fn only_what_others_cannot_write_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("trust.toml");

@@ -123,7 +123,7 @@ fn appliers(desired: &Desired, observed: &Observed, ledger: &Ledger, plan: &mut 
 }
 
 fn units(desired: &Desired, observed: &Observed, ledger: &Ledger, paths: &Paths, plan: &mut Plan, leaving: &mut Plan) {
-    let undefined: BTreeSet<UnitName> = paths.leaving.iter().filter_map(|path| undefines(path, desired, ledger)).cloned().collect();
+    let undefined: BTreeSet<UnitName> = paths.leaving.iter().flat_map(|path| undefines(path, desired, ledger)).cloned().collect();
     let touched = Touched { changed: &paths.changed, leaving: &paths.leaving, replaced: &paths.replaced, undefined: &undefined };
     let nothing = UnitFound::default();
     for (name, want) in &desired.units {
@@ -138,12 +138,12 @@ fn units(desired: &Desired, observed: &Observed, ledger: &Ledger, paths: &Paths,
     }
 }
 
-/// The wanted unit of whose definition a leaving path is a part: such a drop-in goes before the unit is restarted, not at the end, or the
+/// The wanted units of whose definition a leaving path is a part: such a drop-in goes before the unit is restarted, not at the end, or the
 /// unit would go on running with it.
-fn undefines<'a>(path: &HostPath, desired: &Desired, ledger: &'a Ledger) -> Option<&'a UnitName> {
-    match &ledger.entries.get(path)?.role {
-        Role::Unit(unit) | Role::Quadlet(unit) if desired.units.contains_key(unit) => Some(unit),
-        _ => None,
+fn undefines<'a>(path: &HostPath, desired: &'a Desired, ledger: &Ledger) -> Vec<&'a UnitName> {
+    match ledger.entries.get(path).map(|owned| &owned.role) {
+        Some(Role::Unit(of) | Role::Quadlet(of)) => desired.units.keys().filter(|unit| unit.reads_drop_ins_of(of)).collect(),
+        _ => Vec::new(),
     }
 }
 
@@ -160,7 +160,7 @@ fn reloads(desired: &Desired, observed: &Observed, ledger: &Ledger, plan: &mut P
         |path: &HostPath| desired.entries.get(path).is_some_and(|entry| matches!(entry.role, Role::Unit(_) | Role::Quadlet(_)));
     let written = plan.steps.iter().any(|step| match &step.action {
         Action::Put { path, .. } => is_definition(path),
-        _ => leaving_path(step).is_some_and(|path| undefines(path, desired, ledger).is_some()),
+        _ => leaving_path(step).is_some_and(|path| !undefines(path, desired, ledger).is_empty()),
     });
     let unfinished = ledger.entries.iter().any(|(path, owned)| owned.pending && is_definition(path));
     let outdated = desired.units.iter().any(|(name, unit)| {
@@ -213,7 +213,7 @@ fn order(step: &Step, desired: &Desired, ledger: &Ledger, ranks: &BTreeMap<&Unit
         Action::Stop { unit, .. } => (11, usize::MAX - rank(unit)),
         Action::Mask { .. } => (12, 0),
         Action::Start { unit } | Action::Restart { unit } | Action::Reload { unit } => (13, rank(unit)),
-        Action::Remove { path, .. } | Action::Restore { path, .. } if undefines(path, desired, ledger).is_some() => (4, 1),
+        Action::Remove { path, .. } | Action::Restore { path, .. } if !undefines(path, desired, ledger).is_empty() => (4, 1),
         Action::Remove { .. } | Action::Restore { .. } => (15, 0),
         Action::Forget { .. } => (18, 0),
     };
@@ -237,7 +237,7 @@ fn join(mut plan: Plan, leaving: Plan, desired: &Desired, ledger: &Ledger) -> Pl
             _ => give_back.push(step),
         }
     }
-    let is_removal = |step: &Step| leaving_path(step).is_some_and(|path| undefines(path, desired, ledger).is_none());
+    let is_removal = |step: &Step| leaving_path(step).is_some_and(|path| undefines(path, desired, ledger).is_empty());
     let (mut removals, mut steps): (Vec<Step>, Vec<Step>) = plan.steps.into_iter().partition(is_removal);
     removals.reverse();
     let first_late = |step: &Step| {

@@ -5,17 +5,19 @@
 //! never told as the same thing.
 
 mod build;
+mod compare;
 mod own;
 mod paths;
 mod show;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod units;
 
 pub use build::plan;
+pub use compare::compare;
 pub use own::{AGENT, GUARD, GUARD_PATH, PROGRAM};
 pub use paths::before;
-pub use show::{Texts, show};
+pub use show::{Texts, show, show_compared};
 
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +94,9 @@ pub struct Change {
     pub cause: Cause,
     /// What differs, by property; contents as digests, never as text.
     pub differs: Vec<Difference>,
+    /// Something of the operator's stands there and is replaced; it is kept in the backup and put back when the path leaves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replaces: bool,
     /// Where it comes from in the repository.
     pub origin: Origin,
 }
@@ -280,6 +285,7 @@ impl Plan {
     }
 
     /// The plan without what only takes away: steps, and the notes that strike paths off. What it leaves undone is planned anew afterwards.
+    #[must_use]
     pub fn without_prune(&self) -> Plan {
         let mut plan = self.clone();
         plan.steps.truncate(self.prune_from);

@@ -78,6 +78,7 @@ impl Place<'_> {
             verb: if matches!(self.found, Found::Missing) { Verb::Create } else { Verb::Update },
             cause,
             differs,
+            replaces: self.owned.is_none() && !matches!(self.found, Found::Missing),
             origin: want.origin.clone(),
         });
         plan.steps.push(Step {
@@ -123,6 +124,7 @@ impl Place<'_> {
             verb,
             cause,
             differs: vec![difference("wanted", kind_word(&owned.state.node), "no longer in the repository")],
+            replaces: false,
             origin: owned.origin.clone(),
         };
         plan.changes.push(change);
@@ -227,7 +229,7 @@ pub(super) fn differences(state: &FileState, found: &Found, accounts: &Accounts<
     list
 }
 
-fn difference(property: &str, found: impl Into<String>, wanted: impl Into<String>) -> Difference {
+pub(super) fn difference(property: &str, found: impl Into<String>, wanted: impl Into<String>) -> Difference {
     Difference { property: property.to_owned(), found: found.into(), wanted: wanted.into() }
 }
 
@@ -236,7 +238,7 @@ pub(super) fn is_substantial(differs: &[Difference]) -> bool {
     differs.iter().any(|d| matches!(d.property.as_str(), "content" | "missing" | "kind" | "target" | "wanted"))
 }
 
-fn kind_word(node: &Node) -> &'static str {
+pub(super) fn kind_word(node: &Node) -> &'static str {
     match node {
         Node::File { .. } => "file",
         Node::Symlink { .. } => "symlink",
@@ -247,5 +249,5 @@ fn kind_word(node: &Node) -> &'static str {
 /// A unit or image change has no path; its origin says where it comes from.
 pub(super) fn plain_change(resource: String, verb: Verb, cause: Cause, differs: (&str, &str, &str), origin: &Origin) -> Change {
     let (property, found, wanted) = differs;
-    Change { resource, verb, cause, differs: vec![difference(property, found, wanted)], origin: origin.clone() }
+    Change { resource, verb, cause, differs: vec![difference(property, found, wanted)], replaces: false, origin: origin.clone() }
 }

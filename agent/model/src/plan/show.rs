@@ -14,19 +14,34 @@ pub trait Texts {
 
 /// Longest diff of one file, in lines, before it is cut.
 const MAX_DIFF_LINES: usize = 200;
+/// What a plan compares.
+const HEADER: (&str, &str) = ("on the host", "in the repository");
 
 /// The plan as text; `color` for terminals only.
 pub fn show(plan: &Plan, texts: &impl Texts, color: bool) -> String {
     let paint = Paint { color };
     let mut out = String::new();
     for change in &plan.changes {
-        one(change, texts, paint, &mut out);
+        one(change, texts, HEADER, paint, &mut out);
     }
     for problem in &plan.problems {
         let _ = writeln!(out, "{} {}  {}", paint.of("31", "!"), problem.resource, problem.message);
         let _ = writeln!(out, "    from {}", place(&problem.origin));
     }
     let _ = writeln!(out, "{}", summary(plan));
+    out
+}
+
+/// What differs between two states, each under its name.
+pub fn show_compared(changes: &[Change], texts: &impl Texts, names: (&str, &str), color: bool) -> String {
+    let mut out = String::new();
+    for change in changes {
+        one(change, texts, names, Paint { color }, &mut out);
+    }
+    let _ = match changes.len() {
+        0 => writeln!(out, "No difference between {} and {}.", names.0, names.1),
+        count => writeln!(out, "{count} differ from {} to {}.", names.0, names.1),
+    };
     out
 }
 
@@ -50,7 +65,7 @@ fn summary(plan: &Plan) -> String {
     text
 }
 
-fn one(change: &Change, texts: &impl Texts, paint: Paint, out: &mut String) {
+fn one(change: &Change, texts: &impl Texts, names: (&str, &str), paint: Paint, out: &mut String) {
     let (sign, tint, word) = match change.verb {
         Verb::Create => ("+", "32", "create"),
         Verb::Pull => ("+", "32", "pull"),
@@ -82,15 +97,18 @@ fn one(change: &Change, texts: &impl Texts, paint: Paint, out: &mut String) {
     for differs in &change.differs {
         let _ = writeln!(out, "    {}: {} -> {}", differs.property, differs.found, differs.wanted);
     }
+    if change.replaces {
+        let _ = writeln!(out, "    replaces what stands there; kept in the backup (`trimtab backups`)");
+    }
     let path = change.resource.strip_prefix("file ");
     if let Some((found, wanted)) = path.and_then(|path| texts.texts(path)) {
-        diff(&found, &wanted, paint, out);
+        diff(&found, &wanted, names, paint, out);
     }
 }
 
-fn diff(found: &str, wanted: &str, paint: Paint, out: &mut String) {
+fn diff(found: &str, wanted: &str, names: (&str, &str), paint: Paint, out: &mut String) {
     let diff = TextDiff::from_lines(found, wanted);
-    let text = diff.unified_diff().context_radius(3).header("on the host", "in the repository").to_string();
+    let text = diff.unified_diff().context_radius(3).header(names.0, names.1).to_string();
     for (count, line) in text.lines().enumerate() {
         if count == MAX_DIFF_LINES {
             let _ = writeln!(out, "    … {} more lines", text.lines().count() - count);

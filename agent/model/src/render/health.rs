@@ -83,8 +83,13 @@ impl Judge<'_, '_> {
             }
             return;
         }
-        let help = did_you_mean(unit.as_str(), self.units.managed.keys().map(UnitName::as_str));
+        // By the stem: a common `.service` would make strangers alike.
+        let ending = format!(".{}", unit.kind());
+        let stem = |unit: &'_ str| unit.len() - ending.len();
+        let others = self.units.managed.keys().map(UnitName::as_str).filter(|other| other.ends_with(&ending));
+        let help = did_you_mean(&unit.as_str()[..stem(unit.as_str())], others.map(|other| &other[..stem(other)]));
         if !help.is_empty() {
+            let help = help.replace("`?", &format!("{ending}`?"));
             self.warnings.at_with(place, format!("{unit} is no unit of any component of this host"), help);
         }
     }

@@ -96,6 +96,7 @@ pub(super) fn units<'r>(
     builder.name_quadlets();
     builder.name_units();
     builder.collect_rules(components);
+    builder.protect(policy);
     let mut names: BTreeSet<UnitName> = builder.defines.keys().filter(|unit| !unit.is_template()).cloned().collect();
     // A drop-in of somebody else's unit: restarted when it changes. One for a template or for a prefix has no unit of its own.
     names.extend(builder.drop_ins.keys().filter(|unit| !unit.is_template() && !is_prefix(unit)).cloned());
@@ -257,6 +258,29 @@ impl<'r> Builder<'r, '_> {
         }
     }
 
+    /// What the local policy protects is neither brought, nor added to, nor managed; nor enabled or stood in for by another unit's
+    /// `[Install]` section.
+    fn protect(&mut self, policy: &PathPolicy) {
+        let mut refuse = |unit: &UnitName, place: Place<'_>| {
+            if let Err(why) = policy.judge_unit(unit) {
+                self.findings.at(place, format!("{unit} may not be managed: {why}"));
+            }
+        };
+        let drop_ins = self.drop_ins.iter().flat_map(|(unit, paths)| paths.iter().map(move |path| (unit, *path)));
+        for (unit, path) in self.defines.iter().map(|(unit, path)| (unit, *path)).chain(drop_ins) {
+            refuse(unit, Place::file(self.files[path].draft.place.file));
+        }
+        for (unit, (_, rule)) in &self.rules {
+            refuse(unit, rule.place);
+        }
+        for text in self.texts.values() {
+            for value in ["Alias", "Also"].iter().flat_map(|key| text.parsed.values("Install", key)) {
+                let names = value.value.split_whitespace().filter_map(|name| name.parse::<UnitName>().ok());
+                names.for_each(|unit| refuse(&unit, text.place(value.start, value.end)));
+            }
+        }
+    }
+
     fn build(&mut self, name: &UnitName) {
         let own = self.defines.get(name).or_else(|| self.defines.get(&name.template()?)).copied();
         let order = self.definition(name, own);
@@ -304,9 +328,7 @@ impl<'r> Builder<'r, '_> {
     fn definition(&self, name: &UnitName, own: Option<&'r HostPath>) -> Vec<&'r HostPath> {
         let mut definition: BTreeSet<&HostPath> = own.into_iter().collect();
         for (unit, paths) in &self.drop_ins {
-            let prefix = unit.as_str().rsplit_once('.').filter(|_| is_prefix(unit));
-            let by_prefix = prefix.is_some_and(|(stem, kind)| name.as_str().starts_with(stem) && name.kind() == kind);
-            if unit == name || Some(unit) == name.template().as_ref() || by_prefix {
+            if name.reads_drop_ins_of(unit) {
                 definition.extend(paths);
             }
         }

@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::desired::Desired;
+use crate::desired::{Desired, Node, Role};
 use crate::names::{ComponentName, HostPath, UnitName};
+use crate::plan::{Action, Plan};
+
+use super::{Denied, denied};
 
 /// Why two states cannot be put together; everything has to fall then.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,8 +78,55 @@ pub fn mix(new: &Desired, old: &Desired, withheld: &BTreeSet<ComponentName>) -> 
         mixed.confirm.extend(confirm.map(|(component, when)| (component.clone(), *when)));
         mixed.isolated.extend(source.isolated.iter().filter(|component| ours(component)).cloned());
     }
+    // As a rendering has them: the same state must have the same effect, whichever way it came about.
+    mixed.health.sort_by(|one, other| one.origin.component.cmp(&other.origin.component));
+    mixed.hooks.sort_by(|one, other| one.origin.component.cmp(&other.origin.component));
     complete(&mut mixed);
     Ok(mixed)
+}
+
+/// What is left of a state to be tried when `failed` stay as `old` has them, with all that share their fate; and which those are.
+/// `None`: it cannot be told apart from the rest, or what is left was tried before and is denied itself.
+pub fn without(
+    new: &Desired,
+    old: &Desired,
+    failed: &BTreeSet<ComponentName>,
+    list: &[Denied],
+) -> Option<(Desired, BTreeSet<ComponentName>)> {
+    let fallen = spread(failed, new, old);
+    let left = mix(new, old, &fallen).ok()?;
+    denied(list, &left.effect()).is_none().then_some((left, fallen))
+}
+
+/// What is gone back to when `failed` of a tried state failed: that state without them. `None`: the good state as a whole, for nothing else
+/// can be told apart; or what failed is as it was before, so that something else of the change must have broken it.
+pub fn target(
+    tried: &Desired,
+    good: &Desired,
+    failed: &BTreeSet<ComponentName>,
+    list: &[Denied],
+) -> Option<(Desired, BTreeSet<ComponentName>)> {
+    if failed.is_empty() {
+        return None;
+    }
+    let (left, fallen) = without(tried, good, failed, list)?;
+    let effect = left.effect();
+    (effect != tried.effect() && effect != good.effect()).then_some((left, fallen))
+}
+
+/// The components that a plan works on, and those that share their fate: the checks of these are asked.
+pub fn affected(plan: &Plan, wanted: &Desired) -> BTreeSet<ComponentName> {
+    let touched = plan.steps.iter().filter_map(|step| step.component.clone()).collect();
+    spread(&touched, wanted, wanted)
+}
+
+/// Units that a plan starts, restarts or reloads.
+pub fn watched(plan: &Plan) -> BTreeSet<UnitName> {
+    let unit = |action: &Action| match action {
+        Action::Start { unit } | Action::Restart { unit } | Action::Reload { unit } => Some(unit.clone()),
+        _ => None,
+    };
+    plan.steps.iter().filter_map(|step| unit(&step.action)).collect()
 }
 
 fn conflict(resource: String, kept: &ComponentName, withheld: &ComponentName) -> Conflict {
@@ -85,7 +135,6 @@ fn conflict(resource: String, kept: &ComponentName, withheld: &ComponentName) ->
 
 /// The owner of what stands at the path, or of something that cannot stand beside it.
 fn overlapping<'a>(state: &'a Desired, path: &HostPath) -> Option<&'a ComponentName> {
-    use crate::desired::Node;
     let own = state.entries.get(path);
     let mut above = path.parent();
     let mut in_the_way = None;
@@ -99,15 +148,15 @@ fn overlapping<'a>(state: &'a Desired, path: &HostPath) -> Option<&'a ComponentN
 
 /// A unit's definition names no path that this state does not have, and each one that it does.
 fn complete(state: &mut Desired) {
-    use crate::desired::Role;
-    let mut defined: BTreeMap<UnitName, BTreeSet<HostPath>> = BTreeMap::new();
+    let mut defined: BTreeMap<&UnitName, BTreeSet<&HostPath>> = BTreeMap::new();
     for (path, entry) in &state.entries {
         if let Role::Unit(unit) | Role::Quadlet(unit) = &entry.role {
-            defined.entry(unit.clone()).or_default().insert(path.clone());
+            defined.entry(unit).or_default().insert(path);
         }
     }
     for (name, unit) in &mut state.units {
         unit.definition.retain(|path| state.entries.contains_key(path));
-        unit.definition.extend(defined.remove(name).unwrap_or_default());
+        let parts = defined.iter().filter(|(of, _)| name.reads_drop_ins_of(of)).flat_map(|(_, paths)| paths);
+        unit.definition.extend(parts.map(|path| (*path).clone()));
     }
 }

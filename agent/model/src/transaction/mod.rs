@@ -24,7 +24,7 @@ use crate::digest::Digest;
 use crate::names::{ComponentName, UnitName};
 use crate::report::Failure;
 
-pub use self::domain::{Conflict, mix, spread};
+pub use self::domain::{Conflict, affected, mix, spread, target, watched, without};
 pub use self::guard::{ALWAYS, Limit, network_shaped, removals, too_many};
 pub use self::steps::{End, InForce};
 pub use self::watch::{ITSELF, MAX_BOOTS, MAX_RESTARTS, Now, Previous, Restored, WATCH_FORMAT, Watch};
@@ -118,6 +118,9 @@ pub struct Trial {
     /// Components that failed and those that fall with them; empty with [`Trial::causes`]: all.
     #[serde(default)]
     pub fallen: BTreeSet<ComponentName>,
+    /// What went wrong is not the revision's fault (a full disk, a file that cannot be replaced): it is undone, not denied, and tried again.
+    #[serde(default)]
+    pub blameless: bool,
     /// Why it is undone.
     #[serde(default)]
     pub causes: Vec<Failure>,

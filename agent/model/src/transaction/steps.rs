@@ -42,6 +42,12 @@ impl Ledger {
         self.last
     }
 
+    /// The generation that was in force before the one that is, of those that `is_kept`; two calls with a rollback between them lead back.
+    pub fn before(&self, is_kept: impl Fn(u64) -> bool) -> Option<u64> {
+        let was_in_force = |line: &&Line| line.end != Ended::RolledBack && line.generation != self.generation;
+        self.history.iter().filter(was_in_force).map(|line| line.generation).find(|number| is_kept(*number))
+    }
+
     /// A state is in force, and no trial any more.
     pub fn commit(&mut self, state: InForce, ended: Ended, end: End) {
         self.trial = None;
@@ -66,26 +72,30 @@ impl Ledger {
         });
     }
 
-    /// The trial failed: from here on it is undone, and denied. `fallen` empty: all of it. `target` is the generation gone back to.
-    pub fn undo(&mut self, target: u64, fallen: BTreeSet<ComponentName>, causes: Vec<Failure>, by: DeniedBy, end: End) {
+    /// The trial failed: from here on it is undone, and denied by `by`; `None`: it is not its fault, and it is tried again. `fallen` empty:
+    /// all of it. `target` is the generation gone back to.
+    pub fn undo(&mut self, target: u64, fallen: BTreeSet<ComponentName>, causes: Vec<Failure>, by: Option<DeniedBy>, end: End) {
         let Some(trial) = &mut self.trial else { return };
         let tried = trial.generation;
         trial.phase = Phase::RollingBack;
         trial.generation = target;
         trial.fallen.clone_from(&fallen);
         trial.causes.clone_from(&causes);
+        trial.blameless = by.is_none();
         let (revision, effect, pass) = (trial.revision.clone(), trial.effect, trial.pass);
-        self.deny(Denied {
-            revision: revision.clone(),
-            effect,
-            components: fallen,
-            back_to: target,
-            at: end.at,
-            pass,
-            causes,
-            by,
-            tries: 1,
-        });
+        if let Some(by) = by {
+            self.deny(Denied {
+                revision: revision.clone(),
+                effect,
+                components: fallen,
+                back_to: target,
+                at: end.at,
+                pass,
+                causes,
+                by,
+                tries: 1,
+            });
+        }
         self.tell(Line {
             generation: tried,
             revision,
@@ -95,6 +105,31 @@ impl Ledger {
             end: Ended::RolledBack,
             reason: end.reason,
         });
+    }
+
+    /// What was left of the trial does not work either: all of it falls, and the good generation is gone back to. Returns whether there
+    /// was anything left to fall.
+    pub fn fall(&mut self, amiss: &[Failure]) -> bool {
+        let Some(trial) = &mut self.trial else { return false };
+        if trial.generation == trial.back_to {
+            return false;
+        }
+        trial.phase = Phase::RollingBack;
+        trial.generation = trial.back_to;
+        trial.fallen.clear();
+        trial.causes.extend(amiss.iter().cloned());
+        if let Some(entry) = self.denied.iter_mut().find(|entry| entry.effect == trial.effect) {
+            entry.components.clear();
+            entry.back_to = trial.back_to;
+            entry.causes.clone_from(&trial.causes);
+        }
+        true
+    }
+
+    /// Generations that must not be collected: a crash, or an undoing, goes on from one of these.
+    pub fn held(&self) -> BTreeSet<u64> {
+        let trial = self.trial.iter().flat_map(|trial| [trial.generation, trial.back_to]);
+        [self.generation, self.good].into_iter().chain(trial).collect()
     }
 
     /// It was undone as far as that went; `amiss` is what is left of it.

@@ -29,7 +29,7 @@ use trimtab_model::observed::{Expected, Identity, Meta};
 
 pub use self::error::PlaceError;
 use self::error::{failed, io_failed, unsynced};
-use self::temp::make_temp;
+pub(super) use self::temp::make_temp;
 pub use self::temp::sweep;
 use super::observe::{identity, meta};
 use super::root::{Parents, Root, RootError, S_IFDIR, S_IFMT, inode};
@@ -225,9 +225,8 @@ impl Batch {
             Err(error) => return Err(error.into()),
         };
         match unlinkat(&parent, path.file_name(), UnlinkatFlags::RemoveDir) {
-            Ok(()) => {}
             // Unsynced, if a killed pass removed it: the directory above is remembered all the same.
-            Err(Errno::ENOENT) => {}
+            Ok(()) | Err(Errno::ENOENT) => {}
             Err(Errno::ENOTDIR | Errno::ENOTEMPTY | Errno::EEXIST | Errno::EBUSY) => return Ok(false),
             Err(errno) => return Err(failed("remove the directory", path, errno)),
         }

@@ -16,18 +16,24 @@ use crate::host::root::{Root, RootError};
 /// What the temporary names begin with; 16 hex digits follow.
 const TEMP: &str = ".trimtab-";
 
-/// Removes what a crash left beside the given paths (sorted is faster). Only for the holder of the store's lock: it takes away what another
-/// one has just staged. Returns what was removed and what could not be.
+/// Removes what a crash left beside the given paths, and beside the directories above them: they too may have been about to be made. Only
+/// for the holder of the store's lock: it takes away what another one has just staged. Returns what was removed and what could not be.
 pub fn sweep<'p>(root: &Root, paths: impl IntoIterator<Item = &'p HostPath>) -> (Vec<HostPath>, Vec<PlaceError>) {
     let (mut removed, mut failures) = (Vec::new(), Vec::new());
     let mut seen = BTreeSet::new();
     for path in paths {
-        if !seen.insert(path.parent()) {
-            continue;
-        }
-        match sweep_beside(root, path, &mut removed) {
-            Ok(()) | Err(PlaceError::Parent(RootError::Missing { .. } | RootError::NotDirectory { .. })) => {}
-            Err(error) => failures.push(error),
+        let mut at = Some(path.clone());
+        while let Some(here) = at {
+            let above = here.parent();
+            // What lies above a known directory is known as well.
+            if !seen.insert(above.clone()) {
+                break;
+            }
+            match sweep_beside(root, &here, &mut removed) {
+                Ok(()) | Err(PlaceError::Parent(RootError::Missing { .. } | RootError::NotDirectory { .. })) => {}
+                Err(error) => failures.push(error),
+            }
+            at = above;
         }
     }
     (removed, failures)
@@ -51,7 +57,11 @@ fn sweep_beside(root: &Root, path: &HostPath, removed: &mut Vec<HostPath>) -> Re
             None => format!("/{name}").parse(),
         };
         let left = left.expect("because a short name of plain letters beneath a normal path is one");
-        match unlinkat(&parent, name.as_str(), UnlinkatFlags::NoRemoveDir) {
+        let gone = match unlinkat(&parent, name.as_str(), UnlinkatFlags::NoRemoveDir) {
+            Err(Errno::EISDIR) => unlinkat(&parent, name.as_str(), UnlinkatFlags::RemoveDir),
+            other => other,
+        };
+        match gone {
             Ok(()) => removed.push(left),
             Err(Errno::ENOENT) => {}
             Err(errno) => return Err(failed("remove the leftover", &left, errno)),
@@ -65,7 +75,7 @@ fn is_temp(name: &str) -> bool {
 }
 
 // A name that nobody can guess, and that is taken by nobody: `make` must refuse a taken one.
-pub(super) fn make_temp<T>(make: impl Fn(&str) -> nix::Result<T>) -> nix::Result<(String, T)> {
+pub(in crate::host) fn make_temp<T>(make: impl Fn(&str) -> nix::Result<T>) -> nix::Result<(String, T)> {
     for _ in 0..100 {
         // The standard library seeds its hash maps from the system's randomness; each `new` gives other keys.
         let name = format!("{TEMP}{:016x}", RandomState::new().build_hasher().finish());

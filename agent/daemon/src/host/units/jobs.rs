@@ -237,7 +237,13 @@ pub(super) fn kind_interface(kind: &str) -> Option<&'static str> {
 /// Whether a job did what was asked, by the state that it left and not by its own word alone.
 pub(super) fn judge(verb: JobVerb, unit: &UnitName, result: &str, after: After) -> Result<JobOutcome, UnitError> {
     let invocation = after.invocation.clone();
-    let failed = |why: String| UnitError::Job { verb: verb.word(), unit: unit.to_string(), why, invocation: invocation.clone() };
+    let failed = |why: String| UnitError::Job {
+        verb: verb.word(),
+        unit: unit.to_string(),
+        why,
+        blamed: unit.to_string(),
+        invocation: invocation.clone(),
+    };
     let state = &after.found;
     let own = if after.result.is_empty() || after.result == "success" { String::new() } else { format!(" ({})", after.result) };
     if verb == JobVerb::Stop {
@@ -271,11 +277,11 @@ pub(super) fn judge(verb: JobVerb, unit: &UnitName, result: &str, after: After) 
 }
 
 fn by_dependency(verb: JobVerb, unit: &UnitName, after: After) -> UnitError {
-    let (why, invocation) = match after.culprit {
-        Some((culprit, invocation)) => (format!("it requires {culprit}, which could not be started"), invocation),
-        None => ("a unit that it requires could not be started".to_owned(), after.invocation),
+    let (why, blamed, invocation) = match after.culprit {
+        Some((culprit, invocation)) => (format!("it requires {culprit}, which could not be started"), culprit, invocation),
+        None => ("a unit that it requires could not be started".to_owned(), unit.to_string(), after.invocation),
     };
-    UnitError::Job { verb: verb.word(), unit: unit.to_string(), why, invocation }
+    UnitError::Job { verb: verb.word(), unit: unit.to_string(), why, blamed, invocation }
 }
 
 #[cfg(test)]

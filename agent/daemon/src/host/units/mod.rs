@@ -68,7 +68,9 @@ pub enum UnitError {
         unit: String,
         /// What became of it.
         why: String,
-        /// The run that ended so; empty when it never ran.
+        /// The unit that is to blame: itself, or one that it requires.
+        blamed: String,
+        /// The run of that one which ended so; empty when it never ran.
         invocation: String,
     },
     /// A job did not end.
@@ -120,10 +122,10 @@ impl UnitError {
         matches!(self, Self::Refused { name, .. } if names.contains(&name.as_str()))
     }
 
-    /// The run whose journal is likely to say more.
-    pub fn invocation(&self) -> Option<&str> {
+    /// The unit and the run of it whose journal is likely to say more.
+    pub fn invocation(&self) -> Option<(&str, &str)> {
         match self {
-            Self::Job { invocation, .. } if !invocation.is_empty() => Some(invocation),
+            Self::Job { blamed, invocation, .. } if !invocation.is_empty() => Some((blamed, invocation)),
             _ => None,
         }
     }

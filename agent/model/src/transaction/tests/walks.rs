@@ -1,0 +1,229 @@
+//! Random walks of the machine: commits, faults, kills, reboots, a source that goes away, drift, and people who ask again. Whatever
+//! happened, once it stops the host is as the newest commit says, or as the last good state with that commit denied, or as the mix that the
+//! denial names; and nothing else.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::digest;
+use super::machine::Machine;
+use crate::desired::Desired;
+use crate::health::{HealthCheck, Probe, Timing};
+use crate::names::ComponentName;
+use crate::plan::tests::host::{Faults, origin, path, unit};
+use crate::plan::tests::properties::{DROP_IN, any_desired, any_host, check_converged, text};
+use crate::report::Outcome;
+use crate::transaction::*;
+
+/// What happens to a machine.
+#[derive(Debug, Clone)]
+enum Event {
+    Push(Desired),
+    /// An earlier commit again.
+    Revert(prop::sample::Index),
+    Pass,
+    /// A pass that is killed after so many durable steps, perhaps with a reboot.
+    Kill(usize, bool),
+    Reboot,
+    Retry,
+    Source(bool),
+    Edit(&'static str),
+    Stop,
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => any_state().prop_map(Event::Push),
+        2 => any::<prop::sample::Index>().prop_map(Event::Revert),
+        5 => Just(Event::Pass),
+        6 => (0..40usize, any::<bool>()).prop_map(|(fuel, reboot)| Event::Kill(fuel, reboot)),
+        1 => Just(Event::Reboot),
+        1 => Just(Event::Retry),
+        2 => any::<bool>().prop_map(Event::Source),
+        1 => prop_oneof![Just("/etc/conf"), Just("/etc/own"), Just(DROP_IN)].prop_map(Event::Edit),
+        1 => Just(Event::Stop),
+    ]
+}
+
+/// A state with checks: `app` and, where it needs that, `web` ask whether a.service answers.
+fn any_state() -> impl Strategy<Value = Desired> {
+    (any_desired(), any::<[bool; 2]>()).prop_map(|(mut desired, asks)| {
+        let timing = Timing { timeout_ms: 1000, interval_ms: 1000, settle_ms: 0, retries: 0 };
+        if desired.units.contains_key("a.service") {
+            let web_needs_it = desired.components["web"].contains("app");
+            for (of, asked) in [("app", asks[0]), ("web", asks[1] && web_needs_it)] {
+                if asked {
+                    let probe = Probe::Unit { unit: unit("a.service") };
+                    desired.health.push(HealthCheck { probe, timing, origin: origin(of) });
+                }
+            }
+        }
+        desired
+    })
+}
+
+fn any_faults() -> impl Strategy<Value = Faults> {
+    let files = ["/etc/systemd/system/a.service", "/etc/systemd/system/b.service", DROP_IN, "/etc/conf", "/etc/own", "/etc/shared"];
+    let texts: Vec<String> = files.iter().flat_map(|at| (0..3).map(|version| text(at, version))).collect();
+    let some = move || prop::sample::subsequence(texts.clone(), 0..4);
+    (some(), some(), some()).prop_map(|(refused, deadly, mute)| {
+        let digests = |list: Vec<String>| list.iter().map(|text| digest(text)).collect();
+        Faults { refused: digests(refused), deadly: digests(deadly), mute: digests(mute) }
+    })
+}
+
+fn any_machine() -> impl Strategy<Value = Machine> {
+    (any_host(), any_faults(), prop::bool::weighted(0.3), prop::bool::weighted(0.2)).prop_map(|(host, faults, guarded, reboots)| {
+        let mut machine = Machine::new(host);
+        machine.host.faults = faults;
+        (machine.guarded, machine.reboots) = (guarded, reboots);
+        machine
+    })
+}
+
+fn happen(machine: &mut Machine, pushed: &mut Vec<Desired>, event: &Event) {
+    match event {
+        Event::Push(desired) => {
+            pushed.push(desired.clone());
+            machine.push(desired.clone());
+        }
+        Event::Revert(index) if !pushed.is_empty() => machine.push(index.get(pushed).clone()),
+        Event::Revert(_) => {}
+        Event::Pass => {
+            machine.pass().unwrap();
+        }
+        Event::Kill(fuel, reboot) => {
+            machine.host.fuel = Some(*fuel);
+            // The pass may end before it can be killed; the process is ended all the same.
+            let _ = machine.pass();
+            machine.restart(*reboot);
+        }
+        Event::Reboot => machine.restart(true),
+        Event::Retry => machine.retry(),
+        Event::Source(reachable) => machine.reachable = *reachable,
+        Event::Edit(at) if machine.host.files.contains_key(*at) => machine.host.file(at, "edited", 0o644),
+        Event::Edit(_) => {}
+        Event::Stop => machine.host.found(&unit("a.service")).active = "inactive".to_owned(),
+    }
+}
+
+/// Passes, and reboots where one is waited for, until nothing moves any more.
+fn rest(machine: &mut Machine) -> Result<Outcome, TestCaseError> {
+    let mut last = None;
+    for _ in 0..12 {
+        let before = (machine.host.ledger.clone(), machine.host.files.clone(), machine.host.units.clone());
+        last = Some(machine.pass().unwrap());
+        if before == (machine.host.ledger.clone(), machine.host.files.clone(), machine.host.units.clone()) {
+            return Ok(last.unwrap());
+        }
+        if machine.host.ledger.trial.as_ref().is_some_and(|trial| trial.phase == Phase::AwaitingReboot) {
+            machine.restart(true);
+        }
+    }
+    Err(TestCaseError::fail(format!("it does not come to rest: {last:?} {:#?}", machine.host.ledger)))
+}
+
+/// What of a state is of one component.
+fn part(desired: &Desired, component: &ComponentName) -> Desired {
+    let mut part = desired.clone();
+    part.entries.retain(|_, entry| entry.origin.component == *component);
+    part.units.retain(|_, unit| unit.origin.component == *component);
+    part.images.clear();
+    part.components.clear();
+    part.isolated.clear();
+    part.health.retain(|check| check.origin.component == *component);
+    // A drop-in of another component may come and go.
+    part.units.values_mut().for_each(|unit| drop(unit.definition.remove(&path(DROP_IN))));
+    part
+}
+
+/// Nothing but what may be there at rest.
+fn check_end(machine: &Machine, pushed: &[Desired]) -> Result<(), TestCaseError> {
+    let ledger = &machine.host.ledger;
+    prop_assert_eq!(&machine.host.ledger, &machine.host.disk);
+    prop_assert!(ledger.trial.is_none(), "{:#?}", ledger.trial);
+    let (_, tip) = &machine.tip;
+    let entry = denied(&ledger.denied, &tip.effect());
+    let Some(current) = &machine.current else {
+        prop_assert!(pushed.is_empty() || entry.is_some(), "nothing is in force, and nothing is denied");
+        return check_converged(&machine.host, &Desired::default());
+    };
+    prop_assert_eq!((ledger.generation, ledger.good), (current.number, current.number));
+    check_converged(&machine.host, &current.desired)?;
+    let effect = current.desired.effect();
+    if effect == tip.effect() {
+        return Ok(());
+    }
+    let Some(entry) = entry else {
+        return Err(TestCaseError::fail(format!("neither the newest commit is in force nor is it denied: {ledger:#?}")));
+    };
+    prop_assert!(machine.proven.get(&current.number) == Some(&effect), "what is in force was never found healthy");
+    if entry.is_whole() {
+        return Ok(());
+    }
+    for component in tip.components.keys() {
+        let held = part(&current.desired, component);
+        let is_new = held.effect() == part(tip, component).effect();
+        let is_old =
+            pushed.iter().any(|old| part(old, component).effect() == held.effect()) || held.effect() == Desired::default().effect();
+        prop_assert!(is_new || is_old, "{component} is as no commit had it");
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn once_faults_stop_the_newest_is_in_force_or_denied_and_the_last_good_one_is(
+        start in any_machine(), events in prop::collection::vec(any_event(), 1..14), retried: bool,
+    ) {
+        let (mut machine, mut pushed) = (start, Vec::new());
+        for event in &events {
+            happen(&mut machine, &mut pushed, event);
+        }
+        machine.restart(false);
+        machine.host.faults = Faults::default();
+        machine.reachable = true;
+        if retried {
+            machine.retry();
+        }
+        rest(&mut machine)?;
+        check_end(&machine, &pushed)?;
+        if retried && !pushed.is_empty() {
+            prop_assert_eq!(machine.current.unwrap().desired.effect(), machine.tip.1.effect(), "asked for again, it is in force");
+        }
+    }
+
+    #[test]
+    fn faults_that_last_leave_a_good_state_in_force_or_a_stated_mess(
+        start in any_machine(), events in prop::collection::vec(any_event(), 1..14),
+    ) {
+        let (mut machine, mut pushed) = (start, Vec::new());
+        for event in &events {
+            happen(&mut machine, &mut pushed, event);
+        }
+        machine.restart(false);
+        machine.reachable = true;
+        let mut outcomes = BTreeSet::new();
+        for _ in 0..6 {
+            outcomes.insert(machine.pass().unwrap());
+            if machine.host.ledger.trial.as_ref().is_some_and(|trial| trial.phase == Phase::AwaitingReboot) {
+                machine.restart(true);
+            }
+        }
+        let ledger = &machine.host.ledger;
+        match &ledger.trial {
+            // Only a good state whose own units fail cannot be gone back to.
+            Some(trial) => {
+                prop_assert_eq!((trial.phase, trial.generation), (Phase::Degraded, trial.back_to));
+                prop_assert!(!trial.amiss.is_empty());
+            }
+            None if ledger.good > 0 && ledger.generation == ledger.good && !outcomes.contains(&Outcome::Partial) => {
+                check_end(&machine, &pushed)?;
+            }
+            None => {}
+        }
+    }
+}
