@@ -263,7 +263,7 @@ fn trimtab_itself_is_brought_where_the_host_says_so() {
     let desired = render(&bundle(files), &open).unwrap_or_else(|findings| panic!("{}", findings.draw(false))).desired;
     let own = unit(&desired, "trimtab.service");
     assert_eq!(paths(&own.uses), ["/opt/trimtab/trimtab"]);
-    assert_eq!((own.enabled, own.active), (Some(Enablement::Enabled), None));
+    assert_eq!((own.enabled, own.active), (Some(Enablement::Enabled), Some(true)));
     assert!(desired.entries.contains_key(&"/usr/bin/trimtab".parse::<HostPath>().unwrap()));
     for path in [
         "files/usr/local/lib/systemd/system/trimtab.service",

@@ -27,7 +27,8 @@ fn prepare(m: &Machine, ana: &Person<'_>) {
     enrol(m, ana, "");
     smaller(m);
     m.sh(&format!("mkdir /usr/lib/lab && cp {PROGRAM} {REAL}"));
-    m.sh("printf '\\n[policy]\\nself-update = true\\n[guard]\\nconfirm-timeout = \"12s\"\\nsettle = \"1s\"\\n' >> /etc/trimtab/agent.toml");
+    m.sh("sed -i 's/^\\[guard\\]$/[guard]\\nconfirm-timeout = \"12s\"/' /etc/trimtab/agent.toml && \
+          printf '\\n[policy]\\nself-update = true\\n' >> /etc/trimtab/agent.toml");
 }
 
 /// A debug build is hashed for seconds in each pass; without its symbols it is a third of that.
