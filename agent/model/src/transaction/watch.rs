@@ -113,7 +113,7 @@ impl Watch {
             if restarts >= MAX_RESTARTS {
                 return Some(format!("systemd has started it anew {restarts} times ({why})"));
             }
-            if look.load != "loaded" {
+            if !["loaded", "merged", ""].contains(&look.load.as_str()) {
                 return Some(format!("systemd cannot load its unit ({})", look.load));
             }
         }
