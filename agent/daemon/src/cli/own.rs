@@ -323,7 +323,7 @@ mod tests {
         guard.places.end_watch().unwrap();
         guard.look(&mut watch).await;
         assert_eq!(fs::read(folder.path().join("usr/bin/trimtab")).unwrap(), b"the new program");
-        assert!(!guard.places.has_watch());
+        assert!(!guard.places.has_watch() && folder.path().join("etc/units/came").exists());
     }
 
     #[tokio::test]
