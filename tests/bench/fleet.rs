@@ -16,6 +16,7 @@ pub(crate) struct Fleet {
     repo: Repo,
     key: Key,
     folder: tempfile::TempDir,
+    memory: std::cell::RefCell<Option<PathBuf>>,
     pub(crate) server: GitServer,
 }
 
@@ -35,7 +36,7 @@ impl Fleet {
         repo.git(&["remote", "add", "origin", &at]);
         repo.write("fleet.toml", "format = 1\n[[group]]\nname = \"all\"\nselect = \"*\"\ncomponents = [\"load\"]\n");
         let server = GitServer::start(&served, Tls::On(&authority));
-        let fleet = Self { binary: binary.to_owned(), repo, key, folder, server };
+        let fleet = Self { binary: binary.to_owned(), repo, key, folder, memory: std::cell::RefCell::default(), server };
         for number in 0..files {
             fleet.write(number, 0);
         }
@@ -83,9 +84,32 @@ impl Fleet {
         text(number, version)
     }
 
-    pub(crate) fn push(&self, message: &str) {
-        self.repo.commit(message, Some(&self.key));
+    /// Commits, signs and pushes; the commit.
+    pub(crate) fn push(&self, message: &str) -> String {
+        let revision = self.repo.commit(message, Some(&self.key));
         self.repo.git(&["push", "--quiet", "origin", "HEAD:main"]);
+        revision.to_string()
+    }
+
+    /// Has what is of one boot only on a tmpfs, as on a real host.
+    pub(crate) fn run_in_memory(&self) {
+        let memory = Path::new("/dev/shm").join(self.folder.path().file_name().expect("because it has one"));
+        fs::create_dir_all(memory.join("run")).expect("because /dev/shm can be written");
+        std::os::unix::fs::symlink(memory.join("run"), self.root().join("run")).expect("because nothing stands there");
+        *self.memory.borrow_mut() = Some(memory);
+    }
+
+    /// The status document, once there is one.
+    pub(crate) fn status(&self) -> Option<serde_json::Value> {
+        serde_json::from_slice(&fs::read(self.root().join("run/trimtab/status.json")).ok()?).ok()
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory.take() {
+            let _ = fs::remove_dir_all(memory);
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod fleet;
 mod process;
+mod transaction;
 
 use std::fs;
 use std::path::PathBuf;
@@ -93,6 +94,8 @@ fn rows(options: &Options) -> Vec<Row> {
     row("look at 1,000 files as `trimtab plan --offline`, CPU", median(&looks, |cost| cost.cpu), "ms", None);
 
     with_agent(options, &fleet, &mut row);
+    drop(fleet);
+    transaction::rows(options.runs, &options.binary, &mut row);
     rows
 }
 
@@ -204,7 +207,9 @@ fn print(rows: &[Row], options: &Options) {
          CPU is user and system of the program with its courier and render worker: from the kernel's account of ended\n\
          children, for the running agent from /proc/PID/stat over {} passes. Peaks are VmHWM. Wake-ups are voluntary context\n\
          switches over {} s without work (poll interval one hour). A change is timed from SIGHUP to the last of three files,\n\
-         pushed before: fetched, proven, rendered and written.",
+         pushed before: fetched, proven, rendered and written. From proven to committed is the agent's own account of a pass (status.json):\n\
+         the host's files read from the repository, rendered, planned, staged, synced, switched and committed as a generation. Syncs are\n\
+         counted with ptrace (x86-64). Bytes written are the kernel's write_bytes of the agent and its ended children, with /run on a tmpfs.",
         options.runs,
         options.runs * 5,
         options.idle

@@ -83,6 +83,11 @@ impl Agent {
         field_of(format!("/proc/{}/smaps_rollup", self.pid()), field).unwrap_or(0)
     }
 
+    /// Bytes that it and its ended children caused to be written to a disk.
+    pub(crate) fn written(&self) -> u64 {
+        field_of(format!("/proc/{}/io", self.pid()), "write_bytes").unwrap_or(0)
+    }
+
     /// How often its threads have given up the CPU of their own accord: each is a wake-up.
     pub(crate) fn wake_ups(&self) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();

@@ -160,6 +160,7 @@ fn a_service_that_does_not_answer_is_undone() {
     converge(&m);
     let left = m.sh("systemctl list-units --all --plain --no-legend 'trimtab-probe*' | wc -l");
     assert_eq!(left, "0", "no probe is left");
+    assert_eq!(m.sh("journalctl -q -o cat | grep -i trimtab-probe || true"), "", "a probe that works leaves the journal alone");
 }
 
 #[test]
@@ -287,4 +288,30 @@ fn hooks_run_with_what_is_wanted_and_their_answer_counts() {
     undone(&m, "unit app.service: it failed");
     assert_eq!(m.read("/tmp/phases"), "on-failure root\non-rollback root");
     assert_eq!(m.sh("ls /var/lib/trimtab/hooks | wc -l; systemctl list-units --all --plain --no-legend 'trimtab-*' | grep -v courier | wc -l"), "0\n0");
+}
+
+#[test]
+fn a_hook_may_keep_what_is_about_to_leave() {
+    let Some(m) = lab::boot("leaving") else { return };
+    let ana = begun(&m, "exec sleep infinity", "");
+    fleet::assign(&ana, &["app", "data"]);
+    ana.write("components/data/files/etc/data.conf", "data\n");
+    // Its program leaves with it, so what runs is what is on the host.
+    ana.write(
+        "components/data/files/usr/local/bin/may-leave",
+        "#!/bin/sh\ntest ! -e /run/keep || { echo \"$TRIMTAB_PHASE: it is needed\"; exit 1; }\n",
+    );
+    let hook = "[[hook]]\non = \"pre-remove\"\nrun = [\"/usr/local/bin/may-leave\"]\n";
+    ana.write("components/data/component.toml", &format!("{hook}[[file]]\npath = \"/usr/local/bin/may-leave\"\nmode = \"0755\"\n"));
+    ana.push("With data");
+    converge(&m);
+    m.sh("touch /run/keep");
+    fleet::assign(&ana, &["app"]);
+    ana.push("Without data");
+    ends(&m, "partial", "exited with status 1; its last words:\npre-remove: it is needed");
+    assert!(m.has("/etc/data.conf") && m.has("/usr/local/bin/may-leave"));
+    m.sh("rm /run/keep");
+    converge(&m);
+    assert!(!m.has("/etc/data.conf") && !m.has("/usr/local/bin/may-leave"));
+    settled(&m);
 }

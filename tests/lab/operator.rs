@@ -120,3 +120,61 @@ fn a_unit_that_takes_too_long_or_needs_a_broken_one_is_named_with_it() {
     settled(&m);
     assert_eq!(m.sh("trimtab status --json | jq -c .generation"), "1", "the first complete pass counts, whichever that is");
 }
+
+#[test]
+fn a_person_goes_back_without_a_network_and_later_leaves_a_clean_machine() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    let ana = Person::new(&m, "ana");
+    fleet::assign(&ana, &["web", "extra"]);
+    fleet::service(&ana, "web", "one");
+    ana.write("components/extra/files/etc/issue", "managed\n");
+    ana.write("components/extra/systemd/getty@.service.d/nice.conf", "[Service]\nNice=1\n");
+    ana.write("components/extra/component.toml", "[[unit]]\nname = \"cron-like.timer\"\nenabled = true\n");
+    m.write("/etc/systemd/system/cron-like.timer", "[Timer]\nOnCalendar=monthly\n[Install]\nWantedBy=timers.target\n");
+    m.write("/etc/systemd/system/cron-like.service", "[Service]\nExecStart=/bin/true\n");
+    m.write("/etc/issue", "the operator's\n");
+    m.sh("systemctl daemon-reload; chmod 640 /etc/issue");
+    // Everything that could be left behind. `wants` folders come and go with what is enabled.
+    let look = "find /etc /usr/local /var/lib /opt -not -path '/etc/trimtab*' -not -path '/var/lib/trimtab*' -not -path '/var/lib/systemd*' \
+                -not -path '/var/lib/lab*' -not -path '/var/lib/containers*' -not -path '*.wants' -printf '%p %m %U %l\\n' | sort";
+    let before = m.sh(look);
+    ana.push("The first");
+    enrol(&m, &ana, "");
+    converge(&m);
+    fleet::service(&ana, "web", "two");
+    ana.push("The second");
+    converge(&m);
+    start_agent(&m);
+    eventually("the agent is there", 20, || m.try_sh("trimtab sync").code == 0);
+
+    // No network at all: the source is named as it cannot be reached.
+    m.sh("sed -i 's,https://localhost/,https://localhost:1/,' /etc/trimtab/agent.toml");
+    let told = m.try_sh("trimtab rollback --reason 'two is slow'");
+    assert_eq!(told.code, 0, "{told}");
+    assert_eq!(m.read("/etc/web.conf"), "SETTING=one");
+    eventually("it runs with the old setting", 10, || m.sh("journalctl -q -u web -o cat -n 1").contains("setting one"));
+    m.sh("sed -i 's,https://localhost:1/,https://localhost/,' /etc/trimtab/agent.toml");
+    let told = m.try_sh("trimtab sync");
+    assert!(told.code == 3 && told.out.contains("two is slow"), "{told}");
+    assert_eq!(m.read("/etc/web.conf"), "SETTING=one");
+    assert_eq!(m.try_sh("trimtab retry").code, 0);
+    assert_eq!(m.read("/etc/web.conf"), "SETTING=two");
+
+    let told = m.try_sh("trimtab uninstall --remove --yes </dev/null");
+    assert_eq!(told.code, 0, "{told}");
+    assert!(told.out.contains("restore what was there before: file /etc/issue"), "{told}");
+    assert_eq!((m.read("/etc/issue"), m.sh("stat -c %a /etc/issue")), ("the operator's".to_owned(), "640".to_owned()));
+    assert_eq!(
+        m.try_sh("systemctl is-active web trimtab trimtab-courier.socket cron-like.timer").out,
+        "inactive\ninactive\ninactive\ninactive"
+    );
+    assert_eq!(m.try_sh("systemctl is-enabled trimtab trimtab-courier.socket cron-like.timer").out, "disabled\ndisabled\ndisabled");
+    assert_eq!(m.sh("systemctl list-units --state=failed --no-legend | wc -l"), "0");
+    assert_eq!(m.sh(look), before, "not a file more or less, and none with another mode or owner");
+    for gone in ["/var/lib/trimtab", "/var/cache/trimtab", "/run/trimtab", "/etc/trimtab/state"] {
+        assert!(!m.has(gone), "{gone}");
+    }
+    assert!(m.has("/etc/trimtab/agent.toml"));
+    assert_eq!(m.try_sh("trimtab uninstall --keep --purge --yes </dev/null").code, 0);
+    assert!(!m.has("/etc/trimtab"));
+}

@@ -73,6 +73,8 @@ impl Fleet {
         self.file("etc/deep/er/new.conf", &long[..10_000]);
         for number in 0..self.many {
             self.file(&format!("etc/many/{number}.conf"), &format!("{number}, the new one\n"));
+            // Each in a directory that must be made on the way: the moment between its making and its mode is short.
+            self.file(&format!("etc/fresh/{number}/new.conf"), "new\n");
         }
         let mode = |path: &str, mode: &str| format!("[[file]]\npath = \"{path}\"\nmode = \"{mode}\"\n");
         let directory = "[[directory]]\npath = \"/srv/data\"\nmode = \"0755\"\n[[directory]]\npath = \"/srv/more\"\n";

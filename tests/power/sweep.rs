@@ -19,7 +19,7 @@ const SIZE: u64 = 32 << 20;
 /// Random parts of what was not flushed, for each flush.
 const RANDOM: usize = 6;
 /// So many disks are judged in an ordinary run.
-const SAMPLE: usize = 24;
+const SAMPLE: usize = 20;
 /// So often a pass is killed, each time somewhere else, when all is swept.
 const KILLS: usize = 8;
 /// A pass on a busy machine has at least so many stops.
@@ -160,13 +160,25 @@ impl Bench {
     fn look(&self, cut: &Cut<'_>, case: &Case, judge: &Judge<'_>, known: &mut Known, reported: usize) -> Option<String> {
         let disk = self.at("cut");
         cut.image.store(&disk).expect("because there is memory");
-        let judged = self.boot(&disk, case.options).map_err(|why| format!("it cannot be mounted: {why}")).and_then(|booted| {
-            let judged = judge.judge(&self.at("root"), cut.at >= reported, known);
-            drop(booted);
-            judged
-        });
+        let judged = self.look_at(&disk, case, judge, known, cut.at >= reported);
         fs::remove_file(disk).expect("because it is ours");
         judged.err()
+    }
+
+    fn look_at(&self, disk: &Path, case: &Case, judge: &Judge<'_>, known: &mut Known, reported: bool) -> Result<(), String> {
+        let root = self.at("root");
+        let mounted = Mounted::disk(disk, &root, case.options).map_err(|why| format!("it cannot be mounted: {why}"))?;
+        let judged = judge.look(&root, reported, known).and_then(|go_on| {
+            if !go_on {
+                return Ok(());
+            }
+            let run = Mounted::memory(&root.join("run"));
+            let judged = judge.go_on(&root, reported);
+            drop(run);
+            judged
+        });
+        drop(mounted);
+        judged
     }
 }
 

@@ -142,6 +142,9 @@ fn a_host_that_is_given_back_is_as_it_was() {
     fs::set_permissions(sandbox.root().join("etc/two.conf"), fs::Permissions::from_mode(0o640)).unwrap();
     sandbox.place("var/log/other", "theirs\n");
     sandbox.repo.write("components/one/files/etc/made/deep/file", "made\n");
+    sandbox
+        .repo
+        .write("components/one/systemd/app.service", "[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n");
     sandbox.push();
     let before = tree(&sandbox.root());
     sandbox.once();

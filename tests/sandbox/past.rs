@@ -142,6 +142,22 @@ fn a_person_goes_back_without_an_agent_or_a_network_and_that_holds() {
 }
 
 #[test]
+fn what_cannot_be_gone_back_to_is_no_success() {
+    let (sandbox, _) = Sandbox::three();
+    // Its content is lost: a disk that forgot.
+    let digest = trimtab_model::digest::Digest::of(b"1\n").hex();
+    fs::remove_file(sandbox.root().join("var/lib/trimtab/blobs").join(&digest[..2]).join(&digest[2..])).unwrap();
+    let (code, text, err) = sandbox.said(&["rollback", "1", "--reason", "x"]);
+    assert!(code != 0 && code != 2 && err.contains("generation 1 is not in force, generation 3 is"), "{code} {text}{err}");
+    assert_eq!(sandbox.read("etc/one.conf"), "3\n");
+    // Nor is a generation whose place is taken.
+    fs::remove_file(sandbox.root().join("etc/one.conf")).unwrap();
+    fs::create_dir(sandbox.root().join("etc/one.conf")).unwrap();
+    let (code, text, err) = sandbox.said(&["rollback", "2", "--reason", "x"]);
+    assert!(code == 1 && err.contains("not all of it is in place"), "{code} {text}{err}");
+}
+
+#[test]
 fn what_was_left_is_taken_up_again_when_a_person_asks() {
     let (sandbox, revisions) = Sandbox::three();
     let (code, _, err) = sandbox.said(&["retry"]);
@@ -192,8 +208,8 @@ fn many_removals_wait_for_somebody_to_allow_them() {
     let revision = sandbox.revise("newer\n");
     let pass = sandbox.once();
     assert_eq!(pass.outcome, Outcome::Held);
-    let says = format!("takes away 6 of 7 managed files and units");
-    assert!(pass.reason().contains(&says) && pass.reason().contains("guard.max-removals (3)"), "{}", pass.reason());
+    let says = "takes away 6 of 7 managed files and units";
+    assert!(pass.reason().contains(says) && pass.reason().contains("guard.max-removals (3)"), "{}", pass.reason());
     assert_eq!((sandbox.read("etc/one.conf"), sandbox.read("etc/two/0")), ("one\n".to_owned(), "two\n".to_owned()));
     // Another revision is not allowed with it, and an approval that the source did not see is not lost.
     let (code, _, _) = sandbox.said(&["approve", "0123456789abcdef"]);

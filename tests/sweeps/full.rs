@@ -101,7 +101,7 @@ fn check(
     hurt.count(&ran);
     ended_well(end, &ran)?;
     let said = format!("{}{}", ran.out, ran.err);
-    if ran.code == 1 && !advice.iter().any(|advice| said.contains(advice)) {
+    if ran.is_bad() && !advice.iter().any(|advice| said.contains(advice)) {
         return Err(format!("it says nothing of what to do: {ran}"));
     }
     scene.is_whole(host, true)?;

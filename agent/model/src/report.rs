@@ -120,7 +120,8 @@ pub struct Undone {
 /// How long a part of a pass took.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartTime {
-    /// `prefetch`, `apply`, `health`, `confirm`, `rollback`, `prune`.
+    /// `source` (asked, fetched, proven and rendered; `render` is the part of it after the proof: read and rendered), `prefetch`, `apply`,
+    /// `health`, `confirm`, `rollback`, `prune`.
     pub part: String,
     /// Milliseconds.
     pub ms: u64,

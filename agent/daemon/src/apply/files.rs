@@ -1,11 +1,12 @@
 //! Files: staged all together, written down, switched all together; and what leaves, given back.
 
 use std::io::{self, Read};
+use std::ops::Bound;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use trimtab_model::desired::{FileState, Node};
 use trimtab_model::digest::Digest;
-use trimtab_model::ledger::{Before, KeptDrift, MAX_KEPT};
+use trimtab_model::ledger::{Before, KeptDrift, Ledger, MAX_KEPT};
 use trimtab_model::names::HostPath;
 use trimtab_model::plan::{Action, Cause, Note, Step};
 
@@ -278,7 +279,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Paths that were gone already leave the ledger with the directories that were made for them, not before: between the two a kill would
+    /// Last of all, directories of ours that nothing of ours lies in any more. Paths that were gone already leave the ledger with the directories that were made for them, not before: between the two a kill would
     /// leave directories that no later pass asks about.
     pub(super) fn prune_dropped(&mut self, batch: &mut Batch) {
         for note in &self.plan.bookkeeping {
@@ -287,7 +288,24 @@ impl Pass<'_> {
                 self.prune(path, batch);
             }
         }
+        for folder in orphans(self.ledger) {
+            // One that is not empty is somebody else's by now; one that cannot be asked is asked again in the next pass.
+            if batch.prune(&folder).is_ok() {
+                self.ledger.made.remove(&folder);
+            }
+        }
     }
+}
+
+/// Directories that were made on the way to something that never came (it failed, its pass was killed, it is not wanted any more): nothing
+/// that is owned lies beneath them. The innermost first.
+pub(super) fn orphans(ledger: &Ledger) -> Vec<HostPath> {
+    let holds = |folder: &HostPath| {
+        let beneath = format!("{folder}/");
+        let mut from = ledger.entries.range::<str, _>((Bound::Excluded(beneath.as_str()), Bound::Unbounded));
+        from.next().is_some_and(|(path, _)| path.as_str().starts_with(&beneath))
+    };
+    ledger.made.iter().rev().filter(|folder| !holds(folder)).cloned().collect()
 }
 
 fn failed(error: &dyn std::error::Error) -> Outcome {

@@ -200,7 +200,7 @@ pub async fn apply(
     store: &mut Store,
     refusal: Refusal,
 ) -> Applied {
-    if plan.steps.is_empty() && plan.bookkeeping.is_empty() {
+    if plan.steps.is_empty() && plan.bookkeeping.is_empty() && files::orphans(ledger).is_empty() {
         return Applied::default();
     }
     let untouched = ledger.clone();

@@ -292,3 +292,30 @@ async fn a_path_that_is_gone_takes_the_directories_that_a_killed_pass_left() {
     assert!(!bench.at("/opt").exists());
     assert_eq!(bench.ledger, Ledger::default());
 }
+
+#[tokio::test]
+async fn directories_of_what_never_came_go_again() {
+    let mut bench = Bench::new();
+    let mut desired = Desired::default();
+    bench.want(&mut desired, "a", "/opt/app/deep/file", "new");
+    bench.want(&mut desired, "b", "/etc/conf", "conf");
+    bench.contents.borrow_mut().insert(Digest::of(b"new"), b"damaged".to_vec());
+    let plan = bench.plan(&desired);
+    // Killed while it staged: made and written down, and nothing more.
+    fs::create_dir_all(bench.at("/opt/app")).unwrap();
+    bench.ledger.made.extend(["/opt".parse().unwrap(), "/opt/app".parse().unwrap(), "/opt/app/deep".parse().unwrap()]);
+    assert!(!bench.apply(&plan, &desired).await.is_complete());
+    let used = BTreeSet::from(["/etc".parse().unwrap()]);
+    assert_eq!((bench.at("/opt").exists(), &bench.ledger.made), (false, &used));
+    assert_eq!(bench.text("/etc/conf").as_deref(), Some("conf"));
+    // Also when there is nothing else to do, and not where somebody has moved in.
+    let mut desired = Desired::default();
+    bench.want(&mut desired, "b", "/etc/conf", "conf");
+    bench.write("/srv/app/theirs", "theirs");
+    fs::create_dir(bench.at("/srv/app/ours")).unwrap();
+    bench.ledger.made.extend(["/srv/app".parse().unwrap(), "/srv/app/ours".parse().unwrap()]);
+    assert!(bench.pass(&desired).await.is_complete());
+    assert!(!bench.at("/srv/app/ours").exists() && bench.at("/srv/app/theirs").exists());
+    assert_eq!(bench.ledger.made, used);
+    bench.assert_settled(&desired);
+}

@@ -114,6 +114,10 @@ pub(super) fn rollback(places: &Places, args: &RollbackArgs) -> ExitCode {
         let code = exit_of(pass.outcome);
         return if [0, 2].map(ExitCode::from).contains(&code) { ExitCode::FAILURE } else { code };
     }
+    if !pass.outcome.is_ready() {
+        complain(&format!("generation {number} is in force, but not all of it is in place; each pass tries the rest again"));
+        return exit_of(pass.outcome);
+    }
     if !args.wait.json {
         say(&format!(
             "Generation {number} is in force. The revision that was left is not tried again by itself; a newer one is (or `trimtab retry`).\n"

@@ -152,7 +152,7 @@ fn list(all: &[Backup], now: u64) -> String {
             _ => "original".to_owned(),
         };
         let what = match (&backup.digest, &backup.target) {
-            (Some(digest), _) => digest.short().to_string(),
+            (Some(digest), _) => digest.short(),
             (None, target) => format!("-> {}", target.as_deref().unwrap_or_default()),
         };
         let managed = if backup.managed { "" } else { "  (not managed any more)" };

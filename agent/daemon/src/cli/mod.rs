@@ -63,7 +63,7 @@ enum Command {
     /// The generations: when each was put in force or undone and why, which is in force, which are kept; and what is denied.
     #[command(after_help = "Example:\n  trimtab history --json | jq '.history[] | select(.inForce)'")]
     History(machine::Json),
-    /// Go back to a kept generation, without a network. Exit 0 when it is in force then; the revision that was left is not tried again
+    /// Go back to a kept generation, without a network. Exit 0 when it is in force then, whole; the revision that was left is not tried again
     /// by itself, so later passes report `rolled-back` until a newer one comes.
     #[command(
         after_help = "Example:\n  trimtab rollback --reason \"the pumps stand still\"\n  trimtab rollback 41 --reason \"ticket 1234\""

@@ -1,6 +1,6 @@
 //! `history` and `diff`: the states that were in force, from local storage alone.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
@@ -70,11 +70,11 @@ pub(super) fn history(places: &Places, json: Json) -> ExitCode {
 /// What ended, newest first, then what is kept and has no line (any more).
 fn rows(store: &Store, ledger: &Ledger) -> Result<Vec<Row>, crate::store::StoreError> {
     let kept = store.generations()?;
-    let mut newest: BTreeMap<u64, ()> = BTreeMap::new();
+    let mut newest = BTreeSet::new();
     let mut rows = Vec::new();
     for line in &ledger.history {
         // A generation may have several lines: it is in force by the newest of them.
-        let first = newest.insert(line.generation, ()).is_none();
+        let first = newest.insert(line.generation);
         rows.push(Row {
             generation: line.generation,
             at: line.at,
@@ -88,7 +88,7 @@ fn rows(store: &Store, ledger: &Ledger) -> Result<Vec<Row>, crate::store::StoreE
             kept: kept.contains_key(&line.generation),
         });
     }
-    for number in kept.keys().rev().filter(|number| !newest.contains_key(number)) {
+    for number in kept.keys().rev().filter(|number| !newest.contains(number)) {
         // One that cannot be read is of no use to anybody.
         let Ok(Some(generation)) = store.load_generation(*number) else { continue };
         let trial = ledger.trial.as_ref().filter(|trial| trial.generation == *number);
@@ -153,7 +153,7 @@ pub(super) fn denied(list: &[Denied], now: u64, text: &mut String) {
     }
     text.push_str("denied      (not tried again by itself; `trimtab retry REV` does)\n");
     for entry in list {
-        let names: Vec<&str> = entry.components.iter().map(|component| component.as_str()).collect();
+        let names: Vec<&str> = entry.components.iter().map(trimtab_model::names::ComponentName::as_str).collect();
         let what = if names.is_empty() { String::new() } else { format!(" {} of it,", names.join(", ")) };
         let by = match &entry.by {
             DeniedBy::Health => "by its health".to_owned(),

@@ -131,7 +131,7 @@ pub(super) fn phase(phase: Phase) -> &'static str {
 /// What was undone, with the whole chain, and what to do.
 fn undone(undone: &Undone, text: &mut String) {
     let revision: String = undone.revision.chars().take(12).collect();
-    let names: Vec<&str> = undone.components.iter().map(|component| component.as_str()).collect();
+    let names: Vec<&str> = undone.components.iter().map(trimtab_model::names::ComponentName::as_str).collect();
     let what = if names.is_empty() { String::new() } else { format!("{} of ", names.join(", ")) };
     let back = match undone.back_to {
         0 => "this host is as trimtab found it".to_owned(),
@@ -186,5 +186,67 @@ pub(super) fn ago(now: u64, then: u64) -> String {
         seconds @ 120..=7199 => format!("{} min", seconds / 60),
         seconds @ 7200..=172_799 => format!("{} h", seconds / 3600),
         seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(more: &serde_json::Value) -> Status {
+        let mut document = serde_json::json!({
+            "format": 1, "agentVersion": "0", "agentPid": 1, "host": "box", "ready": false, "reason": "so", "lastAppliedRevision": "aa",
+            "lastAttemptedRevision": "bb", "generation": 4, "managedFiles": 1, "managedUnits": 0, "lastPass": null, "history": [],
+            "goodGeneration": 4
+        });
+        let fields = more.as_object().unwrap().clone();
+        document.as_object_mut().unwrap().extend(fields);
+        serde_json::from_value(document).unwrap()
+    }
+
+    #[test]
+    fn a_change_in_progress_says_what_it_waits_for() {
+        for (phase, waits) in [
+            ("awaiting-reboot", "for a reboot of this host"),
+            ("confirming", "for the source to be reached with it (file /etc/hosts)"),
+            ("degraded", "for what could not be undone"),
+        ] {
+            let trial =
+                serde_json::json!({ "phase": phase, "revision": "c0ffee", "generation": 5, "guarded": ["file /etc/hosts"] });
+            let text = human(&status(&serde_json::json!({ "trial": trial })), false, 100);
+            assert!(text.contains(&format!("change      revision c0ffee is {phase} (generation 5)")), "{text}");
+            assert!(text.contains(&format!("waits       {waits}")), "{text}");
+        }
+        let calm = human(&status(&serde_json::json!({})), false, 100);
+        assert!(calm.contains("generation  4, in force and whole") && !calm.contains("waits"), "{calm}");
+        for (generation, good, says) in
+            [(0, 0, "none yet"), (1, 0, "1, in force but not whole yet"), (5, 4, "5 in force, 4 the last good one")]
+        {
+            let text = human(&status(&serde_json::json!({ "generation": generation, "goodGeneration": good })), false, 100);
+            assert!(text.contains(&format!("generation  {says}\n")), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_was_undone_is_told_with_every_cause_and_what_is_left_of_it() {
+        let failure = |resource: &str, message: &str| serde_json::json!({ "resource": resource, "message": message });
+        let told: Undone = serde_json::from_value(serde_json::json!({
+            "revision": "c0ffee", "components": ["web", "app"], "back_to": 0, "at": 7,
+            "causes": [failure("unit a.service", "it died"), failure("unit b.service", "it needs a.service")],
+            "amiss": [failure("unit c.service", "it does not start")],
+        }))
+        .unwrap();
+        let mut text = String::new();
+        undone(&told, &mut text);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "undone      web, app of revision c0ffee, this host is as trimtab found it; `trimtab retry c0ffee` tries it again",
+                "because     unit a.service: it died",
+                "because     unit b.service: it needs a.service",
+                "not undone  unit c.service: it does not start",
+            ]
+        );
     }
 }

@@ -203,7 +203,7 @@ fn end(places: &Places, purge: bool, left: &[String], what: &str) -> ExitCode {
     let stays: Vec<String> = enrolment(places).iter().filter(|path| path.exists()).map(|path| path.display().to_string()).collect();
     if !stays.is_empty() {
         let why = if purge { "other files are in it" } else { "--purge removes it" };
-        let _ = writeln!(text, "{} stays: {why}.", stays.join(", "));
+        let _ = writeln!(text, "{} stays: {why}.", stays.join(" and "));
     }
     if !places.is_sandbox() {
         text.push_str("The package is the package manager's: `apt purge trimtab` or `dnf remove trimtab`.\n");

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use trimtab_model::health::HealthCheck;
 use trimtab_model::hook::HookPhase;
 use trimtab_model::names::{ComponentName, UnitName};
 use trimtab_model::plan::{Action, Plan};
@@ -65,7 +66,8 @@ impl Cycle {
         if self.changes_itself(&first) {
             guarded.push(ITSELF.to_owned());
         }
-        if !first.steps.is_empty() && (self.ledger.good > 0 || !guarded.is_empty()) {
+        let is_something = !first.steps.is_empty() || !self.newly_checked(&wanted).is_empty();
+        if is_something && (self.ledger.good > 0 || !guarded.is_empty()) {
             self.ledger.trial = Some(self.trial(number, &wanted, &first, guarded, pass));
         }
         self.go_forward(wanted, number, &first, pass).await
@@ -147,7 +149,7 @@ impl Cycle {
     }
 
     fn trial(&self, number: u64, wanted: &Wanted, plan: &Plan, guarded: Vec<String>, pass: &Pass) -> Trial {
-        let affected = affected(plan, wanted);
+        let affected = self.affected(plan, wanted);
         let confirm = wanted.desired.confirm.iter().filter(|(component, _)| affected.contains(*component));
         let mut trial = Trial {
             phase: Phase::Trying,
@@ -176,6 +178,20 @@ impl Cycle {
         trial
     }
 
+    /// The components that a plan works on or whose checks are new, and those that share their fate.
+    fn affected(&self, plan: &Plan, wanted: &Wanted) -> BTreeSet<ComponentName> {
+        let mut touched: BTreeSet<ComponentName> = plan.steps.iter().filter_map(|step| step.component.clone()).collect();
+        touched.extend(self.newly_checked(wanted));
+        transaction::spread(&touched, &wanted.desired, &wanted.desired)
+    }
+
+    /// Components with a check that the state in force does not have: a commit of nothing else must pass it, too.
+    fn newly_checked(&self, wanted: &Wanted) -> BTreeSet<ComponentName> {
+        let known = self.current.as_ref().map_or(&[][..], |current| &current.desired.health);
+        let is_known = |check: &HealthCheck| known.iter().any(|old| old.probe == check.probe && old.timing == check.timing);
+        wanted.desired.health.iter().filter(|check| !is_known(check)).map(|check| check.origin.component.clone()).collect()
+    }
+
     /// Switches, judges, and commits or undoes. Also from where an earlier process was ended.
     pub(super) async fn go_forward(&mut self, wanted: Wanted, number: u64, first: &Plan, pass: &mut Pass) -> Attempt {
         let begun = Instant::now();
@@ -194,11 +210,7 @@ impl Cycle {
         let before = pass.failures.len();
         tell(first, applied, pass);
         if !is_trial {
-            if !complete {
-                worsen(pass, Outcome::Partial);
-            }
-            self.commit(&wanted, number, complete && first.problems.is_empty(), begun, pass);
-            self.prune(pass).await;
+            self.first_state(wanted, number, complete && first.problems.is_empty(), first, begun, pass).await;
             return Attempt::Ended;
         }
         if has_failed {
@@ -215,7 +227,7 @@ impl Cycle {
             return Attempt::Ended;
         }
         let judged = Instant::now();
-        let sick = self.sick(&wanted, &affected(first, &wanted), pass).await;
+        let sick = self.sick(&wanted, &self.affected(first, &wanted), pass).await;
         part(pass, "health", judged);
         if !sick.is_empty() {
             let fallen = sick.iter().filter_map(|(component, _)| component.clone()).collect();
@@ -226,24 +238,44 @@ impl Cycle {
         if let Some(own) = own {
             return self.succeed(wanted, &own, pass).await;
         }
-        self.confirm_or_commit(wanted, number, begun, pass).await;
+        self.confirm_or_commit(wanted, number, first.problems.is_empty(), begun, pass).await;
         Attempt::Ended
     }
 
-    /// Healthy: committed now, or when it has been confirmed.
-    async fn confirm_or_commit(&mut self, wanted: Wanted, number: u64, begun: Instant, pass: &mut Pass) {
+    /// A state with nothing good to go back to: in force whatever becomes of it, and good when all of it is in place and healthy.
+    async fn first_state(&mut self, wanted: Wanted, number: u64, complete: bool, first: &Plan, begun: Instant, pass: &mut Pass) {
+        let mut good = complete;
+        if good && !first.steps.is_empty() {
+            let judged = Instant::now();
+            let sick = self.judge_health(&wanted.desired, &self.affected(first, &wanted), &watched(first), pass).await;
+            part(pass, "health", judged);
+            good = sick.is_empty();
+            pass.failures.extend(sick.into_iter().map(|(_, failure)| failure));
+        }
+        if !good {
+            worsen(pass, Outcome::Partial);
+        }
+        self.commit(&wanted, number, good, begun, pass);
+        if good && !first.steps.is_empty() {
+            self.tell_hooks(&wanted.about(pass.number), HookPhase::PostApply, None, pass).await;
+        }
+        self.prune(pass).await;
+    }
+
+    /// Healthy: committed now, or when it has been confirmed; `good` when nothing of it could not be planned.
+    async fn confirm_or_commit(&mut self, wanted: Wanted, number: u64, good: bool, begun: Instant, pass: &mut Pass) {
         if self.awaits_reboot(&wanted, number, pass) {
             return;
         }
         let Some(trial) = &mut self.ledger.trial else { return };
         if trial.guarded.is_empty() {
-            self.commit(&wanted, number, true, begun, pass);
+            self.commit(&wanted, number, good, begun, pass);
             self.after(&wanted, pass).await;
             return;
         }
         trial.phase = Phase::Confirming;
         self.save_ledger(pass);
-        self.confirm(wanted, number, pass).await;
+        self.confirm(wanted, number, good, pass).await;
     }
 
     /// Whether the change asks for a reboot that has not been yet; then it waits for that.
@@ -334,12 +366,6 @@ pub(super) fn in_force(number: u64, wanted: &Wanted, good: bool) -> InForce {
         whole: wanted.withheld.is_empty(),
         good,
     }
-}
-
-/// The components that a plan works on, and those that share their fate.
-pub(super) fn affected(plan: &Plan, wanted: &Wanted) -> BTreeSet<ComponentName> {
-    let touched = plan.steps.iter().filter_map(|step| step.component.clone()).collect();
-    transaction::spread(&touched, &wanted.desired, &wanted.desired)
 }
 
 /// Units that a plan starts, restarts or reloads.

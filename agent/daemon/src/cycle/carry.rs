@@ -25,10 +25,11 @@ impl Cycle {
         let Looked { mut pass, plan, wanted: Some(wanted) } = looked else { return looked.pass };
         if !wanted.fresh {
             self.sweep(&wanted.desired);
+            let plan = self.without_flapping(plan, &wanted.key.commit, &mut pass);
             if !self.repair(&plan, &wanted, &mut pass).await {
                 pass.changes.clear();
             }
-            self.settle(&wanted, &mut pass);
+            self.settle(&wanted, &mut pass).await;
             return pass;
         }
         let tried = match self.attempt(wanted, plan, &mut pass).await {
@@ -77,7 +78,7 @@ impl Cycle {
     }
 
     /// A first state that took several passes to converge is good from the one that completed it.
-    fn settle(&mut self, wanted: &Wanted, pass: &mut Pass) {
+    async fn settle(&mut self, wanted: &Wanted, pass: &mut Pass) {
         let Some(number) = self.current.as_ref().map(|current| current.number).filter(|number| *number > 0) else { return };
         let complete = pass.failures.is_empty() && pass.problems.is_empty();
         if self.ledger.trial.is_some() {
@@ -85,6 +86,13 @@ impl Cycle {
             return;
         }
         if complete && self.ledger.good != number && self.ledger.generation == number {
+            let all = wanted.desired.components.keys().cloned().collect();
+            let sick = self.judge_health(&wanted.desired, &all, &BTreeSet::new(), pass).await;
+            if !sick.is_empty() {
+                pass.failures.extend(sick.into_iter().map(|(_, failure)| failure));
+                worsen(pass, Outcome::Partial);
+                return;
+            }
             self.commit(wanted, number, true, std::time::Instant::now(), pass);
         }
     }

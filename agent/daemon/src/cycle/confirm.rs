@@ -17,7 +17,7 @@ const AGAIN: Duration = Duration::from_secs(3);
 
 impl Cycle {
     /// Reaches for the source until the time is over; then commits, or undoes.
-    pub(super) async fn confirm(&mut self, wanted: Wanted, number: u64, pass: &mut Pass) {
+    pub(super) async fn confirm(&mut self, wanted: Wanted, number: u64, good: bool, pass: &mut Pass) {
         self.renew_watch(super::own::SWITCHING);
         let begun = Instant::now();
         let limit = self.settings.guard.confirm_timeout;
@@ -65,7 +65,7 @@ impl Cycle {
         if self.awaits_reboot(&wanted, number, pass) {
             return;
         }
-        self.commit(&wanted, number, true, begun, pass);
+        self.commit(&wanted, number, good, begun, pass);
         self.after(&wanted, pass).await;
     }
 }

@@ -10,6 +10,7 @@ mod aim;
 mod attempt;
 mod carry;
 mod confirm;
+mod flap;
 mod history;
 mod hooks;
 mod leave;
@@ -157,6 +158,7 @@ pub struct Cycle {
     /// The revision for which something is tried again and again, and how often it was in vain.
     waiting_for: String,
     in_vain: u32,
+    flaps: flap::Flaps,
     /// A revision (or the begin of one) that a person allowed what the guards refuse.
     approving: Option<String>,
 }
@@ -240,7 +242,12 @@ impl Cycle {
         let wanted = if asked.is_some() {
             asked
         } else if ask {
-            let wanted = self.ask(&mut pass).await.and_then(|wanted| self.aim(wanted, &mut pass));
+            let asking = Instant::now();
+            let wanted = self.ask(&mut pass).await;
+            if wanted.is_some() {
+                attempt::part(&mut pass, "source", asking);
+            }
+            let wanted = wanted.and_then(|wanted| self.aim(wanted, &mut pass));
             self.matter = Matter::of(&pass);
             wanted
         } else {
@@ -386,7 +393,8 @@ impl Cycle {
                 self.tell_known_again(&key, pass);
                 None
             }
-            Answer::Rendered { proven, new, key, rendered } => {
+            Answer::Rendered { proven, proven_at, new, key, rendered } => {
+                attempt::part(pass, "render", proven_at);
                 self.accept(&proven, new, pass)?;
                 let rendered = *rendered;
                 let effect = rendered.desired.effect();

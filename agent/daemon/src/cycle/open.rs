@@ -142,6 +142,7 @@ impl Cycle {
             resumed: false,
             withheld_again: None,
             approving: None,
+            flaps: super::flap::Flaps::default(),
             waiting_for: String::new(),
             in_vain: 0,
         })

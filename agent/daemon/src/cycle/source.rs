@@ -3,6 +3,7 @@
 //! Nothing here touches the machine or the store. Whatever goes wrong becomes an [`Answer`] with what to do about it.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use trimtab_model::bundle::Bundle;
 use trimtab_model::desired::Rendered;
@@ -56,7 +57,7 @@ pub(super) enum Answer {
     /// The tip is one of the known ones.
     Same { key: Key },
     /// A proven commit and what it wants of this host.
-    Rendered { proven: Box<Proven>, new: bool, key: Key, rendered: Box<Rendered> },
+    Rendered { proven: Box<Proven>, proven_at: Instant, new: bool, key: Key, rendered: Box<Rendered> },
     /// A proven commit that does not make a host: a mistake in the repository.
     Wrong { proven: Box<Proven>, new: bool, key: Key, findings: Findings },
     /// Not proven.
@@ -108,6 +109,7 @@ impl Ask {
             Verdict::Unchanged(proven) => (proven, false),
             verdict => return Err(Answer::Refused { verdict, commit }),
         };
+        let proven_at = Instant::now();
         clock.lap("proven");
         let bundle = match self.read(&proven, &mut courier) {
             Ok(bundle) => bundle,
@@ -119,7 +121,7 @@ impl Ask {
         let rendered = render_in_child(&self.program, &bundle, &self.host, Limits::default());
         clock.lap("rendered");
         match rendered {
-            Ok(rendered) => Ok(Answer::Rendered { proven, new, key, rendered: Box::new(rendered) }),
+            Ok(rendered) => Ok(Answer::Rendered { proven, proven_at, new, key, rendered: Box::new(rendered) }),
             Err(RenderError::Refused { findings }) => Ok(Answer::Wrong { proven, new, key, findings }),
             // It would die the same way each time: it is the revision's fault, and not tried again until there is another.
             Err(RenderError::Died { death, at }) => {

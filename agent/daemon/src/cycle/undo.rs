@@ -100,7 +100,7 @@ impl Cycle {
                     open.phase = Phase::Confirming;
                 }
                 worsen(pass, Outcome::Converged);
-                self.confirm(wanted, number, pass).await;
+                self.confirm(wanted, number, true, pass).await;
             }
             Resume::Undo(why) => {
                 let (fallen, cause) = self.blame(why, trial, &desired).await;

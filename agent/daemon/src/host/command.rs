@@ -170,7 +170,8 @@ impl Command {
         self
     }
 
-    /// Ended when nobody waits for it any more. Without this, work whose future is dropped goes on under systemd until its time is over.
+    /// Ended when nobody waits for it any more, as long as the agent itself goes on. Without this, work whose future is dropped goes on under
+    /// systemd until its time is over.
     #[must_use]
     pub fn tied(mut self) -> Self {
         self.tied = true;

@@ -40,9 +40,10 @@ impl Store {
     /// Gives the room up. Whether there was any.
     pub(super) fn give_up_reserve(&self) -> bool {
         let path = self.file(NAME);
-        // Some file systems free what was removed only once that is on the disk.
-        let given = fs::remove_file(&path).is_ok() && sync_folder(&path).is_ok();
+        let given = fs::remove_file(&path).is_ok();
         if given {
+            // Some file systems free what was removed only once that is on the disk. Whether that helped is seen when the room is used.
+            let _ = sync_folder(&path);
             tracing::warn!("the disk is full: the room that was set aside for the ledger is used");
         }
         given

@@ -15,7 +15,7 @@ pub fn compare(old: &Desired, new: &Desired) -> Vec<Change> {
     list.extend(both(&old.units, &new.units, "unit", |unit| &unit.origin, units));
     list.extend(both(&old.images, &new.images, "image", |origin| origin, |_, _| Vec::new()));
     let (was, is) = (components(old), components(new));
-    list.extend(both(&was, &is, "component", |about| &about.origin, |was, is| about(was, is)));
+    list.extend(both(&was, &is, "component", |about| &about.origin, about));
     list
 }
 
@@ -62,8 +62,8 @@ fn files(was: &Entry, is: &Entry) -> Vec<Difference> {
         (old, new) => list.push(difference("kind", kind_word(old), kind_word(new))),
     }
     list.extend(property("mode", &format!("{:04o}", was.state.mode), &format!("{:04o}", is.state.mode)));
-    list.extend(property("owner", &was.state.owner.to_string(), &is.state.owner.to_string()));
-    list.extend(property("group", &was.state.group.to_string(), &is.state.group.to_string()));
+    list.extend(property("owner", was.state.owner.as_str(), is.state.owner.as_str()));
+    list.extend(property("group", was.state.group.as_str(), is.state.group.as_str()));
     list.extend(property("use", &words(&was.role), &words(&is.role)));
     list
 }

@@ -1,0 +1,134 @@
+//! Units that do not stay up: started again and again, but ever more seldom.
+//!
+//! A unit of the state in force that needs a start in pass after pass is not helped by one more each minute, and each start costs the
+//! machine something. After [`FREE`] passes in a row the pauses double, up to `agent.retry-max`. A pass that finds the unit as it should be,
+//! a new revision, and a person who asks (`trimtab sync`) start anew. In memory only: a restarted agent tries at once.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use trimtab_model::names::UnitName;
+use trimtab_model::plan::{Action, Plan};
+use trimtab_model::report::{Failure, Outcome, Pass, Wake};
+
+use super::{Cycle, worsen};
+
+/// So many starts in a row are made without a pause.
+const FREE: u32 = 3;
+
+/// Starts in a row, by unit.
+#[derive(Debug, Default)]
+pub(super) struct Flaps {
+    revision: String,
+    units: BTreeMap<UnitName, Flap>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Flap {
+    starts: u32,
+    /// Not before this.
+    next: Instant,
+}
+
+impl Flaps {
+    /// Takes the starts out of a plan whose time has not come, and counts the others. Returns the units that wait, with how often they
+    /// were started and for how long they wait.
+    fn judge(
+        &mut self,
+        revision: &str,
+        plan: &mut Plan,
+        asked: bool,
+        pauses: (Duration, Duration),
+        now: Instant,
+    ) -> Vec<(UnitName, u32, Duration)> {
+        if self.revision != revision || asked {
+            revision.clone_into(&mut self.revision);
+            self.units.clear();
+        }
+        let started: Vec<UnitName> = plan.steps.iter().filter_map(|step| starts(&step.action).cloned()).collect();
+        self.units.retain(|unit, _| started.contains(unit));
+        let mut waiting = Vec::new();
+        for unit in started {
+            let flap = self.units.entry(unit.clone()).or_insert(Flap { starts: 0, next: now });
+            if flap.next > now {
+                waiting.push((unit, flap.starts, flap.next - now));
+                continue;
+            }
+            flap.starts += 1;
+            let (interval, longest) = pauses;
+            let doubled = interval.saturating_mul(1 << flap.starts.saturating_sub(FREE).min(16)).min(longest.max(interval));
+            flap.next = if flap.starts < FREE { now } else { now + doubled };
+        }
+        let kept = |action: &Action| starts(action).is_none_or(|unit| !waiting.iter().any(|(waits, ..)| waits == unit));
+        plan.prune_from -= plan.steps[..plan.prune_from].iter().filter(|step| !kept(&step.action)).count();
+        plan.steps.retain(|step| kept(&step.action));
+        waiting
+    }
+}
+
+fn starts(action: &Action) -> Option<&UnitName> {
+    match action {
+        Action::Start { unit } | Action::Restart { unit } => Some(unit),
+        _ => None,
+    }
+}
+
+impl Cycle {
+    /// The plan for the state in force, without the starts that have to wait; they are told.
+    pub(super) fn without_flapping(&mut self, mut plan: Plan, revision: &str, pass: &mut Pass) -> Plan {
+        let pauses = (self.settings.agent.interval, self.settings.agent.retry_max);
+        let waiting = self.flaps.judge(revision, &mut plan, pass.wake == Wake::Asked, pauses, Instant::now());
+        for (unit, starts, pause) in waiting {
+            let pause = humantime::format_duration(Duration::from_secs(pause.as_secs().max(1)));
+            let message = format!(
+                "it does not stay up: it was started {starts} times in a row, and is started again in {pause} (`trimtab sync` does it now, \
+                 `systemctl status {unit}` tells more)"
+            );
+            pass.failures.push(Failure { resource: format!("unit {unit}"), message, skipped: false });
+            worsen(pass, Outcome::Partial);
+        }
+        plan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trimtab_model::plan::{Cause, Step};
+
+    use super::*;
+
+    fn plan(units: &[&str]) -> Plan {
+        let step =
+            |unit: &&str| Step { action: Action::Start { unit: unit.parse().unwrap() }, component: None, cause: Cause::Drift };
+        Plan { steps: units.iter().map(step).collect(), prune_from: units.len(), ..Plan::default() }
+    }
+
+    #[test]
+    fn the_pauses_double_and_end_with_a_pass_that_finds_it_well() {
+        let (pauses, begun) = ((Duration::from_secs(60), Duration::from_secs(300)), Instant::now());
+        let at = |seconds: u64| begun + Duration::from_secs(seconds);
+        let mut flaps = Flaps::default();
+        let mut starts = Vec::new();
+        for minute in 0..30 {
+            let mut plan = plan(&["a.service"]);
+            let waiting = flaps.judge("1", &mut plan, false, pauses, at(minute * 60));
+            assert_eq!(waiting.is_empty(), plan.steps.len() == 1);
+            assert_eq!(plan.prune_from, plan.steps.len());
+            if waiting.is_empty() {
+                starts.push(minute);
+            }
+        }
+        assert_eq!(starts, [0, 1, 2, 3, 5, 9, 14, 19, 24, 29]);
+        assert!(flaps.judge("1", &mut plan(&["b.service"]), false, pauses, at(1800)).is_empty(), "each for itself");
+        assert!(flaps.judge("1", &mut plan(&["a.service"]), false, pauses, at(1800)).is_empty(), "it was well in between");
+        for _ in 0..4 {
+            flaps.judge("1", &mut plan(&["a.service"]), false, pauses, at(1800));
+        }
+        assert_eq!(flaps.judge("1", &mut plan(&["a.service"]), false, pauses, at(1801)).len(), 1);
+        assert!(flaps.judge("1", &mut plan(&["a.service"]), true, pauses, at(1801)).is_empty(), "somebody asked");
+        for _ in 0..4 {
+            flaps.judge("1", &mut plan(&["a.service"]), false, pauses, at(1801));
+        }
+        assert!(flaps.judge("2", &mut plan(&["a.service"]), false, pauses, at(1802)).is_empty(), "another revision");
+    }
+}
