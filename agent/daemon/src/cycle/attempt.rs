@@ -70,7 +70,8 @@ impl Cycle {
         if is_something && (self.ledger.good > 0 || !guarded.is_empty()) {
             self.ledger.trial = Some(self.trial(number, &wanted, &first, guarded, pass));
         }
-        self.go_forward(wanted, number, &first, pass).await
+        // On the heap: few passes need the room.
+        Box::pin(self.go_forward(wanted, number, &first, pass)).await
     }
 
     /// Pulls what is needed while the old state runs. What cannot be pulled, or cannot be converged as things stand, is withheld with all
