@@ -14,5 +14,6 @@ mod health;
 mod operator;
 mod package;
 mod refuse;
+mod selfupdate;
 #[cfg(target_arch = "x86_64")]
 mod sweep;

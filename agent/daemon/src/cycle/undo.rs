@@ -47,6 +47,7 @@ impl Cycle {
         if what == Resume::Wait || trial.phase == Phase::Degraded {
             return None;
         }
+        let what = self.after_the_guard(&trial, what);
         let mut pass = self.begin(wake);
         pass.revision.clone_from(&trial.revision);
         if first {
@@ -102,8 +103,8 @@ impl Cycle {
                 self.confirm(wanted, number, true, pass).await;
             }
             Resume::Undo(why) => {
-                let cause = Failure { resource: "trial".to_owned(), message: why, skipped: false };
-                self.undo(&desired, Fallen::All, vec![cause], Some(DeniedBy::Health), pass).await;
+                let (fallen, cause) = self.blame(why, trial, &desired).await;
+                self.undo(&desired, fallen, vec![cause], Some(DeniedBy::Health), pass).await;
             }
             Resume::GoOnUndoing | Resume::Wait => self.go_back(pass).await,
         }
@@ -153,6 +154,7 @@ impl Cycle {
         pass: &mut Pass,
     ) {
         let Some(trial) = self.ledger.trial.clone() else { return };
+        self.renew_watch(super::own::SWITCHING);
         pass.failures.retain(|failure| !causes.contains(failure));
         let good = match self.recall(trial.back_to) {
             Ok(good) => good,
@@ -340,6 +342,11 @@ fn found(trial: &Trial, what: &Resume) -> String {
     let revision: String = trial.revision.chars().take(12).collect();
     match what {
         Resume::Forward => format!("revision {revision} was being put in place when the agent ended; it goes on with that"),
+        Resume::Confirm if trial.guarded.iter().any(|resource| resource == transaction::ITSELF) => {
+            format!(
+                "revision {revision} brings another trimtab: the agent was started with it, and has the whole time to confirm that"
+            )
+        }
         Resume::Confirm => format!("revision {revision} was being confirmed when the agent ended; it has the whole time again"),
         Resume::Undo(_) => format!("revision {revision} has been begun too often, and is undone"),
         Resume::GoOnUndoing | Resume::Wait => {
