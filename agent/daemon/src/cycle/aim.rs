@@ -74,15 +74,15 @@ impl Cycle {
         let current = self.current.as_ref()?;
         let Wanted { key, desired, contents, fresh, effect, all, mut withheld, asked } = wanted;
         let all = all.unwrap_or_else(|| Box::new(desired));
-        let names: BTreeSet<ComponentName> = failed.keys().cloned().collect();
-        for component in transaction::spread(&names, &all, &current.desired) {
+        let held = withheld.iter().map(|held| held.component.clone());
+        let names: BTreeSet<ComponentName> = failed.keys().cloned().chain(held).collect();
+        let (desired, fallen) = transaction::without(&all, &current.desired, &names, &self.ledger.denied)?;
+        for component in fallen {
             if !withheld.iter().any(|held| held.component == component) {
                 let because = failed.get(&component).cloned().flatten();
                 withheld.push(Withheld { component, because, again });
             }
         }
-        let held: BTreeSet<ComponentName> = withheld.iter().map(|held| held.component.clone()).collect();
-        let desired = transaction::mix(&all, &current.desired, &held).ok()?;
         Some(Wanted { key, desired, contents, fresh, effect, all: Some(all), withheld, asked })
     }
 

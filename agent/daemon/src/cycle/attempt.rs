@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use trimtab_model::health::HealthCheck;
 use trimtab_model::hook::HookPhase;
-use trimtab_model::names::{ComponentName, UnitName};
+use trimtab_model::names::ComponentName;
 use trimtab_model::plan::{Action, Plan, Step};
 use trimtab_model::report::{Failure, Outcome, PartTime, Pass};
 use trimtab_model::transaction::{self, DeniedBy, End, Ended, GENERATION_FORMAT, Generation, ITSELF, InForce, Phase, Trial};
@@ -174,7 +174,8 @@ impl Cycle {
             back_to: self.ledger.good,
             revision: wanted.key.commit.clone(),
             effect: wanted.effect,
-            watch: watched(plan),
+            watch: transaction::watched(plan),
+            affected: affected.clone(),
             guarded,
             reboot: false,
             starts: 1,
@@ -197,9 +198,8 @@ impl Cycle {
 
     /// The components that a plan works on or whose checks are new, and those that share their fate.
     fn affected(&self, plan: &Plan, wanted: &Wanted) -> BTreeSet<ComponentName> {
-        let mut touched: BTreeSet<ComponentName> = plan.steps.iter().filter_map(|step| step.component.clone()).collect();
-        touched.extend(self.newly_checked(wanted));
-        transaction::spread(&touched, &wanted.desired, &wanted.desired)
+        let checked = transaction::spread(&self.newly_checked(wanted), &wanted.desired, &wanted.desired);
+        transaction::affected(plan, &wanted.desired).into_iter().chain(checked).collect()
     }
 
     /// Components with a check that the state in force does not have: a commit of nothing else must pass it, too.
@@ -264,7 +264,7 @@ impl Cycle {
         let mut good = complete;
         if good && !first.steps.is_empty() {
             let judged = Instant::now();
-            let sick = self.judge_health(&wanted.desired, &self.affected(first, &wanted), &watched(first), pass).await;
+            let sick = self.judge_health(&wanted.desired, &self.affected(first, &wanted), &transaction::watched(first), pass).await;
             part(pass, "health", judged);
             good = sick.is_empty();
             pass.failures.extend(sick.into_iter().map(|(_, failure)| failure));
@@ -319,8 +319,12 @@ impl Cycle {
         affected: &BTreeSet<ComponentName>,
         pass: &mut Pass,
     ) -> Vec<(Option<ComponentName>, Failure)> {
-        let watch: BTreeSet<UnitName> = self.ledger.trial.as_ref().map(|trial| trial.watch.clone()).unwrap_or_default();
-        self.judge_health(&wanted.desired, affected, &watch, pass).await
+        let (mut affected, mut watch) = (affected.clone(), BTreeSet::new());
+        if let Some(trial) = &self.ledger.trial {
+            affected.extend(trial.affected.iter().cloned());
+            watch.extend(trial.watch.iter().cloned());
+        }
+        self.judge_health(&wanted.desired, &affected, &watch, pass).await
     }
 
     /// A state is in force from now on.
@@ -371,6 +375,7 @@ pub(super) fn generation(number: u64, wanted: &Wanted, at: u64) -> Generation {
         inputs: wanted.key.inputs,
         at,
         withheld: wanted.withheld.clone(),
+        wants: (!wanted.withheld.is_empty()).then_some(wanted.effect),
         desired: wanted.desired.clone(),
     }
 }
@@ -383,15 +388,6 @@ pub(super) fn in_force(number: u64, wanted: &Wanted, good: bool) -> InForce {
         whole: wanted.withheld.is_empty(),
         good,
     }
-}
-
-/// Units that a plan starts, restarts or reloads.
-pub(super) fn watched(plan: &Plan) -> BTreeSet<UnitName> {
-    let unit = |action: &Action| match action {
-        Action::Start { unit } | Action::Restart { unit } | Action::Reload { unit } => Some(unit.clone()),
-        _ => None,
-    };
-    plan.steps.iter().filter_map(|step| unit(&step.action)).collect()
 }
 
 pub(super) fn part(pass: &mut Pass, name: &str, begun: Instant) {

@@ -35,7 +35,7 @@ use trimtab_model::ledger::Ledger;
 use trimtab_model::names::UnitName;
 use trimtab_model::plan::Plan;
 use trimtab_model::report::{Failure, Outcome, Pass, TrustReport, Undone, Wake};
-use trimtab_model::transaction::{Denied, Generation, Withheld};
+use trimtab_model::transaction::{self, Denied, Generation, Withheld};
 
 use crate::apply::Machine;
 use crate::config::{Places, Settings};
@@ -62,6 +62,8 @@ struct Current {
     number: u64,
     effect: Digest,
     withheld: Vec<Withheld>,
+    /// [`Generation::wants`].
+    wants: Option<Digest>,
     desired: Desired,
 }
 
@@ -72,6 +74,7 @@ impl Current {
             number: generation.number,
             effect: generation.desired.effect(),
             withheld: generation.withheld,
+            wants: generation.wants,
             desired: generation.desired,
         }
     }
@@ -330,7 +333,8 @@ impl Cycle {
     fn known(&self, wake: Wake) -> Vec<Key> {
         let waits = self.current.as_ref().is_some_and(|current| current.withheld.iter().any(|withheld| withheld.again));
         let due = wake == Wake::Asked || self.withheld_again.is_none_or(|at| Instant::now() >= at);
-        let current = self.current.as_ref().filter(|_| !(waits && due)).map(|current| &current.key);
+        let is_settled = |current: &&Current| transaction::is_settled(&current.withheld, current.wants, &self.ledger.denied);
+        let current = self.current.as_ref().filter(|_| !(waits && due)).filter(is_settled).map(|current| &current.key);
         current.into_iter().chain(self.refused.as_ref().map(|refused| &refused.key)).cloned().collect()
     }
 

@@ -12,7 +12,7 @@ use trimtab_model::names::ComponentName;
 use trimtab_model::report::{Failure, Outcome, Pass, Wake};
 use trimtab_model::transaction::{self, DeniedBy, End, Generation, Phase, Resume, Trial};
 
-use super::attempt::{Attempt, in_force, part, since, watched};
+use super::attempt::{Attempt, in_force, part, since};
 use super::hooks::About;
 use super::source::Key;
 use super::{Current, Cycle, Hold, Refused, Wanted, worsen};
@@ -38,8 +38,7 @@ impl Cycle {
         // In the process that began it, only what a race left open is gone forward with; in a later one, the start counts.
         let what = match (first, trial.phase) {
             (true, _) => trial.resume(&boot),
-            (false, Phase::Trying) => Resume::Forward,
-            (false, Phase::Confirming) => Resume::Confirm,
+            (false, Phase::Trying | Phase::Confirming) => Resume::Forward,
             (false, Phase::RollingBack) => Resume::GoOnUndoing,
             (false, Phase::AwaitingReboot | Phase::Degraded) => return None,
         };
@@ -77,12 +76,17 @@ impl Cycle {
         let wanted = Self::again(tried, trial);
         self.sweep(&wanted.desired);
         match what {
+            // A new trimtab that came this far has shown all that it can show but this.
+            Resume::Forward if proves_itself(trial) => {
+                worsen(pass, Outcome::Converged);
+                self.confirm(wanted, number, true, pass).await;
+            }
             Resume::Forward => {
                 let plan = self.plan(&wanted, pass.wake, pass).await;
                 pass.changes.clone_from(&plan.changes);
                 let first = plan.without_prune();
                 if let Some(open) = &mut self.ledger.trial {
-                    open.watch.extend(watched(&first));
+                    open.cover(&first, &wanted.desired);
                 }
                 worsen(pass, Outcome::Converged);
                 let held = self.ledger.trial.clone();
@@ -94,13 +98,6 @@ impl Cycle {
                         self.undo(&desired, Fallen::All, causes, Some(DeniedBy::Health), pass).await;
                     }
                 }
-            }
-            Resume::Confirm => {
-                if let Some(open) = &mut self.ledger.trial {
-                    open.phase = Phase::Confirming;
-                }
-                worsen(pass, Outcome::Converged);
-                self.confirm(wanted, number, true, pass).await;
             }
             Resume::Undo(why) => {
                 let (fallen, cause) = self.blame(why, trial, &desired).await;
@@ -120,6 +117,7 @@ impl Cycle {
                 inputs: self.inputs,
                 at: 0,
                 withheld: Vec::new(),
+                wants: None,
                 desired: Desired::default(),
             });
         }
@@ -192,11 +190,9 @@ impl Cycle {
             _ => return (good, BTreeSet::new()),
         };
         let trial = self.ledger.trial.as_ref().map(|trial| (trial.revision.clone(), trial.effect));
-        let components = transaction::spread(&failed, tried, &good.desired);
-        let Ok(desired) = transaction::mix(tried, &good.desired, &components) else { return (good, BTreeSet::new()) };
-        if desired.effect() == good.desired.effect() {
+        let Some((desired, components)) = transaction::target(tried, &good.desired, &failed, &self.ledger.denied) else {
             return (good, BTreeSet::new());
-        }
+        };
         let withheld = components.iter().map(|component| transaction::Withheld {
             component: component.clone(),
             because: again.filter(|_| failed.contains(component)).and_then(|causes| causes.first().cloned()),
@@ -204,10 +200,11 @@ impl Cycle {
         });
         let mixed = Generation {
             number: self.ledger.next_number(),
-            revision: trial.map(|(revision, _)| revision).unwrap_or_default(),
+            revision: trial.as_ref().map(|(revision, _)| revision.clone()).unwrap_or_default(),
             inputs: self.inputs,
             at: pass.started,
             withheld: withheld.collect(),
+            wants: trial.as_ref().map(|(_, effect)| *effect),
             desired,
             ..good.clone()
         };
@@ -246,7 +243,7 @@ impl Cycle {
         let before = pass.failures.len();
         let plan = self.plan(&wanted, pass.wake, pass).await;
         pass.changes.extend(plan.changes.iter().cloned());
-        let watch = watched(&plan);
+        let watch = transaction::watched(&plan);
         let done = self.repair(&plan, &wanted, pass).await;
         if done && pass.failures.len() == before {
             let components = trial.watch.iter().filter_map(|unit| wanted.desired.units.get(unit));
@@ -338,16 +335,22 @@ impl Cycle {
     }
 }
 
+fn proves_itself(trial: &Trial) -> bool {
+    trial.phase == Phase::Confirming && trial.guarded.iter().any(|resource| resource == transaction::ITSELF)
+}
+
 fn found(trial: &Trial, what: &Resume) -> String {
     let revision: String = trial.revision.chars().take(12).collect();
     match what {
-        Resume::Forward => format!("revision {revision} was being put in place when the agent ended; it goes on with that"),
-        Resume::Confirm if trial.guarded.iter().any(|resource| resource == transaction::ITSELF) => {
+        Resume::Forward if proves_itself(trial) => {
             format!(
                 "revision {revision} brings another trimtab: the agent was started with it, and has the whole time to confirm that"
             )
         }
-        Resume::Confirm => format!("revision {revision} was being confirmed when the agent ended; it has the whole time again"),
+        Resume::Forward if trial.phase == Phase::Confirming => {
+            format!("revision {revision} was being confirmed when the agent ended; it has the whole time again")
+        }
+        Resume::Forward => format!("revision {revision} was being put in place when the agent ended; it goes on with that"),
         Resume::Undo(_) => format!("revision {revision} has been begun too often, and is undone"),
         Resume::GoOnUndoing | Resume::Wait => {
             format!("revision {revision} was being undone when the agent ended; it goes on with that")

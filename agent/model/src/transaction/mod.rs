@@ -234,8 +234,13 @@ impl Generation {
     /// Whether its commit needs no second look while this is in force: nothing of it is withheld, or what is withheld stays denied (or is
     /// tried again by time). What was denied and is no longer, because a person asked or it was acquitted, is to be tried.
     pub fn is_settled(&self, list: &[Denied]) -> bool {
-        self.withheld.iter().all(|held| held.again) || self.wants.is_some_and(|wants| denied(list, &wants).is_some())
+        is_settled(&self.withheld, self.wants, list)
     }
+}
+
+/// [`Generation::is_settled`], for who holds only a part of it.
+pub fn is_settled(withheld: &[Withheld], wants: Option<Digest>, list: &[Denied]) -> bool {
+    withheld.iter().all(|held| held.again) || wants.is_some_and(|wants| denied(list, &wants).is_some())
 }
 
 impl Trial {

@@ -156,7 +156,9 @@ fn part(desired: &Desired, component: &ComponentName) -> Desired {
     part.isolated.clear();
     part.health.retain(|check| check.origin.component == *component);
     // A drop-in of another component may come and go.
-    part.units.values_mut().for_each(|unit| drop(unit.definition.remove(&path(DROP_IN))));
+    part.units.values_mut().for_each(|unit| {
+        let _ = unit.definition.remove(&path(DROP_IN));
+    });
     part
 }
 
