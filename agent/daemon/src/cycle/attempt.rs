@@ -6,9 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use trimtab_model::health::HealthCheck;
 use trimtab_model::hook::HookPhase;
-use trimtab_model::names::{ComponentName, UnitName};
+use trimtab_model::names::ComponentName;
 use trimtab_model::plan::{Action, Plan, Step};
 use trimtab_model::report::{Failure, Outcome, PartTime, Pass};
 use trimtab_model::transaction::{self, DeniedBy, End, Ended, GENERATION_FORMAT, Generation, InForce, Phase, Trial};
@@ -66,9 +65,12 @@ impl Cycle {
         }
         let first = plan.without_prune();
         let guarded = self.guarded(&plan);
-        let is_something = !first.steps.is_empty() || !self.newly_checked(&wanted).is_empty();
+        let in_force = self.current.as_ref().map(|current| &current.desired);
+        let is_something = !first.steps.is_empty() || !transaction::newly_checked(&wanted.desired, in_force).is_empty();
+        // The state in force under another commit is no change: what is done is repair of drift, and a failure of that denies nothing.
+        let is_change = is_something && !is_same && (self.ledger.good > 0 || !guarded.is_empty());
         // One that takes the place of an unfinished trial is a trial, too: what becomes of it must not be told of the other.
-        if (is_something && (self.ledger.good > 0 || !guarded.is_empty())) || self.ledger.trial.is_some() {
+        if is_change || self.ledger.trial.is_some() {
             self.ledger.trial = Some(self.trial(number, &wanted, &first, guarded, pass));
         }
         self.go_forward(wanted, number, &first, pass).await
@@ -158,15 +160,14 @@ impl Cycle {
     }
 
     fn trial(&self, number: u64, wanted: &Wanted, plan: &Plan, guarded: Vec<String>, pass: &Pass) -> Trial {
-        let affected = self.affected(plan, wanted);
-        let confirm = wanted.desired.confirm.iter().filter(|(component, _)| affected.contains(*component));
         let mut trial = Trial {
             phase: Phase::Trying,
             generation: number,
             back_to: self.ledger.good,
             revision: wanted.key.commit.clone(),
             effect: wanted.effect,
-            watch: watched(plan),
+            watch: BTreeSet::new(),
+            affected: BTreeSet::new(),
             guarded,
             reboot: false,
             starts: 1,
@@ -178,27 +179,14 @@ impl Cycle {
             causes: Vec::new(),
             amiss: Vec::new(),
         };
-        for (component, when) in confirm {
+        trial.cover(plan, &wanted.desired, self.current.as_ref().map(|current| &current.desired));
+        for (component, when) in wanted.desired.confirm.iter().filter(|(component, _)| trial.affected.contains(*component)) {
             trial.reboot |= *when == trimtab_model::desired::Confirm::AfterReboot;
             if self.settings.guard.confirm != ConfirmWhen::Never {
                 trial.guarded.push(format!("component {component}"));
             }
         }
         trial
-    }
-
-    /// The components that a plan works on or whose checks are new, and those that share their fate.
-    fn affected(&self, plan: &Plan, wanted: &Wanted) -> BTreeSet<ComponentName> {
-        let mut touched: BTreeSet<ComponentName> = plan.steps.iter().filter_map(|step| step.component.clone()).collect();
-        touched.extend(self.newly_checked(wanted));
-        transaction::spread(&touched, &wanted.desired, &wanted.desired)
-    }
-
-    /// Components with a check that the state in force does not have: a commit of nothing else must pass it, too.
-    fn newly_checked(&self, wanted: &Wanted) -> BTreeSet<ComponentName> {
-        let known = self.current.as_ref().map_or(&[][..], |current| &current.desired.health);
-        let is_known = |check: &HealthCheck| known.iter().any(|old| old.probe == check.probe && old.timing == check.timing);
-        wanted.desired.health.iter().filter(|check| !is_known(check)).map(|check| check.origin.component.clone()).collect()
     }
 
     /// Switches, judges, and commits or undoes. Also from where an earlier process was ended.
@@ -234,7 +222,7 @@ impl Cycle {
             return Attempt::Ended;
         }
         let judged = Instant::now();
-        let sick = self.sick(&wanted, &self.affected(first, &wanted), pass).await;
+        let sick = self.sick(&wanted, pass).await;
         part(pass, "health", judged);
         if !sick.is_empty() {
             let fallen = sick.iter().filter_map(|(component, _)| component.clone()).collect();
@@ -249,9 +237,16 @@ impl Cycle {
     /// A state with nothing good to go back to: in force whatever becomes of it, and good when all of it is in place and healthy.
     async fn first_state(&mut self, wanted: Wanted, number: u64, complete: bool, first: &Plan, begun: Instant, pass: &mut Pass) {
         let mut good = complete;
-        if good && !first.steps.is_empty() {
+        // What was never found healthy is judged whole, also when there is nothing left to be done: an earlier pass or process may have done
+        // it, and ended before it could judge.
+        let (affected, watch) = if self.ledger.good == number {
+            (transaction::affected(first, &wanted.desired, Some(&wanted.desired)), transaction::watched(first))
+        } else {
+            transaction::everything(&wanted.desired)
+        };
+        if good && (!first.steps.is_empty() || self.ledger.good != number) {
             let judged = Instant::now();
-            let sick = self.judge_health(&wanted.desired, &self.affected(first, &wanted), &watched(first), pass).await;
+            let sick = self.judge_health(&wanted.desired, &affected, &watch, pass).await;
             part(pass, "health", judged);
             good = sick.is_empty();
             pass.failures.extend(sick.into_iter().map(|(_, failure)| failure));
@@ -293,14 +288,9 @@ impl Cycle {
     }
 
     /// Which units and checks of what was touched are not as they should be.
-    async fn sick(
-        &mut self,
-        wanted: &Wanted,
-        affected: &BTreeSet<ComponentName>,
-        pass: &mut Pass,
-    ) -> Vec<(Option<ComponentName>, Failure)> {
-        let watch: BTreeSet<UnitName> = self.ledger.trial.as_ref().map(|trial| trial.watch.clone()).unwrap_or_default();
-        self.judge_health(&wanted.desired, affected, &watch, pass).await
+    async fn sick(&mut self, wanted: &Wanted, pass: &mut Pass) -> Vec<(Option<ComponentName>, Failure)> {
+        let Some(trial) = self.ledger.trial.clone() else { return Vec::new() };
+        self.judge_health(&wanted.desired, &trial.affected, &trial.watch, pass).await
     }
 
     /// A state is in force from now on.
@@ -351,6 +341,7 @@ pub(super) fn generation(number: u64, wanted: &Wanted, at: u64) -> Generation {
         inputs: wanted.key.inputs,
         at,
         withheld: wanted.withheld.clone(),
+        wants: (!wanted.withheld.is_empty()).then_some(wanted.effect),
         desired: wanted.desired.clone(),
     }
 }
@@ -363,15 +354,6 @@ pub(super) fn in_force(number: u64, wanted: &Wanted, good: bool) -> InForce {
         whole: wanted.withheld.is_empty(),
         good,
     }
-}
-
-/// Units that a plan starts, restarts or reloads.
-pub(super) fn watched(plan: &Plan) -> BTreeSet<UnitName> {
-    let unit = |action: &Action| match action {
-        Action::Start { unit } | Action::Restart { unit } | Action::Reload { unit } => Some(unit.clone()),
-        _ => None,
-    };
-    plan.steps.iter().filter_map(|step| unit(&step.action)).collect()
 }
 
 pub(super) fn part(pass: &mut Pass, name: &str, begun: Instant) {

@@ -34,7 +34,7 @@ use trimtab_model::ledger::Ledger;
 use trimtab_model::names::UnitName;
 use trimtab_model::plan::Plan;
 use trimtab_model::report::{Failure, Outcome, Pass, TrustReport, Undone, Wake};
-use trimtab_model::transaction::{Denied, Generation, Withheld};
+use trimtab_model::transaction::{self, Denied, Generation, Withheld};
 
 use crate::apply::Machine;
 use crate::config::{Places, Settings};
@@ -61,6 +61,8 @@ struct Current {
     number: u64,
     effect: Digest,
     withheld: Vec<Withheld>,
+    /// [`Desired::effect`] of all that its commit wants, when something is withheld.
+    wants: Option<Digest>,
     desired: Desired,
 }
 
@@ -71,6 +73,7 @@ impl Current {
             number: generation.number,
             effect: generation.desired.effect(),
             withheld: generation.withheld,
+            wants: generation.wants,
             desired: generation.desired,
         }
     }
@@ -303,7 +306,7 @@ impl Cycle {
             desired: current.desired.clone(),
             contents: BTreeMap::new(),
             fresh: false,
-            effect: current.effect,
+            effect: current.wants.unwrap_or(current.effect),
             all: None,
             withheld: current.withheld.clone(),
             asked: None,
@@ -327,7 +330,10 @@ impl Cycle {
     fn known(&self, wake: Wake) -> Vec<Key> {
         let waits = self.current.as_ref().is_some_and(|current| current.withheld.iter().any(|withheld| withheld.again));
         let due = wake == Wake::Asked || self.withheld_again.is_none_or(|at| Instant::now() >= at);
-        let current = self.current.as_ref().filter(|_| !(waits && due)).map(|current| &current.key);
+        let current = self.current.as_ref().filter(|current| {
+            !(waits && due) && transaction::is_settled(&current.withheld, current.wants.as_ref(), &self.ledger.denied)
+        });
+        let current = current.map(|current| &current.key);
         current.into_iter().chain(self.refused.as_ref().map(|refused| &refused.key)).cloned().collect()
     }
 
@@ -516,7 +522,10 @@ impl Cycle {
             worsen(pass, refused.outcome);
             return;
         }
-        if let Some(denied) = self.ledger.denied.iter().find(|denied| denied.revision == key.commit) {
+        // Another commit may want the same as the one that was denied.
+        let wants = self.current.as_ref().filter(|current| current.key == *key).and_then(|current| current.wants);
+        let is_it = |denied: &&Denied| denied.revision == key.commit || Some(denied.effect) == wants;
+        if let Some(denied) = self.ledger.denied.iter().find(is_it) {
             pass.undone = Some(denied.told());
             worsen(pass, Outcome::RolledBack);
         }
