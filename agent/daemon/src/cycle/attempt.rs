@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use trimtab_model::health::HealthCheck;
 use trimtab_model::hook::HookPhase;
 use trimtab_model::names::ComponentName;
 use trimtab_model::plan::{Action, Plan, Step};
@@ -69,9 +68,12 @@ impl Cycle {
         if self.changes_itself(&first) {
             guarded.push(ITSELF.to_owned());
         }
-        let is_something = !first.steps.is_empty() || !self.newly_checked(&wanted).is_empty();
+        let in_force = self.current.as_ref().map(|current| &current.desired);
+        let is_something = !first.steps.is_empty() || !transaction::newly_checked(&wanted.desired, in_force).is_empty();
+        // The state in force under another commit is no change: what is done is repair of drift, and a failure of that denies nothing.
+        let is_change = is_something && !is_same && (self.ledger.good > 0 || !guarded.is_empty());
         // One that takes the place of an unfinished trial is a trial, too: what becomes of it must not be told of the other.
-        if (is_something && (self.ledger.good > 0 || !guarded.is_empty())) || self.ledger.trial.is_some() {
+        if is_change || self.ledger.trial.is_some() {
             self.ledger.trial = Some(self.trial(number, &wanted, &first, guarded, pass));
         }
         // On the heap: few passes need the room.
@@ -166,16 +168,14 @@ impl Cycle {
     }
 
     fn trial(&self, number: u64, wanted: &Wanted, plan: &Plan, guarded: Vec<String>, pass: &Pass) -> Trial {
-        let affected = self.affected(plan, wanted);
-        let confirm = wanted.desired.confirm.iter().filter(|(component, _)| affected.contains(*component));
         let mut trial = Trial {
             phase: Phase::Trying,
             generation: number,
             back_to: self.ledger.good,
             revision: wanted.key.commit.clone(),
             effect: wanted.effect,
-            watch: transaction::watched(plan),
-            affected: affected.clone(),
+            watch: BTreeSet::new(),
+            affected: BTreeSet::new(),
             guarded,
             reboot: false,
             starts: 1,
@@ -187,26 +187,14 @@ impl Cycle {
             causes: Vec::new(),
             amiss: Vec::new(),
         };
-        for (component, when) in confirm {
+        trial.cover(plan, &wanted.desired, self.current.as_ref().map(|current| &current.desired));
+        for (component, when) in wanted.desired.confirm.iter().filter(|(component, _)| trial.affected.contains(*component)) {
             trial.reboot |= *when == trimtab_model::desired::Confirm::AfterReboot;
             if self.settings.guard.confirm != ConfirmWhen::Never {
                 trial.guarded.push(format!("component {component}"));
             }
         }
         trial
-    }
-
-    /// The components that a plan works on or whose checks are new, and those that share their fate.
-    fn affected(&self, plan: &Plan, wanted: &Wanted) -> BTreeSet<ComponentName> {
-        let checked = transaction::spread(&self.newly_checked(wanted), &wanted.desired, &wanted.desired);
-        transaction::affected(plan, &wanted.desired).into_iter().chain(checked).collect()
-    }
-
-    /// Components with a check that the state in force does not have: a commit of nothing else must pass it, too.
-    fn newly_checked(&self, wanted: &Wanted) -> BTreeSet<ComponentName> {
-        let known = self.current.as_ref().map_or(&[][..], |current| &current.desired.health);
-        let is_known = |check: &HealthCheck| known.iter().any(|old| old.probe == check.probe && old.timing == check.timing);
-        wanted.desired.health.iter().filter(|check| !is_known(check)).map(|check| check.origin.component.clone()).collect()
     }
 
     /// Switches, judges, and commits or undoes. Also from where an earlier process was ended.
@@ -244,7 +232,7 @@ impl Cycle {
             return Attempt::Ended;
         }
         let judged = Instant::now();
-        let sick = self.sick(&wanted, &self.affected(first, &wanted), pass).await;
+        let sick = self.sick(&wanted, pass).await;
         part(pass, "health", judged);
         if !sick.is_empty() {
             let fallen = sick.iter().filter_map(|(component, _)| component.clone()).collect();
@@ -262,9 +250,16 @@ impl Cycle {
     /// A state with nothing good to go back to: in force whatever becomes of it, and good when all of it is in place and healthy.
     async fn first_state(&mut self, wanted: Wanted, number: u64, complete: bool, first: &Plan, begun: Instant, pass: &mut Pass) {
         let mut good = complete;
-        if good && !first.steps.is_empty() {
+        // What was never found healthy is judged whole, also when there is nothing left to be done: an earlier pass or process may have done
+        // it, and ended before it could judge.
+        let (affected, watch) = if self.ledger.good == number {
+            (transaction::affected(first, &wanted.desired, Some(&wanted.desired)), transaction::watched(first))
+        } else {
+            transaction::everything(&wanted.desired)
+        };
+        if good && (!first.steps.is_empty() || self.ledger.good != number) {
             let judged = Instant::now();
-            let sick = self.judge_health(&wanted.desired, &self.affected(first, &wanted), &transaction::watched(first), pass).await;
+            let sick = self.judge_health(&wanted.desired, &affected, &watch, pass).await;
             part(pass, "health", judged);
             good = sick.is_empty();
             pass.failures.extend(sick.into_iter().map(|(_, failure)| failure));
@@ -313,18 +308,9 @@ impl Cycle {
     }
 
     /// Which units and checks of what was touched are not as they should be.
-    async fn sick(
-        &mut self,
-        wanted: &Wanted,
-        affected: &BTreeSet<ComponentName>,
-        pass: &mut Pass,
-    ) -> Vec<(Option<ComponentName>, Failure)> {
-        let (mut affected, mut watch) = (affected.clone(), BTreeSet::new());
-        if let Some(trial) = &self.ledger.trial {
-            affected.extend(trial.affected.iter().cloned());
-            watch.extend(trial.watch.iter().cloned());
-        }
-        self.judge_health(&wanted.desired, &affected, &watch, pass).await
+    async fn sick(&mut self, wanted: &Wanted, pass: &mut Pass) -> Vec<(Option<ComponentName>, Failure)> {
+        let Some(trial) = self.ledger.trial.clone() else { return Vec::new() };
+        self.judge_health(&wanted.desired, &trial.affected, &trial.watch, pass).await
     }
 
     /// A state is in force from now on.

@@ -62,7 +62,7 @@ struct Current {
     number: u64,
     effect: Digest,
     withheld: Vec<Withheld>,
-    /// [`Generation::wants`].
+    /// [`Desired::effect`] of all that its commit wants, when something is withheld.
     wants: Option<Digest>,
     desired: Desired,
 }
@@ -309,7 +309,7 @@ impl Cycle {
             desired: current.desired.clone(),
             contents: BTreeMap::new(),
             fresh: false,
-            effect: current.effect,
+            effect: current.wants.unwrap_or(current.effect),
             all: None,
             withheld: current.withheld.clone(),
             asked: None,
@@ -333,8 +333,10 @@ impl Cycle {
     fn known(&self, wake: Wake) -> Vec<Key> {
         let waits = self.current.as_ref().is_some_and(|current| current.withheld.iter().any(|withheld| withheld.again));
         let due = wake == Wake::Asked || self.withheld_again.is_none_or(|at| Instant::now() >= at);
-        let is_settled = |current: &&Current| transaction::is_settled(&current.withheld, current.wants, &self.ledger.denied);
-        let current = self.current.as_ref().filter(|_| !(waits && due)).filter(is_settled).map(|current| &current.key);
+        let current = self.current.as_ref().filter(|current| {
+            !(waits && due) && transaction::is_settled(&current.withheld, current.wants.as_ref(), &self.ledger.denied)
+        });
+        let current = current.map(|current| &current.key);
         current.into_iter().chain(self.refused.as_ref().map(|refused| &refused.key)).cloned().collect()
     }
 
@@ -523,7 +525,10 @@ impl Cycle {
             worsen(pass, refused.outcome);
             return;
         }
-        if let Some(denied) = self.ledger.denied.iter().find(|denied| denied.revision == key.commit) {
+        // Another commit may want the same as the one that was denied.
+        let wants = self.current.as_ref().filter(|current| current.key == *key).and_then(|current| current.wants);
+        let is_it = |denied: &&Denied| denied.revision == key.commit || Some(denied.effect) == wants;
+        if let Some(denied) = self.ledger.denied.iter().find(is_it) {
             pass.undone = Some(denied.told());
             worsen(pass, Outcome::RolledBack);
         }

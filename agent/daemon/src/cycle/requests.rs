@@ -34,6 +34,8 @@ impl Cycle {
                 Request::Retry { revision } => {
                     if self.ledger.retry(revision.as_deref()) {
                         self.refused = None;
+                        // What is in force may stand for the same commit without what fell: that is rendered anew, for it is not denied
+                        // any more.
                         self.withheld_again = None;
                     } else {
                         let what = revision.map_or_else(String::new, |revision| format!(" of revision {revision}"));

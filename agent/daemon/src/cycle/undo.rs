@@ -86,7 +86,7 @@ impl Cycle {
                 pass.changes.clone_from(&plan.changes);
                 let first = plan.without_prune();
                 if let Some(open) = &mut self.ledger.trial {
-                    open.cover(&first, &wanted.desired);
+                    open.cover(&first, &desired, self.current.as_ref().map(|current| &current.desired));
                 }
                 worsen(pass, Outcome::Converged);
                 let held = self.ledger.trial.clone();
@@ -190,9 +190,8 @@ impl Cycle {
             _ => return (good, BTreeSet::new()),
         };
         let trial = self.ledger.trial.as_ref().map(|trial| (trial.revision.clone(), trial.effect));
-        let Some((desired, components)) = transaction::target(tried, &good.desired, &failed, &self.ledger.denied) else {
-            return (good, BTreeSet::new());
-        };
+        let target = transaction::target(tried, &good.desired, &failed, &self.ledger.denied);
+        let Some((desired, components)) = target else { return (good, BTreeSet::new()) };
         let withheld = components.iter().map(|component| transaction::Withheld {
             component: component.clone(),
             because: again.filter(|_| failed.contains(component)).and_then(|causes| causes.first().cloned()),
@@ -229,25 +228,35 @@ impl Cycle {
         worsen(pass, Outcome::Degraded);
     }
 
-    /// Converges to what is gone back to, as far as that goes.
+    /// Converges to what is gone back to, as far as that goes. What was left of the change without what fell is judged like any state: when
+    /// it does not work either, all of it falls.
     async fn go_back(&mut self, pass: &mut Pass) {
-        let Some(trial) = self.ledger.trial.clone() else { return };
+        while !self.gone_back(pass).await {}
+    }
+
+    /// False: what was to be gone back to fell, too, and there is another to go back to.
+    async fn gone_back(&mut self, pass: &mut Pass) -> bool {
+        let Some(trial) = self.ledger.trial.clone() else { return true };
         let begun = Instant::now();
         let target = match self.recall(trial.generation) {
             Ok(target) => target,
-            Err(message) => return self.stay(trial.generation, message, Vec::new(), pass),
+            Err(message) => {
+                self.stay(trial.generation, message, Vec::new(), pass);
+                return true;
+            }
         };
         let number = target.number;
         self.current = Some(Current::of(target.clone()));
-        let wanted = Wanted { fresh: false, effect: target.desired.effect(), ..Self::again(target, &trial) };
+        let wanted =
+            Wanted { fresh: false, effect: target.wants.unwrap_or_else(|| target.desired.effect()), ..Self::again(target, &trial) };
         let before = pass.failures.len();
         let plan = self.plan(&wanted, pass.wake, pass).await;
         pass.changes.extend(plan.changes.iter().cloned());
-        let watch = transaction::watched(&plan);
+        // Also what the change started and the way back leaves running: nobody has found it healthy yet.
+        let watch = trial.watch.union(&transaction::watched(&plan)).cloned().collect();
+        let affected = trial.affected.union(&transaction::affected(&plan, &wanted.desired, None)).cloned().collect();
         let done = self.repair(&plan, &wanted, pass).await;
         if done && pass.failures.len() == before {
-            let components = trial.watch.iter().filter_map(|unit| wanted.desired.units.get(unit));
-            let affected = components.map(|unit| unit.origin.component.clone()).collect();
             let sick = self.judge_health(&wanted.desired, &affected, &watch, pass).await;
             pass.failures.extend(sick.into_iter().map(|(_, failure)| failure));
         }
@@ -258,10 +267,15 @@ impl Cycle {
         });
         let amiss: Vec<Failure> = pass.failures.split_off(before).into_iter().chain(problems).collect();
         part(pass, "rollback", begun);
+        if !amiss.is_empty() && self.recall(trial.back_to).is_ok() && self.ledger.fall(&amiss) {
+            self.save_ledger(pass);
+            return false;
+        }
         self.settle_back(&wanted, number, amiss, pass);
         if self.ledger.trial.is_none() {
             self.rollback_hooks(&trial, &wanted, pass).await;
         }
+        true
     }
 
     /// What was gone back to is in place, or not all of it.
@@ -298,10 +312,11 @@ impl Cycle {
     }
 
     /// The end of an ordinary pass beside a trial that waits: for a reboot, or for what could not be undone.
-    pub(super) fn settle_trial(&mut self, wanted: &Wanted, number: u64, complete: bool, pass: &mut Pass) {
+    pub(super) async fn settle_trial(&mut self, complete: bool, pass: &mut Pass) {
         let Some(trial) = self.ledger.trial.clone() else { return };
         match trial.phase {
-            Phase::Degraded if complete => self.settle_back(wanted, number, Vec::new(), pass),
+            // In place again; whether it is healthy, too, is judged before it counts.
+            Phase::Degraded if complete => self.go_back(pass).await,
             Phase::Degraded => {
                 let amiss = if pass.failures.is_empty() { trial.amiss.clone() } else { pass.failures.clone() };
                 pass.undone = Some(Trial { amiss, ..trial }.told());
@@ -348,7 +363,9 @@ fn found(trial: &Trial, what: &Resume) -> String {
             )
         }
         Resume::Forward if trial.phase == Phase::Confirming => {
-            format!("revision {revision} was being confirmed when the agent ended; it has the whole time again")
+            format!(
+                "revision {revision} was being confirmed when the agent ended; it goes on with that, and has the whole time again"
+            )
         }
         Resume::Forward => format!("revision {revision} was being put in place when the agent ended; it goes on with that"),
         Resume::Undo(_) => format!("revision {revision} has been begun too often, and is undone"),

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::desired::{Desired, Node, Role};
+use crate::desired::{Desired, Node, Role, Unit};
+use crate::health::HealthCheck;
 use crate::names::{ComponentName, HostPath, UnitName};
 use crate::plan::{Action, Plan};
 
@@ -114,10 +115,25 @@ pub fn target(
     (effect != tried.effect() && effect != good.effect()).then_some((left, fallen))
 }
 
-/// The components that a plan works on, and those that share their fate: the checks of these are asked.
-pub fn affected(plan: &Plan, wanted: &Desired) -> BTreeSet<ComponentName> {
-    let touched = plan.steps.iter().filter_map(|step| step.component.clone()).collect();
+/// The components that a plan works on or whose checks are new, and those that share their fate: the checks of these are asked.
+pub fn affected(plan: &Plan, wanted: &Desired, in_force: Option<&Desired>) -> BTreeSet<ComponentName> {
+    let mut touched: BTreeSet<ComponentName> = plan.steps.iter().filter_map(|step| step.component.clone()).collect();
+    touched.extend(newly_checked(wanted, in_force));
     spread(&touched, wanted, wanted)
+}
+
+/// All that can be judged of a state whether or not it was just touched: its components, and the units that are to run.
+pub fn everything(wanted: &Desired) -> (BTreeSet<ComponentName>, BTreeSet<UnitName>) {
+    let runs = |unit: &Unit| unit.active == Some(true) && !unit.oneshot;
+    let units = wanted.units.iter().filter(|(_, unit)| runs(unit)).map(|(name, _)| name.clone());
+    (wanted.components.keys().cloned().collect(), units.collect())
+}
+
+/// Components with a check that the state in force does not have: a commit of nothing else must pass it, too.
+pub fn newly_checked(wanted: &Desired, in_force: Option<&Desired>) -> BTreeSet<ComponentName> {
+    let known = in_force.map_or(&[][..], |state| &state.health);
+    let is_known = |check: &HealthCheck| known.iter().any(|old| old.probe == check.probe && old.timing == check.timing);
+    wanted.health.iter().filter(|check| !is_known(check)).map(|check| check.origin.component.clone()).collect()
 }
 
 /// Units that a plan starts, restarts or reloads.

@@ -25,7 +25,7 @@ use crate::names::{ComponentName, UnitName};
 use crate::plan::Plan;
 use crate::report::Failure;
 
-pub use self::domain::{Conflict, affected, mix, spread, target, watched, without};
+pub use self::domain::{Conflict, affected, everything, mix, newly_checked, spread, target, watched, without};
 pub use self::guard::{ALWAYS, Limit, network_shaped, removals, too_many};
 pub use self::steps::{End, InForce};
 pub use self::watch::{ITSELF, MAX_BOOTS, MAX_RESTARTS, Now, Previous, Restored, WATCH_FORMAT, Watch};
@@ -230,24 +230,18 @@ pub enum Resume {
     GoOnUndoing,
 }
 
-impl Generation {
-    /// Whether its commit needs no second look while this is in force: nothing of it is withheld, or what is withheld stays denied (or is
-    /// tried again by time). What was denied and is no longer, because a person asked or it was acquitted, is to be tried.
-    pub fn is_settled(&self, list: &[Denied]) -> bool {
-        is_settled(&self.withheld, self.wants, list)
-    }
-}
-
-/// [`Generation::is_settled`], for who holds only a part of it.
-pub fn is_settled(withheld: &[Withheld], wants: Option<Digest>, list: &[Denied]) -> bool {
-    withheld.iter().all(|held| held.again) || wants.is_some_and(|wants| denied(list, &wants).is_some())
+/// Whether the commit of a generation ([`Generation::withheld`], [`Generation::wants`]) needs no second look while that is in force: nothing
+/// of it is withheld, or what is withheld stays denied (or is tried again by time). What was denied and is no longer, because a person
+/// asked or it was acquitted, is to be tried, also by a process that does not remember the asking.
+pub fn is_settled(withheld: &[Withheld], wants: Option<&Digest>, list: &[Denied]) -> bool {
+    withheld.iter().all(|held| held.again) || wants.is_some_and(|wants| denied(list, wants).is_some())
 }
 
 impl Trial {
     /// What a plan of it does is judged with it.
-    pub fn cover(&mut self, plan: &Plan, wanted: &Desired) {
+    pub fn cover(&mut self, plan: &Plan, wanted: &Desired, in_force: Option<&Desired>) {
         self.watch.extend(watched(plan));
-        self.affected.extend(affected(plan, wanted));
+        self.affected.extend(affected(plan, wanted, in_force));
     }
 
     /// What to do with a trial that another process left, in the boot `boot`. Counts this process as one that works on it; one that only

@@ -52,7 +52,7 @@ pub(super) struct Machine {
 impl fmt::Debug for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, guarded, reboots, .. } = self;
-        let files: Vec<&str> = host.files.keys().map(|at| at.as_str()).collect();
+        let files: Vec<&str> = host.files.keys().map(crate::names::HostPath::as_str).collect();
         write!(f, "guarded {guarded}, reboots {reboots}, dim {}, files {files:?}", host.dim)
     }
 }
@@ -140,7 +140,8 @@ impl Machine {
         match what {
             Resume::Forward => {
                 let first = self.host.plan(&wanted.desired).without_prune();
-                self.host.ledger.trial.as_mut().unwrap().cover(&first, &wanted.desired);
+                let in_force = self.current.as_ref().map(|current| &current.desired);
+                self.host.ledger.trial.as_mut().unwrap().cover(&first, &wanted.desired, in_force);
                 self.go_forward(&wanted, tried.number, &first)
             }
             Resume::Undo(why) => {
@@ -161,7 +162,8 @@ impl Machine {
         }
         let (revision, desired) = self.tip.clone();
         let list = &self.host.ledger.denied;
-        let is_known = |current: &Generation| current.revision == revision && current.is_settled(list);
+        let is_known =
+            |current: &Generation| current.revision == revision && is_settled(&current.withheld, current.wants.as_ref(), list);
         if !self.reachable || revision.is_empty() || self.current.as_ref().is_some_and(is_known) {
             return Ok(None);
         }
@@ -191,6 +193,10 @@ impl Machine {
         let complete = applied.failed.is_empty() && plan.problems.is_empty();
         let ledger = &self.host.ledger;
         if complete && ledger.trial.is_none() && ledger.good != current.number && ledger.generation == current.number {
+            let (all, units) = everything(&current.desired);
+            if !self.sick(&current.desired, &all, &units).is_empty() {
+                return Ok(Outcome::Partial);
+            }
             let effect = current.desired.effect();
             let whole = current.withheld.is_empty();
             self.commit(&Wanted { revision: current.revision, desired: current.desired, effect, whole }, current.number, true)?;
@@ -217,8 +223,9 @@ impl Machine {
         let first = plan.without_prune();
         let good = self.host.ledger.good;
         let is_repair = is_same && self.host.ledger.trial.is_none();
-        let is_trial = !is_repair && !first.steps.is_empty() && (good > 0 || self.guarded);
-        self.keep(number, &wanted)?;
+        let in_force = self.current.as_ref().map(|current| &current.desired);
+        let is_something = !first.steps.is_empty() || !newly_checked(&wanted.desired, in_force).is_empty();
+        let is_trial = (!is_repair && is_something && (good > 0 || self.guarded)) || self.host.ledger.trial.is_some();
         assert!(is_same || !self.banned.contains(&wanted.desired.effect()), "what is denied is tried again");
         if is_trial {
             let mut trial = Trial {
@@ -240,24 +247,31 @@ impl Machine {
                 causes: Vec::new(),
                 amiss: Vec::new(),
             };
-            trial.cover(&first, &wanted.desired);
+            trial.cover(&first, &wanted.desired, in_force);
             self.host.ledger.trial = Some(trial);
         }
+        self.keep(number, &wanted)?;
         self.go_forward(&wanted, number, &first)
     }
 
     fn go_forward(&mut self, wanted: &Wanted, number: u64, first: &Plan) -> Result<Outcome, Killed> {
         let applied = self.host.apply(&wanted.desired, first)?;
         let Some(trial) = self.host.ledger.trial.clone() else {
-            let complete = applied.failed.is_empty() && first.problems.is_empty();
-            self.commit(wanted, number, complete)?;
+            let mut good = applied.failed.is_empty() && first.problems.is_empty();
+            let (affected, watch) = if self.host.ledger.good == number {
+                (affected(first, &wanted.desired, Some(&wanted.desired)), watched(first))
+            } else {
+                everything(&wanted.desired)
+            };
+            if good && (!first.steps.is_empty() || self.host.ledger.good != number) {
+                good = self.sick(&wanted.desired, &affected, &watch).is_empty();
+            }
+            self.commit(wanted, number, good)?;
             self.prune()?;
-            return Ok(if complete { Outcome::Converged } else { Outcome::Partial });
+            return Ok(if good { Outcome::Converged } else { Outcome::Partial });
         };
-        let failed = match applied.failed.is_empty() {
-            false => applied.failed,
-            true => self.sick(&wanted.desired, &trial.affected, &trial.watch),
-        };
+        let failed =
+            if applied.failed.is_empty() { self.sick(&wanted.desired, &trial.affected, &trial.watch) } else { applied.failed };
         if !failed.is_empty() {
             let cause = Failure { resource: "units".to_owned(), message: format!("{failed:?}"), skipped: false };
             return self.undo(&wanted.desired, Some(failed), cause, DeniedBy::Health);
@@ -317,7 +331,7 @@ impl Machine {
     fn commit(&mut self, wanted: &Wanted, number: u64, good: bool) -> Result<(), Killed> {
         let was_trial = self.host.ledger.trial.is_some();
         let effect = wanted.desired.effect();
-        if was_trial {
+        if good && (was_trial || !self.proven.values().any(|proven| *proven == effect)) {
             self.check_healthy(&wanted.desired);
         }
         let state = InForce { generation: number, revision: wanted.revision.clone(), effect, whole: wanted.whole, good };
@@ -395,7 +409,7 @@ impl Machine {
             let mut sick = applied.failed;
             if sick.is_empty() {
                 let watch: BTreeSet<UnitName> = trial.watch.into_iter().chain(watched(&plan)).collect();
-                let judged = trial.affected.union(&affected(&plan, &target.desired)).cloned().collect();
+                let judged = trial.affected.union(&affected(&plan, &target.desired, None)).cloned().collect();
                 sick = self.sick(&target.desired, &judged, &watch);
             }
             let amiss: Vec<Failure> = sick

@@ -7,18 +7,7 @@ mod steps;
 mod table;
 mod walks;
 
-use std::collections::BTreeSet;
-
 use super::*;
-use crate::plan::tests::host::component;
-
-fn components(names: &[&str]) -> BTreeSet<ComponentName> {
-    names.iter().map(|name| component(name)).collect()
-}
-
-fn failure(resource: &str) -> Failure {
-    Failure { resource: resource.to_owned(), message: "it did not work".to_owned(), skipped: false }
-}
 
 fn digest(text: &str) -> Digest {
     Digest::of(text.as_bytes())

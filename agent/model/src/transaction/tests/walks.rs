@@ -112,7 +112,6 @@ fn happen(machine: &mut Machine, pushed: &mut Vec<Desired>, event: &Event) {
             machine.push(desired.clone());
         }
         Event::Revert(index) if !pushed.is_empty() => machine.push(index.get(pushed).clone()),
-        Event::Revert(_) => {}
         Event::Pass => {
             machine.pass().unwrap();
         }
@@ -126,8 +125,9 @@ fn happen(machine: &mut Machine, pushed: &mut Vec<Desired>, event: &Event) {
         Event::Retry => machine.retry(),
         Event::Source(reachable) => machine.reachable = *reachable,
         Event::Edit(at) if machine.host.files.contains_key(*at) => machine.host.file(at, "edited", 0o644),
-        Event::Edit(_) => {}
         Event::Stop => machine.host.found(&unit("a.service")).active = "inactive".to_owned(),
+        // Nothing to go back to, nothing to edit.
+        Event::Revert(_) | Event::Edit(_) => {}
     }
 }
 
