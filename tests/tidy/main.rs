@@ -146,7 +146,9 @@ fn the_map_has_the_table_of_power_cuts() {
     let (_, section) = map.split_once("## What a power cut leaves\n").unwrap();
     let section = section.split("\n## ").next().unwrap();
     let rows: Vec<&str> = section.lines().filter(|line| line.starts_with('|')).skip(2).collect();
-    let word = |row: &Row| row.phase.map_or("(none)".to_owned(), |phase| format!("`{}`", serde_json::to_value(phase).unwrap().as_str().unwrap()));
+    let word = |row: &Row| {
+        row.phase.map_or("(none)".to_owned(), |phase| format!("`{}`", serde_json::to_value(phase).unwrap().as_str().unwrap()))
+    };
     let line = |row: &Row| format!("| {} | {} | {} | {} |", word(row), row.on_disk, row.next_start, row.ends);
     assert_eq!(rows, TABLE.iter().map(line).collect::<Vec<_>>());
 }

@@ -182,6 +182,9 @@ pub enum DeniedBy {
 /// So many polls in vain after a change was undone acquit it.
 pub const ACQUIT_AFTER: u32 = 3;
 
+/// A state is acquitted this often at most; a good end of it makes that forgotten.
+pub const MAX_ACQUITTALS: u32 = 3;
+
 /// How a past change ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -112,7 +112,6 @@ fn happen(machine: &mut Machine, pushed: &mut Vec<Desired>, event: &Event) {
             machine.push(desired.clone());
         }
         Event::Revert(index) if !pushed.is_empty() => machine.push(index.get(pushed).clone()),
-        Event::Revert(_) => {}
         Event::Pass => {
             machine.pass().unwrap();
         }
@@ -126,7 +125,7 @@ fn happen(machine: &mut Machine, pushed: &mut Vec<Desired>, event: &Event) {
         Event::Retry => machine.retry(),
         Event::Source(reachable) => machine.reachable = *reachable,
         Event::Edit(at) if machine.host.files.contains_key(*at) => machine.host.file(at, "edited", 0o644),
-        Event::Edit(_) => {}
+        Event::Revert(_) | Event::Edit(_) => {}
         Event::Stop => machine.host.found(&unit("a.service")).active = "inactive".to_owned(),
     }
 }
@@ -156,7 +155,7 @@ fn part(desired: &Desired, component: &ComponentName) -> Desired {
     part.isolated.clear();
     part.health.retain(|check| check.origin.component == *component);
     // A drop-in of another component may come and go.
-    part.units.values_mut().for_each(|unit| drop(unit.definition.remove(&path(DROP_IN))));
+    part.units.values_mut().for_each(|unit| unit.definition.retain(|at| at.as_str() != DROP_IN));
     part
 }
 
