@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use crate::desired::{Desired, Entry, Node, Role, Unit};
+use crate::desired::{Desired, Node, Role, Unit};
 use crate::health::HealthCheck;
 use crate::names::{ComponentName, HostPath, UnitName};
 use crate::plan::{Action, Plan};
@@ -59,7 +59,7 @@ pub fn mix(new: &Desired, old: &Desired, withheld: &BTreeSet<ComponentName>) -> 
     for (source, wanted) in [(new, true), (old, false)] {
         let ours = |component: &ComponentName| is_new(component) == wanted;
         for (path, entry) in source.entries.iter().filter(|(_, entry)| ours(&entry.origin.component)) {
-            if let Some(other) = overlapping(&mixed, path, entry) {
+            if let Some(other) = overlapping(&mixed, path, &entry.state.node) {
                 return Err(conflict(format!("file {path}"), other, &entry.origin.component));
             }
             mixed.entries.insert(path.clone(), entry.clone());
@@ -150,8 +150,8 @@ fn conflict(resource: String, kept: &ComponentName, withheld: &ComponentName) ->
     Conflict { resource, kept: kept.clone(), withheld: withheld.clone() }
 }
 
-/// The owner of what stands at the path, or of something that cannot stand beside it.
-fn overlapping<'a>(state: &'a Desired, path: &HostPath, entry: &Entry) -> Option<&'a ComponentName> {
+/// The owner of what stands at the path, or of something that cannot stand beside it: above it, or beneath it where it is no directory.
+fn overlapping<'a>(state: &'a Desired, path: &HostPath, node: &Node) -> Option<&'a ComponentName> {
     let own = state.entries.get(path);
     let mut above = path.parent();
     let mut in_the_way = None;
@@ -160,11 +160,12 @@ fn overlapping<'a>(state: &'a Desired, path: &HostPath, entry: &Entry) -> Option
         in_the_way = in_the_way.or(entry);
         above = folder.parent();
     }
-    // Beneath a path that is no directory nothing can stand.
-    let below = format!("{path}/");
-    let beneath = state.entries.range::<str, _>((Bound::Excluded(below.as_str()), Bound::Unbounded)).next();
-    let beneath = beneath.filter(|(at, _)| at.as_str().starts_with(&below) && !matches!(entry.state.node, Node::Directory));
-    own.or(in_the_way).or(beneath.map(|(_, entry)| entry)).map(|entry| &entry.origin.component)
+    let below = || {
+        let begin = format!("{path}/");
+        let next = state.entries.range::<str, _>((Bound::Included(begin.as_str()), Bound::Unbounded)).next();
+        next.filter(|(at, _)| !matches!(node, Node::Directory) && at.as_str().starts_with(&begin)).map(|(_, entry)| entry)
+    };
+    own.or(in_the_way).or_else(below).map(|entry| &entry.origin.component)
 }
 
 /// A unit's definition names no path that this state does not have, and each one that it does.

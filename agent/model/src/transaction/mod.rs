@@ -184,6 +184,9 @@ pub enum DeniedBy {
 /// So many polls in vain after a change was undone acquit it.
 pub const ACQUIT_AFTER: u32 = 3;
 
+/// A state is acquitted this often at most; a good end of it makes that forgotten.
+pub const MAX_ACQUITTALS: u32 = 3;
+
 /// How a past change ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -299,26 +302,26 @@ pub const TABLE: [Row; 6] = [
         phase: None,
         on_disk: "the generation in force; perhaps a candidate's file that nothing names, or removals left over",
         next_start: "an ordinary pass: drift is repaired, left-over removals are done, the newest revision is tried",
-        ends: "`unchanged` or `converged`",
+        ends: "`unchanged`, or as the newest revision deserves: `converged`, `rolled-back` or `degraded`",
     },
     Row {
         phase: Some(Phase::Trying),
         on_disk: "the candidate, whole; each file old or new; units old or new",
         next_start: "goes forward: switches what is missing, judges health; undoes it when this is the fourth start",
-        ends: "`converged`, or `rolled-back`",
+        ends: "`converged`, `rolled-back` or `degraded`",
     },
     Row {
         phase: Some(Phase::AwaitingReboot),
         on_disk: "the candidate in place and healthy",
         next_start: "in the same boot waits on; after a reboot switches what is missing, judges health again, and confirms it",
-        ends: "`converged`, or `rolled-back`",
+        ends: "`converged`, `rolled-back` or `degraded`",
     },
     Row {
         phase: Some(Phase::Confirming),
         on_disk: "the candidate in place and healthy",
         next_start: "judges health again, and has `confirm-timeout` again to reach the source; undoes it when that fails, or when this is \
                      the fourth start",
-        ends: "`converged`, or `rolled-back`",
+        ends: "`converged`, `rolled-back` or `degraded`",
     },
     Row {
         phase: Some(Phase::RollingBack),

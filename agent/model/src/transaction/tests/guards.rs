@@ -1,91 +1,134 @@
-//! Tests of the guards: too many removals, and what could cut a host off.
+//! What a change must not do by mistake.
 
-use super::*;
+use crate::desired::{Desired, Role};
+use crate::ledger::Ledger;
+use crate::plan::tests::host::{Host, entry, path, service, unit};
 use crate::plan::{Cause, Change, Plan, Verb};
+use crate::transaction::*;
 
 #[test]
 fn a_limit_is_a_number_or_a_share() {
-    for (text, want) in [("0", Limit::Count(0)), ("20", Limit::Count(20)), ("0%", Limit::Percent(0)), ("100%", Limit::Percent(100))]
+    for (text, limit) in
+        [("0", Limit::Count(0)), ("20", Limit::Count(20)), ("0%", Limit::Percent(0)), ("100%", Limit::Percent(100))]
     {
-        assert_eq!(text.parse(), Ok(want), "{text}");
-        assert_eq!(want.to_string(), text);
+        assert_eq!(text.parse(), Ok(limit));
+        assert_eq!(limit.to_string(), text);
     }
-    for text in ["", "%", "101%", "-1", "1.5%", "many", "30 %", "4294967296"] {
-        let error = text.parse::<Limit>().unwrap_err();
-        assert!(error.contains("neither a number such as 20 nor a share such as"), "{text}: {error}");
+    for text in ["", "%", "-1", "101%", "30 %", "1.5", "many", "4294967296", "256%"] {
+        let refusal = text.parse::<Limit>().unwrap_err();
+        assert!(refusal.contains(&format!("{text:?}")), "{refusal}");
     }
+    assert_eq!(Limit::default(), Limit::Percent(30));
 }
 
 #[test]
-fn half_of_a_host_is_too_much_and_half_of_a_little_is_not() {
-    let thirty = Limit::default();
-    for (removals, managed, limit, want) in [
-        (0, 0, Limit::Count(0), false),
-        (1, 100, Limit::Count(0), true),
-        (20, 100, Limit::Count(20), false),
-        (21, 100, Limit::Count(20), true),
-        (10, 12, thirty, false),
-        (11, 12, thirty, true),
-        (30, 100, thirty, false),
-        (31, 100, thirty, true),
-        (20, 40, thirty, true),
-        // Nearly everything at once, whatever the limit says; but a host of a few files may be emptied where that is allowed.
-        (18, 20, Limit::Percent(100), false),
-        (19, 20, Limit::Percent(100), true),
-        (95, 100, Limit::Count(1000), true),
-        (19, 19, Limit::Percent(100), false),
+fn too_many_is_more_than_the_limit_or_nearly_everything() {
+    let share = Limit::Percent(30);
+    for (removals, managed, limit, refused) in [
+        (5, 100, Limit::Count(5), false),
+        (6, 100, Limit::Count(5), true),
+        (1, 3, Limit::Count(0), true),
+        (0, 3, Limit::Count(0), false),
+        // A share refuses ten or fewer never.
+        (10, 11, share, false),
+        (11, 36, share, true),
+        (11, 37, share, false),
+        (30, 100, share, false),
+        (31, 100, share, true),
+        // Nine in ten of twenty or more, whatever the limit says.
+        (18, 20, Limit::Count(1000), false),
+        (19, 20, Limit::Count(1000), true),
+        (19, 19, Limit::Count(1000), false),
+        (91, 100, Limit::Percent(100), true),
+        (90, 100, Limit::Percent(100), false),
     ] {
-        assert_eq!(too_many(removals, managed, limit), want, "{removals} of {managed} with {limit}");
+        assert_eq!(too_many(removals, managed, limit), refused, "{removals} of {managed}, {limit}");
     }
 }
 
 #[test]
-fn what_could_cut_a_host_off_is_known_by_its_place() {
-    let is_shaped = |resource: &str| {
-        let change = Change {
-            resource: resource.to_owned(),
-            verb: Verb::Update,
-            cause: Cause::Update,
-            differs: Vec::new(),
-            origin: crate::plan::tests::host::origin("c"),
-            replaces: false,
-        };
-        !network_shaped(&Plan { changes: vec![change], ..Plan::default() }).is_empty()
-    };
-    for yes in [
-        "file /etc/systemd/network/10-eth0.network",
-        "file /etc/NetworkManager/system-connections/lte.nmconnection",
-        "file /etc/netplan/50-cloud-init.yaml",
-        "file /etc/network/interfaces",
-        "file /etc/resolv.conf",
+fn what_is_managed_and_no_longer_wanted_is_removed() {
+    let mut desired = Desired::default();
+    desired.entries.insert(path("/etc/systemd/system/a.service"), entry("unit", Role::Unit(unit("a.service"))));
+    desired.entries.insert(path("/etc/kept"), entry("kept", Role::Plain));
+    desired.units.insert(unit("a.service"), service("/etc/systemd/system/a.service", &[]));
+    let mut host = Host::default();
+    host.converge(&desired);
+    assert!(removals(&desired, &host.ledger).is_empty());
+    desired.entries.remove("/etc/systemd/system/a.service");
+    desired.units.clear();
+    desired.entries.insert(path("/etc/new"), entry("new", Role::Plain));
+    assert_eq!(removals(&desired, &host.ledger), ["file /etc/systemd/system/a.service", "unit a.service"]);
+    assert!(removals(&desired, &Ledger::default()).is_empty());
+}
+
+#[test]
+fn what_could_cut_the_host_off() {
+    let cuts = [
+        "file /etc/ssh/sshd_config",
+        "file /etc/ssh",
         "file /etc/hosts",
-        "file /etc/nftables.conf",
-        "file /etc/ssh/sshd_config.d/10-fleet.conf",
-        "file /etc/ssl/certs/x.pem",
-        "file /usr/local/share/ca-certificates/fleet.crt",
-        "file /etc/sysctl.d/60-forward.conf",
-        "file /etc/profile.d/Proxy.sh",
+        "file /etc/resolv.conf",
+        "file /etc/NetworkManager/system-connections/wan.nmconnection",
+        "file /etc/netplan/01-wan.yaml",
+        "file /etc/network/interfaces",
+        "file /etc/systemd/network/10-wan.network",
+        "file /etc/systemd/networkd.conf.d/x.conf",
+        "file /etc/systemd/resolved.conf",
+        "file /etc/systemd/system/ssh.service.d/x.conf",
+        "file /etc/systemd/system/systemd-networkd.service",
+        "file /etc/systemd/system/trimtab.service.d/x.conf",
+        "file /etc/sysctl.conf",
+        "file /etc/sysctl.d/90-forward.conf",
+        "file /etc/sysconfig/network-scripts/ifcfg-eth0",
+        "file /etc/sysconfig/ip6tables",
         "file /etc/environment",
-        "file /etc/systemd/system/systemd-networkd.service.d/x.conf",
-        "file /etc/systemd/system/trimtab-courier@.service.d/proxy.conf",
+        "file /etc/apt/apt.conf.d/95proxies-Proxy",
+        "file /etc/ssl/certs/ca.pem",
+        "file /usr/local/share/ca-certificates/company.crt",
+        "file /etc/nftables.conf",
+        "file /etc/ipset.conf",
+        "file /etc/dnsmasq.d/lan.conf",
+        "unit ssh.service",
+        "unit sshd@.service",
+        "unit sshguard.service",
+        "unit systemd-networkd.socket",
+        "unit systemd-resolved.service",
+        "unit networkd-dispatcher.service",
         "unit NetworkManager.service",
-        "unit ssh.socket",
+        "unit netfilter-persistent.service",
+        "unit ip6tables.service",
         "unit wg-quick@wg0.service",
-        "unit nftables.service",
-    ] {
-        assert!(is_shaped(yes), "{yes}");
-    }
-    for no in [
+        "unit trimtab-courier.socket",
+    ];
+    let harmless = [
+        "file /etc/network-backup/interfaces",
+        "file /etc/sshfoo",
+        "file /etc/hosts.allow",
+        "file /etc/resolv.conf.bak",
         "file /etc/motd",
-        "file /etc/networks.d/x",
-        "file /etc/hosts.allowed",
-        "file /etc/sshfoo/x",
-        "file /etc/chrony/chrony.conf",
-        "file /srv/etc/ssh/sshd_config",
+        "file /opt/etc/ssh/sshd_config",
         "file /etc/systemd/system/app.service",
+        "file /etc/systemd/system/app.service.d/ssh.conf",
+        "file /etc/systemd/networks.txt",
+        "file /etc/netplanned",
+        "file /etc/pki-notes",
         "unit app.service",
-        "image docker.io/library/nginx",
-    ] {
-        assert!(!is_shaped(no), "{no}");
-    }
+        "unit my-ssh.service",
+        "unit systemd-journald.service",
+        "unit podman.socket",
+        "image ssh.example/network:1",
+        "sysctl",
+    ];
+    let change = |resource: &&str| Change {
+        resource: (*resource).to_owned(),
+        verb: Verb::Update,
+        cause: Cause::Update,
+        differs: Vec::new(),
+        replaces: false,
+        origin: crate::plan::tests::host::origin("c"),
+    };
+    let told = |resources: &[&str]| network_shaped(&Plan { changes: resources.iter().map(change).collect(), ..Plan::default() });
+    assert_eq!(told(&cuts), cuts);
+    assert_eq!(told(&harmless), Vec::<String>::new());
 }

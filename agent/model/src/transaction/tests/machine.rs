@@ -34,6 +34,8 @@ pub(super) struct Machine {
     pub(super) tip: (String, Desired),
     /// The source can be reached.
     pub(super) reachable: bool,
+    /// The state with which the source cannot be reached.
+    pub(super) cut_off_by: Option<Digest>,
     /// Every change must be confirmed.
     pub(super) guarded: bool,
     /// Every change asks for a reboot.
@@ -64,6 +66,7 @@ impl Machine {
             store: BTreeMap::new(),
             tip: (String::new(), Desired::default()),
             reachable: true,
+            cut_off_by: None,
             guarded: false,
             reboots: false,
             current: None,
@@ -84,6 +87,10 @@ impl Machine {
     /// A new process, after a kill or a power cut.
     pub(super) fn restart(&mut self, reboot: bool) {
         self.host.restart(reboot);
+        if reboot {
+            let dormant = std::mem::take(&mut self.host.faults_of_the_boot);
+            self.host.faults.deadly.extend(dormant);
+        }
         self.boot += u32::from(reboot);
         self.resumed = false;
         let number = match &self.host.ledger.trial {
@@ -295,7 +302,7 @@ impl Machine {
     }
 
     fn confirm(&mut self, wanted: &Wanted, number: u64) -> Result<Outcome, Killed> {
-        if !self.reachable {
+        if !self.reachable || self.cut_off_by == Some(wanted.desired.effect()) {
             let cause = Failure { resource: "source".to_owned(), message: "it was not reached".to_owned(), skipped: false };
             return self.undo(&wanted.desired, None, cause, DeniedBy::Reach { unreached: 0 });
         }

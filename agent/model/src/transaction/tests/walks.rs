@@ -12,7 +12,7 @@ use super::machine::Machine;
 use crate::desired::{Desired, Role};
 use crate::health::{HealthCheck, Probe, Timing};
 use crate::names::{ComponentName, HostPath};
-use crate::plan::tests::host::{Faults, entry_of, origin, path, unit};
+use crate::plan::tests::host::{Faults, entry_of, origin, unit};
 use crate::plan::tests::properties::{DROP_IN, any_desired, any_host, check_converged, text};
 use crate::report::Outcome;
 use crate::transaction::*;
@@ -125,9 +125,8 @@ fn happen(machine: &mut Machine, pushed: &mut Vec<Desired>, event: &Event) {
         Event::Retry => machine.retry(),
         Event::Source(reachable) => machine.reachable = *reachable,
         Event::Edit(at) if machine.host.files.contains_key(*at) => machine.host.file(at, "edited", 0o644),
-        Event::Stop => machine.host.found(&unit("a.service")).active = "inactive".to_owned(),
-        // Nothing to go back to, nothing to edit.
         Event::Revert(_) | Event::Edit(_) => {}
+        Event::Stop => machine.host.found(&unit("a.service")).active = "inactive".to_owned(),
     }
 }
 
@@ -156,9 +155,7 @@ fn part(desired: &Desired, component: &ComponentName) -> Desired {
     part.isolated.clear();
     part.health.retain(|check| check.origin.component == *component);
     // A drop-in of another component may come and go.
-    part.units.values_mut().for_each(|unit| {
-        let _ = unit.definition.remove(&path(DROP_IN));
-    });
+    part.units.values_mut().for_each(|unit| unit.definition.retain(|at| at.as_str() != DROP_IN));
     part
 }
 
