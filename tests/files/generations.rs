@@ -36,7 +36,7 @@ fn keep(store: &mut Store, number: u64, contents: &[&[u8]]) -> BTreeSet<Digest> 
 
 fn generation(number: u64, desired: Desired) -> Generation {
     let (revision, inputs) = ("c0ffee".to_owned(), Digest::of(b"host"));
-    Generation { format: GENERATION_FORMAT, number, revision, inputs, at: 7, withheld: Vec::new(), desired }
+    Generation { format: GENERATION_FORMAT, number, revision, inputs, at: 7, withheld: Vec::new(), wants: None, desired }
 }
 
 fn numbers(store: &Store) -> Vec<u64> {

@@ -1,230 +1,178 @@
-//! Changes that could cut the host off: confirmed by reaching the source, or undone, also through reboots and power cuts.
+//! Changes that could cut the host off: kept only when the repository was reached with them, whatever comes in between.
 
-use trimtab_tests::lab::trimtab::{converge, enrol, settled, start_agent};
-use trimtab_tests::lab::{self, Machine, Person, Watched, eventually};
+use trimtab_tests::lab::trimtab::{converge, enrol, settled, start_agent, undone};
+use trimtab_tests::lab::{self, Machine, Person, eventually};
 
 use crate::fleet;
-use crate::trial::{denied, ends, entry, guard, history, in_force, nothing_more, pass, phase, status, undone};
 
-/// A machine with the service `one` and the files of a component `net`, in force; a change of those has the shortest time to be confirmed.
-fn begun<'m>(m: &'m Machine, files: &[(&str, &str)], more: &str) -> Person<'m> {
+const OPEN: &str = "#!/usr/sbin/nft -f\nflush ruleset\n";
+/// Nothing reaches the Git host any more.
+const SHUT: &str = "#!/usr/sbin/nft -f\nflush ruleset\ntable inet filter {\nchain output {\ntype filter hook output priority 0; tcp dport 443 drop\n}\n}\n";
+
+fn firewall(ana: &Person<'_>, rules: &str) {
+    ana.write("components/firewall/files/etc/nftables.conf", rules);
+    ana.write(
+        "components/firewall/component.toml",
+        "[[unit]]\nname = \"nftables.service\"\nenabled = true\nactive = true\nuses = [\"/etc/nftables.conf\"]\n",
+    );
+}
+
+/// A machine with an open firewall and a service `one`, both from the repository.
+fn guarded(m: &Machine) -> Person<'_> {
     let ana = Person::new(m, "ana");
-    fleet::assign(&ana, &["net", "one"]);
+    fleet::assign(&ana, &["firewall", "one"]);
     fleet::service(&ana, "one", "1");
-    for (path, text) in files {
-        ana.write(&format!("components/net/files/{path}"), text);
-    }
-    ana.write("components/net/component.toml", more);
-    ana.push("Good");
+    firewall(&ana, OPEN);
+    ana.push("An open firewall");
     enrol(m, &ana, "");
-    guard(m, "confirm-timeout = \"10s\"");
+    set(m, "confirm-timeout", "10s");
     converge(m);
     settled(m);
     ana
 }
 
-const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
-/// Nothing answers there: the machine has no such network.
-const ASTRAY: &str = "192.0.2.1 localhost\n";
+/// A key of `[guard]`.
+fn set(m: &Machine, key: &str, value: &str) {
+    m.sh(&format!("sed -i '/^{key} = /d; s/^settle = .*/&\\n{key} = \"{value}\"/' /etc/trimtab/agent.toml"));
+}
+
+fn ledger(m: &Machine, field: &str) -> String {
+    m.sh(&format!("jq -r '{field}' /var/lib/trimtab/ledger.json"))
+}
+
+fn reaches(m: &Machine) -> bool {
+    m.try_sh("timeout 5 git ls-remote -q https://localhost/fleet.git main").code == 0
+}
+
+/// The agent works on a change and has come this far with it.
+#[track_caller]
+fn until_phase(m: &Machine, phase: &str) {
+    eventually(&format!("the trial is {phase}"), 20, || ledger(m, ".trial.phase") == phase);
+}
 
 #[test]
-fn a_change_that_cuts_the_network_is_undone_and_a_harmless_one_is_confirmed() {
+fn a_firewall_that_shuts_out_the_repository_is_opened_again() {
     let Some(m) = lab::boot("edge-1") else { return };
-    let wall = |more: &str| {
-        format!("flush ruleset\ntable inet wall {{\n chain out {{ type filter hook output priority 0;\n {more}\n }}\n}}\n")
-    };
-    let authority = m.read("/etc/ssl/lab-ca.pem") + "\n";
-    let reload = "[[unit]]\nname = \"nftables.service\"\nenabled = true\non-change = \"reload\"\nuses = [\"/etc/nftables.conf\"]\n";
-    let ana = begun(&m, &[("etc/nftables.conf", &wall("")), ("etc/ssl/lab-ca.pem", &authority), ("etc/hosts", HOSTS)], reload);
-    let files = ["/etc/nftables.conf", "/etc/ssl/lab-ca.pem", "/etc/hosts", "/etc/one.conf", "/etc/systemd/system/one.service"];
+    let ana = guarded(&m);
+    assert_eq!(m.sh("trimtab history --json | jq -r '.history[] | select(.inForce) | .generation'"), "1");
+    fleet::service(&ana, "one", "2");
+    firewall(&ana, SHUT);
+    let bad = ana.push("Nobody gets in or out");
+    let said = undone(&m);
+    assert!(said.contains("the source was not reached within 10s with what was changed (file /etc/nftables.conf"), "{said}");
+    assert!(reaches(&m), "the machine is not cut off");
+    assert_eq!(m.sh("cat /etc/one.conf /etc/nftables.conf"), format!("SETTING=1\n{}", OPEN.trim_end()));
+    assert_eq!(
+        ledger(&m, "[.trial, .generation, .good, .denied[0].revision, .denied[0].back_to] | @json"),
+        format!("[null,1,1,\"{bad}\",1]")
+    );
+    // Told again and not tried again; the first poll that succeeds at once says that it was the change.
+    let said = undone(&m);
+    assert!(said.contains("generation 1 is in force"), "{said}");
+    assert_eq!(ledger(&m, ".denied[0].by.by"), "health");
 
-    // Shaped like what could cut it off, and harmless.
-    ana.write("components/net/files/etc/nftables.conf", &wall("tcp dport 444 drop"));
-    ana.write("components/net/files/etc/hosts", &format!("{HOSTS}127.0.0.1 box\n"));
-    let good = ana.push("Harmless");
-    ends(&m, "converged", 2);
-    assert!(pass(&m, "[.parts[].part] | join(\" \")").contains("confirm"), "{}", m.read("/tmp/pass.json"));
-    assert!(m.sh("nft list ruleset").contains("dport 444"));
-    assert_eq!((denied(&m).len(), history(&m)), (0, "2 committed *, 1 committed".to_owned()));
-
-    let content = || m.sh(&format!("cat {}", files.join(" ")));
-    let before = (content(), m.sh("systemctl show -p MainPID --value one"));
-    let bad: [(&str, &str, String, &str); 3] = [
-        (
-            "the firewall",
-            "nftables.conf",
-            wall("tcp dport 443 drop"),
-            "the source was not reached within 10s with what was changed (file /etc/nftables.conf",
-        ),
-        (
-            "the authorities",
-            "ssl/lab-ca.pem",
-            m.sh("openssl req -x509 -newkey ed25519 -nodes -keyout /dev/null -subj /CN=another 2>/dev/null") + "\n",
-            "with what was changed (file /etc/ssl/lab-ca.pem",
-        ),
-        ("the names", "hosts", ASTRAY.to_owned(), "with what was changed (file /etc/hosts"),
-    ];
-    let mut lines = "2 committed *, 1 committed".to_owned();
-    for (number, (what, file, text, because)) in (3..).zip(bad) {
-        ana.write(&format!("components/net/files/etc/{file}"), &text);
-        // What comes with it is good, and falls with it: nobody knows what of it cut the host off.
-        fleet::service(&ana, "one", what);
-        let revision = ana.push(what);
-        ends(&m, "rolled-back", 3);
-        assert_eq!(pass(&m, "[.undone.revision, .undone.causes[].resource] | join(\" \")"), format!("{revision} source"));
-        assert!(pass(&m, ".undone.causes[].message").contains(because), "{what}: {}", m.read("/tmp/pass.json"));
-        assert_eq!(content(), before.0, "{what}");
-        assert_eq!(m.sh("systemctl is-active one nftables; nft list ruleset | grep -c 'dport 444'"), "active\nactive\n1");
-        assert_eq!(denied(&m)[0], entry(&revision, "", "reach"), "{what}");
-        lines = format!("{number} rolled-back, {lines}");
-        assert_eq!(history(&m), lines);
-
-        // The source is reached again, which is the verdict; and what is denied is told and not tried again.
-        let now = Watched::new(&m, &files, &["one.service", "nftables.service"]);
-        ends(&m, "rolled-back", 3);
-        assert_eq!(pass(&m, ".sourceError // .source_error"), "");
-        assert_eq!((denied(&m)[0].clone(), history(&m)), (entry(&revision, "", "health"), lines.clone()), "{what}");
-        now.assert_same(&Watched::new(&m, &files, &["one.service", "nftables.service"]));
-        ana.git(&format!("checkout -q {good} -- ."));
-    }
-    ana.push("As it was");
+    // What touches the network and does no harm is confirmed by the same poll.
+    firewall(&ana, &format!("{OPEN}table inet mine {{}}\n"));
+    ana.push("Harmless");
+    assert_eq!(m.try_sh("trimtab once --json > /tmp/pass.json").code, 2);
+    assert_eq!(m.sh("jq -r '[.parts[].part] | index(\"confirm\") != null' /tmp/pass.json"), "true");
+    assert_eq!(ledger(&m, "[.trial, .generation == .good] | @json"), "[null,true]");
+    assert_eq!(m.sh("cat /etc/one.conf"), "SETTING=2");
     settled(&m);
 }
 
 #[test]
-fn a_reboot_or_a_power_cut_in_the_middle_of_confirmation_is_no_way_around_it() {
+fn a_power_cut_in_the_middle_of_a_confirmation_confirms_anew_or_undoes() {
     let Some(m) = lab::boot("edge-1") else { return };
-    let ana = begun(&m, &[("etc/hosts", HOSTS)], "");
+    let ana = guarded(&m);
     start_agent(&m);
-    for (round, cut) in [("reboot", false), ("power cut", true)] {
-        ana.write("components/net/files/etc/hosts", &format!("{ASTRAY}# {round}\n"));
-        let revision = ana.push(round);
-        eventually("it is being confirmed", 20, || phase(&m) == "confirming");
-        assert_eq!(m.read("/etc/hosts"), format!("{ASTRAY}# {round}"));
-        if cut {
-            m.power_cut();
-            m.start();
-        } else {
-            m.reboot();
-        }
-        assert_eq!(m.read("/etc/hosts"), format!("{ASTRAY}# {round}"), "it is what the machine came up with");
-        undone(&m, &revision, "source: the source was not reached within 10s with what was changed (file /etc/hosts)");
-        assert_eq!(m.read("/etc/hosts") + "\n", HOSTS);
-        assert!(m.sh("journalctl -q -b -u trimtab -o cat").contains("was being confirmed when the agent ended"));
-        eventually("the source is reached again", 20, || {
-            status(&m, ".lastPass.source_error").is_empty() && denied(&m)[0] == entry(&revision, "", "health")
-        });
-        nothing_more(&m, &["/etc/hosts"], &["one.service"]);
-        ana.write("components/net/files/etc/hosts", HOSTS);
-        let revision = ana.push("Mended");
-        in_force(&m, &revision);
-    }
-}
-
-#[test]
-fn what_asks_for_a_reboot_is_confirmed_after_it_and_what_was_interrupted_goes_on() {
-    let Some(m) = lab::boot("edge-1") else { return };
-    let ana = begun(&m, &[("etc/kernel.conf", "1\n")], "confirm = \"after-reboot\"\n");
-    start_agent(&m);
-    for (number, cut) in [(2, false), (3, true)] {
-        ana.write("components/net/files/etc/kernel.conf", &format!("{number}\n"));
-        let revision = ana.push("After a reboot");
-        eventually("it waits for the reboot", 20, || phase(&m) == "awaiting-reboot");
-        eventually("it says so", 20, || m.try_sh("trimtab status").out.contains("waits       for a reboot of this host"));
-        assert_eq!(m.read("/etc/kernel.conf"), number.to_string());
-        assert_ne!(status(&m, ".lastAppliedRevision"), revision, "it is not in force for good yet");
-        // An agent that is started anew in the same boot goes on waiting, and holds what it tries.
-        m.sh("systemctl restart trimtab; echo drift > /etc/kernel.conf");
-        eventually("drift is repaired", 20, || m.read("/etc/kernel.conf") == number.to_string());
-        assert_eq!(phase(&m), "awaiting-reboot");
-        if cut {
-            m.power_cut();
-            m.start();
-        } else {
-            m.reboot();
-        }
-        in_force(&m, &revision);
-        assert!(history(&m).starts_with(&format!("{number} committed *, ")), "{}", history(&m));
-    }
-    // Something else is tried while it waits, and the source is gone after the boot: undone then.
-    ana.write("components/net/files/etc/kernel.conf", "4\n");
-    let revision = ana.push("Never confirmed");
-    eventually("it waits for the reboot", 20, || phase(&m) == "awaiting-reboot");
-    m.sh("systemctl disable --quiet nginx");
-    m.reboot();
-    eventually("it is undone", 40, || m.read("/etc/kernel.conf") == "3");
-    assert_eq!(denied(&m)[0].split(" reach").next(), Some(format!("{} []", &revision[..12]).as_str()));
-}
-
-#[test]
-fn a_source_that_goes_away_for_all_is_not_held_against_the_change_for_ever() {
-    let Some(m) = lab::boot("edge-1") else { return };
-    let ana = begun(&m, &[("etc/net.conf", "1\n")], "confirm = \"always\"\n");
-    m.sh("sed -i 's/^settle = .*/settle = \"3s\"/' /etc/trimtab/agent.toml");
-    start_agent(&m);
-    let change = |to: &str| {
-        ana.write("components/net/files/etc/net.conf", &format!("{to}\n"));
-        fleet::service(&ana, "one", to);
-        let revision = ana.push(to);
-        eventually("it is switched", 20, || m.read("/etc/net.conf") == to);
-        m.sh("systemctl stop nginx");
-        revision
-    };
-    // The machine loses its power while the source is away; it is back when the machine is.
-    let revision = change("2");
-    eventually("it is being confirmed", 20, || phase(&m) == "confirming");
+    firewall(&ana, SHUT);
+    ana.push("Nobody gets in or out");
+    until_phase(&m, "confirming");
+    assert!(!reaches(&m));
     m.power_cut();
     m.start();
-    in_force(&m, &revision);
-    assert_eq!((m.sh("cat /etc/net.conf /etc/one.conf"), denied(&m).len()), ("2\nSETTING=2".to_owned(), 0));
-    assert!(history(&m).starts_with("2 committed *, "), "{}", history(&m));
+    // The firewall is enabled, so the machine comes up shut; nobody but the agent can open it.
+    eventually("it was undone after the boot", 40, || ledger(&m, ".denied | length") == "1" && ledger(&m, ".trial") == "null");
+    eventually("the machine is reached again", 10, || reaches(&m));
+    eventually("the report says so", 20, || m.try_sh("trimtab status").out.contains("rolled-back"));
+    assert!(m.try_sh("trimtab status").out.contains("the source was not reached"), "with its cause, over the boot");
+    assert_eq!(m.sh("systemctl show -p NRestarts --value trimtab"), "0");
 
-    // It goes away for longer than the change has.
-    let revision = change("3");
-    undone(
-        &m,
-        &revision,
-        "source: the source was not reached within 10s with what was changed (component net): cannot talk to localhost",
-    );
-    assert_eq!(m.sh("cat /etc/net.conf /etc/one.conf; systemctl is-active one"), "2\nSETTING=2\nactive");
-    assert_eq!(denied(&m), [entry(&revision, "", "reach")]);
-    nothing_more(&m, &["/etc/net.conf", "/etc/one.conf"], &["one.service"]);
-    eventually("it cannot be reached without the change either", 20, || {
-        m.sh("trimtab history --json | jq .denied[0].by.unreached") == "3"
-    });
-    m.sh("systemctl start nginx");
-    in_force(&m, &revision);
-    assert_eq!((m.sh("cat /etc/net.conf /etc/one.conf"), denied(&m).len()), ("3\nSETTING=3".to_owned(), 0));
-    assert!(history(&m).starts_with("4 committed *, 3 rolled-back, 2 committed, "), "{}", history(&m));
-    assert!(m.sh("journalctl -q -u trimtab -o cat").contains("which it could not without it either: it is tried again"));
+    // Cut again, while it is being undone: it goes on undoing.
+    set(&m, "confirm-timeout", "10s");
+    firewall(&ana, &SHUT.replace("dport 443", "dport { 443, 80 }"));
+    ana.push("Again");
+    until_phase(&m, "confirming");
+    eventually("it is being undone", 20, || ledger(&m, ".denied | length") == "2");
+    m.power_cut();
+    m.start();
+    eventually("it was undone to the end", 30, || ledger(&m, "[.trial, .generation] | @json") == "[null,1]" && reaches(&m));
+    assert_eq!(m.read("/etc/nftables.conf"), OPEN.trim_end());
 }
 
 #[test]
-fn an_undoing_that_is_interrupted_goes_on() {
+fn a_change_that_asks_for_a_reboot_is_confirmed_after_it() {
     let Some(m) = lab::boot("edge-1") else { return };
-    let slow = "[[hook]]\non = \"on-failure\"\nrun = [\"/bin/sleep\", \"20\"]\n";
-    let ana = begun(&m, &[("etc/net.conf", "1\n")], slow);
+    let ana = guarded(&m);
     start_agent(&m);
-    for (round, cut) in [("reboot", false), ("power cut", true)] {
-        ana.write("components/net/files/etc/net.conf", round);
-        // Not started at boot, for a machine on which something fails then does not count as up.
-        ana.write("components/net/systemd/bad.service", "[Service]\nExecStart=/bin/false\n");
-        ana.write("components/net/component.toml", &format!("{slow}[[unit]]\nname = \"bad.service\"\nactive = true\n"));
-        let revision = ana.push(round);
-        eventually("it is being undone", 20, || phase(&m) == "rolling-back");
-        assert_eq!(m.read("/etc/net.conf"), round, "nothing is undone yet");
-        if cut {
-            m.power_cut();
-            m.start();
-        } else {
-            m.reboot();
-        }
-        undone(&m, &revision, "unit bad.service: it failed");
-        assert!(m.sh("journalctl -q -b -u trimtab -o cat").contains("was being undone when the agent ended"));
-        assert_eq!(m.sh("cat /etc/net.conf; systemctl is-active one"), "1\nactive");
-        assert!(!m.has("/etc/systemd/system/bad.service"));
-        assert_eq!(m.sh("systemctl show -p LoadState --value bad; systemctl --failed --no-legend"), "not-found");
-        assert_eq!(denied(&m)[0], entry(&revision, "", "health"));
-        nothing_more(&m, &["/etc/net.conf", "/etc/systemd/system"], &["one.service"]);
+    ana.write("components/kernel/component.toml", "confirm = \"after-reboot\"\n");
+    ana.write("components/kernel/files/etc/modules-load.d/x.conf", "# nothing\n");
+    fleet::assign(&ana, &["firewall", "one", "kernel"]);
+    ana.push("It asks for a reboot");
+    until_phase(&m, "awaiting-reboot");
+    assert!(m.has("/etc/modules-load.d/x.conf"), "it is in place");
+    assert_eq!(ledger(&m, "[.generation, .good] | @json"), "[1,1]", "and not committed");
+    // An agent that is started anew in the same boot waits on, and drift of the state in place is repaired.
+    m.sh("systemctl restart trimtab; rm /etc/modules-load.d/x.conf");
+    eventually("drift is repaired meanwhile", 20, || m.has("/etc/modules-load.d/x.conf"));
+    assert_eq!(ledger(&m, ".trial.phase"), "awaiting-reboot");
+    assert!(m.try_sh("trimtab status").out.contains("reboot"), "{}", m.try_sh("trimtab status").out);
+    m.reboot();
+    eventually("it is confirmed and committed", 30, || ledger(&m, "[.trial, .generation, .good] | @json") == "[null,2,2]");
+    eventually("all is well", 20, || m.try_sh("trimtab status").code == 0);
+}
+
+#[test]
+fn a_change_is_acquitted_when_the_source_is_away_without_it_too() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    let ana = guarded(&m);
+    set(&m, "confirm", "always");
+    start_agent(&m);
+    // The Git host falls ill in the moment of the change, by no fault of it.
+    fleet::service(&ana, "one", "2");
+    ana.write("components/one/component.toml", "[[hook]]\non = \"pre-apply\"\nrun = [\"/bin/systemctl\", \"stop\", \"nginx\"]\n");
+    ana.push("It is not to blame");
+    eventually("it was undone", 40, || ledger(&m, ".denied | length") == "1" && ledger(&m, ".trial") == "null");
+    assert_eq!(m.read("/etc/one.conf"), "SETTING=1");
+    eventually("several polls were in vain", 30, || ledger(&m, ".denied[0].by.unreached") == "3");
+    // The hook must not stop it again.
+    m.sh("systemctl start nginx; mount --bind /bin/true /bin/systemctl 2>/dev/null || true");
+    eventually("it is tried again and stays", 40, || {
+        m.read("/etc/one.conf") == "SETTING=2" && ledger(&m, "[.trial, (.denied | length)] | @json") == "[null,0]"
+    });
+}
+
+#[test]
+fn an_agent_that_is_killed_while_it_judges_goes_forward_three_times_and_then_back() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    let ana = guarded(&m);
+    set(&m, "settle", "30s");
+    m.sh("sed -i 's/^settle = .*/settle = \"20s\"/' /etc/trimtab/agent.toml");
+    start_agent(&m);
+    fleet::service(&ana, "one", "2");
+    ana.push("Judged for twenty seconds");
+    until_phase(&m, "trying");
+    for start in 1..=3 {
+        eventually("it is at it", 20, || {
+            ledger(&m, ".trial.starts") == start.to_string() && m.read("/etc/one.conf") == "SETTING=2"
+        });
+        m.sh("systemctl kill -s KILL trimtab; sleep 0.2; systemctl start trimtab");
     }
+    eventually("the fourth start undoes it", 40, || ledger(&m, "[.trial, (.denied | length)] | @json") == "[null,1]");
+    assert_eq!(m.read("/etc/one.conf"), "SETTING=1");
+    eventually("and says why", 20, || {
+        m.try_sh("trimtab status").out.contains("was ended 3 times while this change was being tried")
+    });
+    assert_eq!(m.sh("systemctl is-active one"), "active");
 }

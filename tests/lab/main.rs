@@ -7,6 +7,7 @@ mod agent;
 mod clock;
 mod confirm;
 mod converge;
+mod cutoff;
 mod drift;
 mod faults;
 mod fleet;
@@ -16,6 +17,7 @@ mod operator;
 mod package;
 mod refuse;
 mod rollback;
+mod selfupdate;
 #[cfg(target_arch = "x86_64")]
 mod sweep;
 mod trial;

@@ -139,6 +139,20 @@ fn the_map_names_every_room() {
     }
 }
 
+#[test]
+fn the_map_has_the_table_of_power_cuts() {
+    use trimtab_model::transaction::{Row, TABLE};
+    let map = std::fs::read_to_string(workspace().join("agent/README.md")).unwrap();
+    let (_, section) = map.split_once("## What a power cut leaves\n").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let rows: Vec<&str> = section.lines().filter(|line| line.starts_with('|')).skip(2).collect();
+    let word = |row: &Row| {
+        row.phase.map_or("(none)".to_owned(), |phase| format!("`{}`", serde_json::to_value(phase).unwrap().as_str().unwrap()))
+    };
+    let line = |row: &Row| format!("| {} | {} | {} | {} |", word(row), row.on_disk, row.next_start, row.ends);
+    assert_eq!(rows, TABLE.iter().map(line).collect::<Vec<_>>());
+}
+
 /// The keys that a table of agent.toml or trust.toml takes, as its own refusal of an unknown one lists them.
 fn keys_of(refusal: &str) -> BTreeSet<String> {
     let list = refusal.split_once("expected").map(|(_, list)| list).unwrap_or_default();

@@ -40,6 +40,10 @@ pub struct Ledger {
     /// What went wrong and is not tried again, newest first, at most [`MAX_DENIED`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub denied: Vec<Denied>,
+    /// States that were acquitted ([`DeniedBy::Reach`](crate::transaction::DeniedBy::Reach)), one entry for each time, newest first, at most
+    /// [`MAX_DENIED`]: a source that comes and goes must not have one of them tried for ever.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acquitted: Vec<Digest>,
     /// How past changes ended, newest first, at most [`MAX_LINES`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Line>,
@@ -90,6 +94,7 @@ impl Default for Ledger {
             desired: None,
             trial: None,
             denied: Vec::new(),
+            acquitted: Vec::new(),
             history: Vec::new(),
             approved: Vec::new(),
             entries: BTreeMap::new(),

@@ -3,7 +3,7 @@
 //! Everything that stands between a proven rendering and the machine before anything is touched: what was denied, a state that wants
 //! nothing or takes away too much, originals that nobody has allowed to be replaced. Each refusal says how to allow it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use trimtab_model::desired::Desired;
@@ -64,7 +64,8 @@ impl Cycle {
         withheld
     }
 
-    /// The same revision with some components as they are in force; `None`: they cannot be told apart from the rest.
+    /// The same revision with some components as they are in force; `None`: they cannot be told apart from the rest, or the rest is denied
+    /// itself.
     pub(super) fn withhold(
         &self,
         wanted: Wanted,
@@ -74,15 +75,14 @@ impl Cycle {
         let current = self.current.as_ref()?;
         let Wanted { key, desired, contents, fresh, effect, all, mut withheld, asked } = wanted;
         let all = all.unwrap_or_else(|| Box::new(desired));
-        let names: BTreeSet<ComponentName> = failed.keys().cloned().collect();
-        for component in transaction::spread(&names, &all, &current.desired) {
+        let names = failed.keys().chain(withheld.iter().map(|held| &held.component)).cloned().collect();
+        let (desired, held) = transaction::without(&all, &current.desired, &names, &self.ledger.denied)?;
+        for component in held {
             if !withheld.iter().any(|held| held.component == component) {
                 let because = failed.get(&component).cloned().flatten();
                 withheld.push(Withheld { component, because, again });
             }
         }
-        let held: BTreeSet<ComponentName> = withheld.iter().map(|held| held.component.clone()).collect();
-        let desired = transaction::mix(&all, &current.desired, &held).ok()?;
         Some(Wanted { key, desired, contents, fresh, effect, all: Some(all), withheld, asked })
     }
 

@@ -6,12 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use trimtab_model::health::HealthCheck;
 use trimtab_model::hook::HookPhase;
-use trimtab_model::names::{ComponentName, UnitName};
+use trimtab_model::names::ComponentName;
 use trimtab_model::plan::{Action, Plan, Step};
 use trimtab_model::report::{Failure, Outcome, PartTime, Pass};
-use trimtab_model::transaction::{self, DeniedBy, End, Ended, GENERATION_FORMAT, Generation, InForce, Phase, Trial};
+use trimtab_model::transaction::{self, DeniedBy, End, Ended, GENERATION_FORMAT, Generation, ITSELF, InForce, Phase, Trial};
 
 use super::carry::tell;
 use super::undo::Fallen;
@@ -65,13 +64,20 @@ impl Cycle {
             return Attempt::NotBegun(Box::new(wanted));
         }
         let first = plan.without_prune();
-        let guarded = self.guarded(&plan);
-        let is_something = !first.steps.is_empty() || !self.newly_checked(&wanted).is_empty();
+        let mut guarded = self.guarded(&plan);
+        if self.changes_itself(&first) {
+            guarded.push(ITSELF.to_owned());
+        }
+        let in_force = self.current.as_ref().map(|current| &current.desired);
+        let is_something = !first.steps.is_empty() || !transaction::newly_checked(&wanted.desired, in_force).is_empty();
+        // The state in force under another commit is no change: what is done is repair of drift, and a failure of that denies nothing.
+        let is_change = is_something && !is_same && (self.ledger.good > 0 || !guarded.is_empty());
         // One that takes the place of an unfinished trial is a trial, too: what becomes of it must not be told of the other.
-        if (is_something && (self.ledger.good > 0 || !guarded.is_empty())) || self.ledger.trial.is_some() {
+        if is_change || self.ledger.trial.is_some() {
             self.ledger.trial = Some(self.trial(number, &wanted, &first, guarded, pass));
         }
-        self.go_forward(wanted, number, &first, pass).await
+        // On the heap: few passes need the room.
+        Box::pin(self.go_forward(wanted, number, &first, pass)).await
     }
 
     /// Pulls what is needed while the old state runs. What cannot be pulled, or cannot be converged as things stand, is withheld with all
@@ -91,6 +97,10 @@ impl Cycle {
         for problem in &plan.problems {
             let failure = Failure { resource: problem.resource.clone(), message: problem.message.clone(), skipped: false };
             failed.entry(problem.origin.component.clone()).or_insert(Some(failure));
+        }
+        if let Some((components, failure)) = self.unguarded(&plan, &wanted).await {
+            pass.failures.push(failure.clone());
+            failed.extend(components.into_iter().map(|component| (component, Some(failure.clone()))));
         }
         if failed.is_empty() {
             plan.without_pulls();
@@ -158,15 +168,14 @@ impl Cycle {
     }
 
     fn trial(&self, number: u64, wanted: &Wanted, plan: &Plan, guarded: Vec<String>, pass: &Pass) -> Trial {
-        let affected = self.affected(plan, wanted);
-        let confirm = wanted.desired.confirm.iter().filter(|(component, _)| affected.contains(*component));
         let mut trial = Trial {
             phase: Phase::Trying,
             generation: number,
             back_to: self.ledger.good,
             revision: wanted.key.commit.clone(),
             effect: wanted.effect,
-            watch: watched(plan),
+            watch: BTreeSet::new(),
+            affected: BTreeSet::new(),
             guarded,
             reboot: false,
             starts: 1,
@@ -178,7 +187,8 @@ impl Cycle {
             causes: Vec::new(),
             amiss: Vec::new(),
         };
-        for (component, when) in confirm {
+        trial.cover(plan, &wanted.desired, self.current.as_ref().map(|current| &current.desired));
+        for (component, when) in wanted.desired.confirm.iter().filter(|(component, _)| trial.affected.contains(*component)) {
             trial.reboot |= *when == trimtab_model::desired::Confirm::AfterReboot;
             if self.settings.guard.confirm != ConfirmWhen::Never {
                 trial.guarded.push(format!("component {component}"));
@@ -187,24 +197,12 @@ impl Cycle {
         trial
     }
 
-    /// The components that a plan works on or whose checks are new, and those that share their fate.
-    fn affected(&self, plan: &Plan, wanted: &Wanted) -> BTreeSet<ComponentName> {
-        let mut touched: BTreeSet<ComponentName> = plan.steps.iter().filter_map(|step| step.component.clone()).collect();
-        touched.extend(self.newly_checked(wanted));
-        transaction::spread(&touched, &wanted.desired, &wanted.desired)
-    }
-
-    /// Components with a check that the state in force does not have: a commit of nothing else must pass it, too.
-    fn newly_checked(&self, wanted: &Wanted) -> BTreeSet<ComponentName> {
-        let known = self.current.as_ref().map_or(&[][..], |current| &current.desired.health);
-        let is_known = |check: &HealthCheck| known.iter().any(|old| old.probe == check.probe && old.timing == check.timing);
-        wanted.desired.health.iter().filter(|check| !is_known(check)).map(|check| check.origin.component.clone()).collect()
-    }
-
     /// Switches, judges, and commits or undoes. Also from where an earlier process was ended.
     pub(super) async fn go_forward(&mut self, wanted: Wanted, number: u64, first: &Plan, pass: &mut Pass) -> Attempt {
         let begun = Instant::now();
         let is_trial = self.ledger.trial.is_some();
+        let (others, own) = self.own_apart(first).unzip();
+        let first = others.as_ref().unwrap_or(first);
         let applied = self.apply(first, &wanted).await;
         part(pass, "apply", begun);
         if let Some(reason) = &applied.not_begun {
@@ -234,13 +232,16 @@ impl Cycle {
             return Attempt::Ended;
         }
         let judged = Instant::now();
-        let sick = self.sick(&wanted, &self.affected(first, &wanted), pass).await;
+        let sick = self.sick(&wanted, pass).await;
         part(pass, "health", judged);
         if !sick.is_empty() {
             let fallen = sick.iter().filter_map(|(component, _)| component.clone()).collect();
             let causes = sick.into_iter().map(|(_, failure)| failure).collect();
             self.undo(&wanted.desired, Fallen::Components(fallen), causes, Some(DeniedBy::Health), pass).await;
             return Attempt::Ended;
+        }
+        if let Some(own) = own {
+            return self.succeed(wanted, &own, pass).await;
         }
         self.confirm_or_commit(wanted, number, first.problems.is_empty(), begun, pass).await;
         Attempt::Ended
@@ -249,9 +250,16 @@ impl Cycle {
     /// A state with nothing good to go back to: in force whatever becomes of it, and good when all of it is in place and healthy.
     async fn first_state(&mut self, wanted: Wanted, number: u64, complete: bool, first: &Plan, begun: Instant, pass: &mut Pass) {
         let mut good = complete;
-        if good && !first.steps.is_empty() {
+        // What was never found healthy is judged whole, also when there is nothing left to be done: an earlier pass or process may have done
+        // it, and ended before it could judge.
+        let (affected, watch) = if self.ledger.good == number {
+            (transaction::affected(first, &wanted.desired, Some(&wanted.desired)), transaction::watched(first))
+        } else {
+            transaction::everything(&wanted.desired)
+        };
+        if good && (!first.steps.is_empty() || self.ledger.good != number) {
             let judged = Instant::now();
-            let sick = self.judge_health(&wanted.desired, &self.affected(first, &wanted), &watched(first), pass).await;
+            let sick = self.judge_health(&wanted.desired, &affected, &watch, pass).await;
             part(pass, "health", judged);
             good = sick.is_empty();
             pass.failures.extend(sick.into_iter().map(|(_, failure)| failure));
@@ -268,14 +276,10 @@ impl Cycle {
 
     /// Healthy: committed now, or when it has been confirmed; `good` when nothing of it could not be planned.
     async fn confirm_or_commit(&mut self, wanted: Wanted, number: u64, good: bool, begun: Instant, pass: &mut Pass) {
-        let Some(trial) = &mut self.ledger.trial else { return };
-        if trial.reboot && trial.boot == crate::host::facts::boot_id(&self.machine.root) {
-            trial.phase = Phase::AwaitingReboot;
-            self.save_ledger(pass);
-            self.current = Some(Current::of(generation(number, &wanted, pass.started)));
-            pass.remarks.push("this change is in place, and waits for a reboot of the host to be confirmed".to_owned());
+        if self.awaits_reboot(&wanted, number, pass) {
             return;
         }
+        let Some(trial) = &mut self.ledger.trial else { return };
         if trial.guarded.is_empty() {
             self.commit(&wanted, number, good, begun, pass);
             self.after(&wanted, pass).await;
@@ -286,6 +290,17 @@ impl Cycle {
         self.confirm(wanted, number, good, pass).await;
     }
 
+    /// Whether the change asks for a reboot that has not been yet; then it waits for that.
+    pub(super) fn awaits_reboot(&mut self, wanted: &Wanted, number: u64, pass: &mut Pass) -> bool {
+        let boot = crate::host::facts::boot_id(&self.machine.root);
+        let Some(trial) = self.ledger.trial.as_mut().filter(|trial| trial.reboot && trial.boot == boot) else { return false };
+        trial.phase = Phase::AwaitingReboot;
+        self.save_ledger(pass);
+        self.current = Some(Current::of(generation(number, wanted, pass.started)));
+        pass.remarks.push("this change is in place, and waits for a reboot of the host to be confirmed".to_owned());
+        true
+    }
+
     /// What comes after a commit: hooks, and taking away what left.
     pub(super) async fn after(&mut self, wanted: &Wanted, pass: &mut Pass) {
         self.tell_hooks(&wanted.about(pass.number), HookPhase::PostApply, None, pass).await;
@@ -293,14 +308,9 @@ impl Cycle {
     }
 
     /// Which units and checks of what was touched are not as they should be.
-    async fn sick(
-        &mut self,
-        wanted: &Wanted,
-        affected: &BTreeSet<ComponentName>,
-        pass: &mut Pass,
-    ) -> Vec<(Option<ComponentName>, Failure)> {
-        let watch: BTreeSet<UnitName> = self.ledger.trial.as_ref().map(|trial| trial.watch.clone()).unwrap_or_default();
-        self.judge_health(&wanted.desired, affected, &watch, pass).await
+    async fn sick(&mut self, wanted: &Wanted, pass: &mut Pass) -> Vec<(Option<ComponentName>, Failure)> {
+        let Some(trial) = self.ledger.trial.clone() else { return Vec::new() };
+        self.judge_health(&wanted.desired, &trial.affected, &trial.watch, pass).await
     }
 
     /// A state is in force from now on.
@@ -351,6 +361,7 @@ pub(super) fn generation(number: u64, wanted: &Wanted, at: u64) -> Generation {
         inputs: wanted.key.inputs,
         at,
         withheld: wanted.withheld.clone(),
+        wants: (!wanted.withheld.is_empty()).then_some(wanted.effect),
         desired: wanted.desired.clone(),
     }
 }
@@ -363,15 +374,6 @@ pub(super) fn in_force(number: u64, wanted: &Wanted, good: bool) -> InForce {
         whole: wanted.withheld.is_empty(),
         good,
     }
-}
-
-/// Units that a plan starts, restarts or reloads.
-pub(super) fn watched(plan: &Plan) -> BTreeSet<UnitName> {
-    let unit = |action: &Action| match action {
-        Action::Start { unit } | Action::Restart { unit } | Action::Reload { unit } => Some(unit.clone()),
-        _ => None,
-    };
-    plan.steps.iter().filter_map(|step| unit(&step.action)).collect()
 }
 
 pub(super) fn part(pass: &mut Pass, name: &str, begun: Instant) {

@@ -78,6 +78,7 @@ impl Cycle {
         if !applied.is_complete() {
             worsen(pass, Outcome::Partial);
         }
+        self.note_own(plan, &applied);
         tell(plan, applied, pass);
         true
     }
@@ -87,12 +88,12 @@ impl Cycle {
         let Some(number) = self.current.as_ref().map(|current| current.number).filter(|number| *number > 0) else { return };
         let complete = pass.failures.is_empty() && pass.problems.is_empty();
         if self.ledger.trial.is_some() {
-            self.settle_trial(wanted, number, complete, pass);
+            self.settle_trial(complete, pass).await;
             return;
         }
         if complete && self.ledger.good != number && self.ledger.generation == number {
-            let all = wanted.desired.components.keys().cloned().collect();
-            let sick = self.judge_health(&wanted.desired, &all, &BTreeSet::new(), pass).await;
+            let (all, units) = trimtab_model::transaction::everything(&wanted.desired);
+            let sick = self.judge_health(&wanted.desired, &all, &units, pass).await;
             if !sick.is_empty() {
                 pass.failures.extend(sick.into_iter().map(|(_, failure)| failure));
                 worsen(pass, Outcome::Partial);
@@ -199,10 +200,8 @@ impl Cycle {
     }
 
     fn try_to_collect(&mut self) -> Result<(), StoreError> {
-        let trial = self.ledger.trial.iter().flat_map(|trial| [trial.generation, trial.back_to]);
-        let held: BTreeSet<u64> = [self.ledger.generation, self.ledger.good].into_iter().chain(trial).collect();
         let settings = &self.settings.generations;
-        let mut keep = self.store.retain_generations(&held, settings.keep, settings.max_mib << 20)?;
+        let mut keep = self.store.retain_generations(&self.ledger.held(), settings.keep, settings.max_mib << 20)?;
         keep.extend(self.ledger.kept.iter().map(|kept| kept.digest));
         let original = |before: &Before| match before {
             Before::Original { node: Node::File { digest, .. }, .. } => Some(*digest),

@@ -16,6 +16,7 @@ mod hooks;
 mod leave;
 mod look;
 mod open;
+mod own;
 mod requests;
 mod source;
 mod tell;
@@ -34,7 +35,7 @@ use trimtab_model::ledger::Ledger;
 use trimtab_model::names::UnitName;
 use trimtab_model::plan::Plan;
 use trimtab_model::report::{Failure, Outcome, Pass, TrustReport, Undone, Wake};
-use trimtab_model::transaction::{Denied, Generation, Withheld};
+use trimtab_model::transaction::{self, Denied, Generation, Withheld};
 
 use crate::apply::Machine;
 use crate::config::{Places, Settings};
@@ -61,6 +62,8 @@ struct Current {
     number: u64,
     effect: Digest,
     withheld: Vec<Withheld>,
+    /// [`Desired::effect`] of all that its commit wants, when something is withheld.
+    wants: Option<Digest>,
     desired: Desired,
 }
 
@@ -71,6 +74,7 @@ impl Current {
             number: generation.number,
             effect: generation.desired.effect(),
             withheld: generation.withheld,
+            wants: generation.wants,
             desired: generation.desired,
         }
     }
@@ -132,6 +136,7 @@ pub struct Cycle {
     misread: Option<String>,
     places: Places,
     program: PathBuf,
+    itself: own::Itself,
     hold: Hold,
     machine: Machine,
     host: Host,
@@ -211,6 +216,7 @@ impl Cycle {
             let looked = self.examine(wake, ask).await;
             self.carry_out(looked).await
         };
+        self.end_watch();
         pass.generation = self.ledger.generation;
         pass.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.conclude(&mut pass);
@@ -303,7 +309,7 @@ impl Cycle {
             desired: current.desired.clone(),
             contents: BTreeMap::new(),
             fresh: false,
-            effect: current.effect,
+            effect: current.wants.unwrap_or(current.effect),
             all: None,
             withheld: current.withheld.clone(),
             asked: None,
@@ -327,7 +333,10 @@ impl Cycle {
     fn known(&self, wake: Wake) -> Vec<Key> {
         let waits = self.current.as_ref().is_some_and(|current| current.withheld.iter().any(|withheld| withheld.again));
         let due = wake == Wake::Asked || self.withheld_again.is_none_or(|at| Instant::now() >= at);
-        let current = self.current.as_ref().filter(|_| !(waits && due)).map(|current| &current.key);
+        let current = self.current.as_ref().filter(|current| {
+            !(waits && due) && transaction::is_settled(&current.withheld, current.wants.as_ref(), &self.ledger.denied)
+        });
+        let current = current.map(|current| &current.key);
         current.into_iter().chain(self.refused.as_ref().map(|refused| &refused.key)).cloned().collect()
     }
 
@@ -516,7 +525,10 @@ impl Cycle {
             worsen(pass, refused.outcome);
             return;
         }
-        if let Some(denied) = self.ledger.denied.iter().find(|denied| denied.revision == key.commit) {
+        // Another commit may want the same as the one that was denied.
+        let wants = self.current.as_ref().filter(|current| current.key == *key).and_then(|current| current.wants);
+        let is_it = |denied: &&Denied| denied.revision == key.commit || Some(denied.effect) == wants;
+        if let Some(denied) = self.ledger.denied.iter().find(is_it) {
             pass.undone = Some(denied.told());
             worsen(pass, Outcome::RolledBack);
         }

@@ -34,9 +34,9 @@ impl Cycle {
                 Request::Retry { revision } => {
                     if self.ledger.retry(revision.as_deref()) {
                         self.refused = None;
-                        // What is in force may stand for the same commit without what fell: it is rendered anew.
+                        // What is in force may stand for the same commit without what fell: that is rendered anew, for it is not denied
+                        // any more.
                         self.withheld_again = None;
-                        self.forget_key();
                     } else {
                         let what = revision.map_or_else(String::new, |revision| format!(" of revision {revision}"));
                         pass.remarks.push(format!("nothing{what} is denied: there is nothing to try again"));
@@ -55,13 +55,6 @@ impl Cycle {
                 worsen(pass, Outcome::Partial);
                 None
             }
-        }
-    }
-
-    /// The key of the state in force is no longer known, so that its commit is rendered and judged again.
-    fn forget_key(&mut self) {
-        if let Some(current) = &mut self.current {
-            current.key.commit = String::new();
         }
     }
 

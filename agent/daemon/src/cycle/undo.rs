@@ -12,7 +12,7 @@ use trimtab_model::names::ComponentName;
 use trimtab_model::report::{Failure, Outcome, Pass, Wake};
 use trimtab_model::transaction::{self, DeniedBy, End, Generation, Phase, Resume, Trial};
 
-use super::attempt::{Attempt, in_force, part, since, watched};
+use super::attempt::{Attempt, in_force, part, since};
 use super::hooks::About;
 use super::source::Key;
 use super::{Current, Cycle, Hold, Refused, Wanted, worsen};
@@ -38,8 +38,7 @@ impl Cycle {
         // In the process that began it, only what a race left open is gone forward with; in a later one, the start counts.
         let what = match (first, trial.phase) {
             (true, _) => trial.resume(&boot),
-            (false, Phase::Trying) => Resume::Forward,
-            (false, Phase::Confirming) => Resume::Confirm,
+            (false, Phase::Trying | Phase::Confirming) => Resume::Forward,
             (false, Phase::RollingBack) => Resume::GoOnUndoing,
             (false, Phase::AwaitingReboot | Phase::Degraded) => return None,
         };
@@ -47,6 +46,7 @@ impl Cycle {
         if what == Resume::Wait || trial.phase == Phase::Degraded {
             return None;
         }
+        let what = self.after_the_guard(&trial, what);
         let mut pass = self.begin(wake);
         pass.revision.clone_from(&trial.revision);
         if first {
@@ -76,12 +76,17 @@ impl Cycle {
         let wanted = Self::again(tried, trial);
         self.sweep(&wanted.desired);
         match what {
+            // A new trimtab that came this far has shown all that it can show but this.
+            Resume::Forward if proves_itself(trial) => {
+                worsen(pass, Outcome::Converged);
+                self.confirm(wanted, number, true, pass).await;
+            }
             Resume::Forward => {
                 let plan = self.plan(&wanted, pass.wake, pass).await;
                 pass.changes.clone_from(&plan.changes);
                 let first = plan.without_prune();
                 if let Some(open) = &mut self.ledger.trial {
-                    open.watch.extend(watched(&first));
+                    open.cover(&first, &desired, self.current.as_ref().map(|current| &current.desired));
                 }
                 worsen(pass, Outcome::Converged);
                 let held = self.ledger.trial.clone();
@@ -94,16 +99,9 @@ impl Cycle {
                     }
                 }
             }
-            Resume::Confirm => {
-                if let Some(open) = &mut self.ledger.trial {
-                    open.phase = Phase::Confirming;
-                }
-                worsen(pass, Outcome::Converged);
-                self.confirm(wanted, number, true, pass).await;
-            }
             Resume::Undo(why) => {
-                let cause = Failure { resource: "trial".to_owned(), message: why, skipped: false };
-                self.undo(&desired, Fallen::All, vec![cause], Some(DeniedBy::Health), pass).await;
+                let (fallen, cause) = self.blame(why, trial, &desired).await;
+                self.undo(&desired, fallen, vec![cause], Some(DeniedBy::Health), pass).await;
             }
             Resume::GoOnUndoing | Resume::Wait => self.go_back(pass).await,
         }
@@ -119,6 +117,7 @@ impl Cycle {
                 inputs: self.inputs,
                 at: 0,
                 withheld: Vec::new(),
+                wants: None,
                 desired: Desired::default(),
             });
         }
@@ -153,6 +152,7 @@ impl Cycle {
         pass: &mut Pass,
     ) {
         let Some(trial) = self.ledger.trial.clone() else { return };
+        self.renew_watch(super::own::SWITCHING);
         pass.failures.retain(|failure| !causes.contains(failure));
         let good = match self.recall(trial.back_to) {
             Ok(good) => good,
@@ -190,11 +190,8 @@ impl Cycle {
             _ => return (good, BTreeSet::new()),
         };
         let trial = self.ledger.trial.as_ref().map(|trial| (trial.revision.clone(), trial.effect));
-        let components = transaction::spread(&failed, tried, &good.desired);
-        let Ok(desired) = transaction::mix(tried, &good.desired, &components) else { return (good, BTreeSet::new()) };
-        if desired.effect() == good.desired.effect() {
-            return (good, BTreeSet::new());
-        }
+        let target = transaction::target(tried, &good.desired, &failed, &self.ledger.denied);
+        let Some((desired, components)) = target else { return (good, BTreeSet::new()) };
         let withheld = components.iter().map(|component| transaction::Withheld {
             component: component.clone(),
             because: again.filter(|_| failed.contains(component)).and_then(|causes| causes.first().cloned()),
@@ -202,10 +199,11 @@ impl Cycle {
         });
         let mixed = Generation {
             number: self.ledger.next_number(),
-            revision: trial.map(|(revision, _)| revision).unwrap_or_default(),
+            revision: trial.as_ref().map(|(revision, _)| revision.clone()).unwrap_or_default(),
             inputs: self.inputs,
             at: pass.started,
             withheld: withheld.collect(),
+            wants: trial.as_ref().map(|(_, effect)| *effect),
             desired,
             ..good.clone()
         };
@@ -230,25 +228,35 @@ impl Cycle {
         worsen(pass, Outcome::Degraded);
     }
 
-    /// Converges to what is gone back to, as far as that goes.
+    /// Converges to what is gone back to, as far as that goes. What was left of the change without what fell is judged like any state: when
+    /// it does not work either, all of it falls.
     async fn go_back(&mut self, pass: &mut Pass) {
-        let Some(trial) = self.ledger.trial.clone() else { return };
+        while !self.gone_back(pass).await {}
+    }
+
+    /// False: what was to be gone back to fell, too, and there is another to go back to.
+    async fn gone_back(&mut self, pass: &mut Pass) -> bool {
+        let Some(trial) = self.ledger.trial.clone() else { return true };
         let begun = Instant::now();
         let target = match self.recall(trial.generation) {
             Ok(target) => target,
-            Err(message) => return self.stay(trial.generation, message, Vec::new(), pass),
+            Err(message) => {
+                self.stay(trial.generation, message, Vec::new(), pass);
+                return true;
+            }
         };
         let number = target.number;
         self.current = Some(Current::of(target.clone()));
-        let wanted = Wanted { fresh: false, effect: target.desired.effect(), ..Self::again(target, &trial) };
+        let wanted =
+            Wanted { fresh: false, effect: target.wants.unwrap_or_else(|| target.desired.effect()), ..Self::again(target, &trial) };
         let before = pass.failures.len();
         let plan = self.plan(&wanted, pass.wake, pass).await;
         pass.changes.extend(plan.changes.iter().cloned());
-        let watch = watched(&plan);
+        // Also what the change started and the way back leaves running: nobody has found it healthy yet.
+        let watch = trial.watch.union(&transaction::watched(&plan)).cloned().collect();
+        let affected = trial.affected.union(&transaction::affected(&plan, &wanted.desired, None)).cloned().collect();
         let done = self.repair(&plan, &wanted, pass).await;
         if done && pass.failures.len() == before {
-            let components = trial.watch.iter().filter_map(|unit| wanted.desired.units.get(unit));
-            let affected = components.map(|unit| unit.origin.component.clone()).collect();
             let sick = self.judge_health(&wanted.desired, &affected, &watch, pass).await;
             pass.failures.extend(sick.into_iter().map(|(_, failure)| failure));
         }
@@ -259,10 +267,15 @@ impl Cycle {
         });
         let amiss: Vec<Failure> = pass.failures.split_off(before).into_iter().chain(problems).collect();
         part(pass, "rollback", begun);
+        if !amiss.is_empty() && self.recall(trial.back_to).is_ok() && self.ledger.fall(&amiss) {
+            self.save_ledger(pass);
+            return false;
+        }
         self.settle_back(&wanted, number, amiss, pass);
         if self.ledger.trial.is_none() {
             self.rollback_hooks(&trial, &wanted, pass).await;
         }
+        true
     }
 
     /// What was gone back to is in place, or not all of it.
@@ -299,10 +312,11 @@ impl Cycle {
     }
 
     /// The end of an ordinary pass beside a trial that waits: for a reboot, or for what could not be undone.
-    pub(super) fn settle_trial(&mut self, wanted: &Wanted, number: u64, complete: bool, pass: &mut Pass) {
+    pub(super) async fn settle_trial(&mut self, complete: bool, pass: &mut Pass) {
         let Some(trial) = self.ledger.trial.clone() else { return };
         match trial.phase {
-            Phase::Degraded if complete => self.settle_back(wanted, number, Vec::new(), pass),
+            // In place again; whether it is healthy, too, is judged before it counts.
+            Phase::Degraded if complete => self.go_back(pass).await,
             Phase::Degraded => {
                 let amiss = if pass.failures.is_empty() { trial.amiss.clone() } else { pass.failures.clone() };
                 pass.undone = Some(Trial { amiss, ..trial }.told());
@@ -336,11 +350,24 @@ impl Cycle {
     }
 }
 
+fn proves_itself(trial: &Trial) -> bool {
+    trial.phase == Phase::Confirming && trial.guarded.iter().any(|resource| resource == transaction::ITSELF)
+}
+
 fn found(trial: &Trial, what: &Resume) -> String {
     let revision: String = trial.revision.chars().take(12).collect();
     match what {
+        Resume::Forward if proves_itself(trial) => {
+            format!(
+                "revision {revision} brings another trimtab: the agent was started with it, and has the whole time to confirm that"
+            )
+        }
+        Resume::Forward if trial.phase == Phase::Confirming => {
+            format!(
+                "revision {revision} was being confirmed when the agent ended; it goes on with that, and has the whole time again"
+            )
+        }
         Resume::Forward => format!("revision {revision} was being put in place when the agent ended; it goes on with that"),
-        Resume::Confirm => format!("revision {revision} was being confirmed when the agent ended; it has the whole time again"),
         Resume::Undo(_) => format!("revision {revision} has been begun too often, and is undone"),
         Resume::GoOnUndoing | Resume::Wait => {
             format!("revision {revision} was being undone when the agent ended; it goes on with that")

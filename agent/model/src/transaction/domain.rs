@@ -1,8 +1,10 @@
 //! Who shares whose fate: what falls when a component fails, and the state in which only that is as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
-use crate::desired::{Desired, Node, Role};
+use crate::desired::{Desired, Node, Role, Unit};
+use crate::health::HealthCheck;
 use crate::names::{ComponentName, HostPath, UnitName};
 use crate::plan::{Action, Plan};
 
@@ -57,7 +59,7 @@ pub fn mix(new: &Desired, old: &Desired, withheld: &BTreeSet<ComponentName>) -> 
     for (source, wanted) in [(new, true), (old, false)] {
         let ours = |component: &ComponentName| is_new(component) == wanted;
         for (path, entry) in source.entries.iter().filter(|(_, entry)| ours(&entry.origin.component)) {
-            if let Some(other) = overlapping(&mixed, path) {
+            if let Some(other) = overlapping(&mixed, path, &entry.state.node) {
                 return Err(conflict(format!("file {path}"), other, &entry.origin.component));
             }
             mixed.entries.insert(path.clone(), entry.clone());
@@ -114,10 +116,25 @@ pub fn target(
     (effect != tried.effect() && effect != good.effect()).then_some((left, fallen))
 }
 
-/// The components that a plan works on, and those that share their fate: the checks of these are asked.
-pub fn affected(plan: &Plan, wanted: &Desired) -> BTreeSet<ComponentName> {
-    let touched = plan.steps.iter().filter_map(|step| step.component.clone()).collect();
+/// The components that a plan works on or whose checks are new, and those that share their fate: the checks of these are asked.
+pub fn affected(plan: &Plan, wanted: &Desired, in_force: Option<&Desired>) -> BTreeSet<ComponentName> {
+    let mut touched: BTreeSet<ComponentName> = plan.steps.iter().filter_map(|step| step.component.clone()).collect();
+    touched.extend(newly_checked(wanted, in_force));
     spread(&touched, wanted, wanted)
+}
+
+/// All that can be judged of a state whether or not it was just touched: its components, and the units that are to run.
+pub fn everything(wanted: &Desired) -> (BTreeSet<ComponentName>, BTreeSet<UnitName>) {
+    let runs = |unit: &Unit| unit.active == Some(true) && !unit.oneshot;
+    let units = wanted.units.iter().filter(|(_, unit)| runs(unit)).map(|(name, _)| name.clone());
+    (wanted.components.keys().cloned().collect(), units.collect())
+}
+
+/// Components with a check that the state in force does not have: a commit of nothing else must pass it, too.
+pub fn newly_checked(wanted: &Desired, in_force: Option<&Desired>) -> BTreeSet<ComponentName> {
+    let known = in_force.map_or(&[][..], |state| &state.health);
+    let is_known = |check: &HealthCheck| known.iter().any(|old| old.probe == check.probe && old.timing == check.timing);
+    wanted.health.iter().filter(|check| !is_known(check)).map(|check| check.origin.component.clone()).collect()
 }
 
 /// Units that a plan starts, restarts or reloads.
@@ -133,8 +150,8 @@ fn conflict(resource: String, kept: &ComponentName, withheld: &ComponentName) ->
     Conflict { resource, kept: kept.clone(), withheld: withheld.clone() }
 }
 
-/// The owner of what stands at the path, or of something that cannot stand beside it.
-fn overlapping<'a>(state: &'a Desired, path: &HostPath) -> Option<&'a ComponentName> {
+/// The owner of what stands at the path, or of something that cannot stand beside it: above it, or beneath it where it is no directory.
+fn overlapping<'a>(state: &'a Desired, path: &HostPath, node: &Node) -> Option<&'a ComponentName> {
     let own = state.entries.get(path);
     let mut above = path.parent();
     let mut in_the_way = None;
@@ -143,7 +160,12 @@ fn overlapping<'a>(state: &'a Desired, path: &HostPath) -> Option<&'a ComponentN
         in_the_way = in_the_way.or(entry);
         above = folder.parent();
     }
-    own.or(in_the_way).map(|entry| &entry.origin.component)
+    let below = || {
+        let begin = format!("{path}/");
+        let next = state.entries.range::<str, _>((Bound::Included(begin.as_str()), Bound::Unbounded)).next();
+        next.filter(|(at, _)| !matches!(node, Node::Directory) && at.as_str().starts_with(&begin)).map(|(_, entry)| entry)
+    };
+    own.or(in_the_way).or_else(below).map(|entry| &entry.origin.component)
 }
 
 /// A unit's definition names no path that this state does not have, and each one that it does.

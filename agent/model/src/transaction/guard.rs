@@ -66,14 +66,19 @@ pub fn too_many(removals: usize, managed: usize, limit: Limit) -> bool {
 }
 
 /// Files whose change can cut a host off: beneath these.
-const FOLDERS: [&str; 27] = [
+const FOLDERS: [&str; 33] = [
     "/etc/NetworkManager",
     "/etc/apparmor.d",
     "/etc/ca-certificates",
     "/etc/ca-certificates.conf",
     "/etc/dhcp",
     "/etc/dhcpcd.conf",
+    "/etc/dnsmasq.conf",
+    "/etc/dnsmasq.d",
+    "/etc/ferm",
     "/etc/firewalld",
+    "/etc/gai.conf",
+    "/etc/host.conf",
     "/etc/hosts",
     "/etc/iproute2",
     "/etc/iptables",
@@ -88,6 +93,7 @@ const FOLDERS: [&str; 27] = [
     "/etc/pki",
     "/etc/ppp",
     "/etc/resolv.conf",
+    "/etc/shorewall",
     "/etc/ssh",
     "/etc/ssl",
     "/etc/ufw",
@@ -96,7 +102,7 @@ const FOLDERS: [&str; 27] = [
     "/usr/local/share/ca-certificates",
 ];
 /// The same for names within /etc/systemd, /etc/sysctl.d and environment files.
-const PARTS: [&str; 9] = [
+const PARTS: [&str; 12] = [
     "/etc/systemd/network/",
     "/etc/systemd/networkd.conf",
     "/etc/systemd/resolved.conf",
@@ -106,22 +112,31 @@ const PARTS: [&str; 9] = [
     "/etc/strongswan",
     "/etc/swanctl",
     "/etc/ipsec",
+    "/etc/sysconfig/network",
+    "/etc/sysconfig/ip",
+    "/etc/ipset",
 ];
 /// Units whose change can cut a host off, by the begin of their names.
-const UNITS: [&str; 23] = [
+const UNITS: [&str; 29] = [
     "ModemManager",
     "NetworkManager",
     "connman",
     "dhcp",
-    "firewalld",
+    "dnsmasq",
+    "ferm",
+    "firewall",
     "ifup",
+    "ip6tables",
+    "ipset",
     "iptables",
     "iwd",
+    "netfilter",
     "netplan",
     "network",
     "nftables",
     "openvpn",
     "ppp",
+    "shorewall",
     "ssh",
     "strongswan",
     "systemd-networkd",

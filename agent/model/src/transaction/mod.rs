@@ -13,6 +13,7 @@ mod guard;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::collections::BTreeSet;
 
@@ -21,11 +22,13 @@ use serde::{Deserialize, Serialize};
 use crate::desired::Desired;
 use crate::digest::Digest;
 use crate::names::{ComponentName, UnitName};
+use crate::plan::Plan;
 use crate::report::Failure;
 
-pub use self::domain::{Conflict, affected, mix, spread, target, watched, without};
+pub use self::domain::{Conflict, affected, everything, mix, newly_checked, spread, target, watched, without};
 pub use self::guard::{ALWAYS, Limit, network_shaped, removals, too_many};
 pub use self::steps::{End, InForce};
+pub use self::watch::{ITSELF, MAX_BOOTS, MAX_RESTARTS, Now, Previous, Restored, WATCH_FORMAT, Watch};
 
 /// The format of a generation's file.
 pub const GENERATION_FORMAT: u32 = 1;
@@ -50,6 +53,9 @@ pub struct Generation {
     /// Components that are not as the commit has them but as an earlier generation had them, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub withheld: Vec<Withheld>,
+    /// [`Desired::effect`] of all that the commit wants here, when something of that is withheld.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wants: Option<Digest>,
     /// What is wanted.
     pub desired: Desired,
 }
@@ -99,6 +105,10 @@ pub struct Trial {
     /// Units that this change starts, restarts or reloads: their health decides.
     #[serde(default)]
     pub watch: BTreeSet<UnitName>,
+    /// Components that this change works on, and those that share their fate: their checks decide. Written down, for what a later process
+    /// finds left to be done says nothing about what was done.
+    #[serde(default)]
+    pub affected: BTreeSet<ComponentName>,
     /// What could cut the host off, if it must be confirmed by reaching the source; empty: it need not.
     #[serde(default)]
     pub guarded: Vec<String>,
@@ -174,6 +184,9 @@ pub enum DeniedBy {
 /// So many polls in vain after a change was undone acquit it.
 pub const ACQUIT_AFTER: u32 = 3;
 
+/// A state is acquitted this often at most; a good end of it makes that forgotten.
+pub const MAX_ACQUITTALS: u32 = 3;
+
 /// How a past change ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -210,32 +223,49 @@ pub enum Ended {
 /// What a start does with the trial that it finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resume {
-    /// Goes forward: what is missing is switched, and its health judged.
+    /// Goes forward: what is missing is switched, and its health judged; then it is confirmed, with a new window, if it must be.
     Forward,
     /// Waits on for the reboot.
     Wait,
-    /// Reaches for the source, with a new window.
-    Confirm,
     /// Undoes it, for this reason.
     Undo(String),
     /// Goes on undoing it.
     GoOnUndoing,
 }
 
+/// Whether the commit of a generation ([`Generation::withheld`], [`Generation::wants`]) needs no second look while that is in force: nothing
+/// of it is withheld, or what is withheld stays denied (or is tried again by time). What was denied and is no longer, because a person
+/// asked or it was acquitted, is to be tried, also by a process that does not remember the asking.
+pub fn is_settled(withheld: &[Withheld], wants: Option<&Digest>, list: &[Denied]) -> bool {
+    withheld.iter().all(|held| held.again) || wants.is_some_and(|wants| denied(list, wants).is_some())
+}
+
 impl Trial {
-    /// What to do with a trial that another process left, in the boot `boot`. Counts this process as one that works on it.
+    /// What a plan of it does is judged with it.
+    pub fn cover(&mut self, plan: &Plan, wanted: &Desired, in_force: Option<&Desired>) {
+        self.watch.extend(watched(plan));
+        self.affected.extend(affected(plan, wanted, in_force));
+    }
+
+    /// What to do with a trial that another process left, in the boot `boot`. Counts this process as one that works on it; one that only
+    /// waits for the reboot does not, and after that the count begins anew.
     pub fn resume(&mut self, boot: &str) -> Resume {
+        if self.phase == Phase::AwaitingReboot {
+            if self.boot == boot {
+                return Resume::Wait;
+            }
+            // The reboot itself is not held against it; what ends the agent from here on is.
+            (self.phase, self.starts) = (Phase::Trying, 0);
+        }
         self.starts += 1;
-        let worn_out = self.starts > MAX_STARTS;
         match self.phase {
             Phase::RollingBack | Phase::Degraded => Resume::GoOnUndoing,
-            Phase::AwaitingReboot if self.boot == boot => Resume::Wait,
-            _ if worn_out => Resume::Undo(format!(
+            _ if self.starts > MAX_STARTS => Resume::Undo(format!(
                 "the agent or the machine was ended {MAX_STARTS} times while this change was being {}",
                 if self.phase == Phase::Trying { "tried" } else { "confirmed" }
             )),
-            Phase::Trying => Resume::Forward,
-            Phase::AwaitingReboot | Phase::Confirming => Resume::Confirm,
+            // Also one that was confirming: a reboot, or whatever ended the agent, may have ended more than the agent.
+            Phase::Trying | Phase::AwaitingReboot | Phase::Confirming => Resume::Forward,
         }
     }
 }
@@ -272,25 +302,26 @@ pub const TABLE: [Row; 6] = [
         phase: None,
         on_disk: "the generation in force; perhaps a candidate's file that nothing names, or removals left over",
         next_start: "an ordinary pass: drift is repaired, left-over removals are done, the newest revision is tried",
-        ends: "`unchanged` or `converged`",
+        ends: "`unchanged`, or as the newest revision deserves: `converged`, `rolled-back` or `degraded`",
     },
     Row {
         phase: Some(Phase::Trying),
         on_disk: "the candidate, whole; each file old or new; units old or new",
         next_start: "goes forward: switches what is missing, judges health; undoes it when this is the fourth start",
-        ends: "`converged`, or `rolled-back`",
+        ends: "`converged`, `rolled-back` or `degraded`",
     },
     Row {
         phase: Some(Phase::AwaitingReboot),
         on_disk: "the candidate in place and healthy",
-        next_start: "in the same boot waits on; after a reboot confirms it",
-        ends: "`converged`, or `rolled-back`",
+        next_start: "in the same boot waits on; after a reboot switches what is missing, judges health again, and confirms it",
+        ends: "`converged`, `rolled-back` or `degraded`",
     },
     Row {
         phase: Some(Phase::Confirming),
         on_disk: "the candidate in place and healthy",
-        next_start: "has `confirm-timeout` again to reach the source; undoes it when that fails, or when this is the fourth start",
-        ends: "`converged`, or `rolled-back`",
+        next_start: "judges health again, and has `confirm-timeout` again to reach the source; undoes it when that fails, or when this is \
+                     the fourth start",
+        ends: "`converged`, `rolled-back` or `degraded`",
     },
     Row {
         phase: Some(Phase::RollingBack),

@@ -7,7 +7,7 @@ use crate::ledger::{Ledger, MAX_DENIED, MAX_LINES};
 use crate::names::ComponentName;
 use crate::report::{Failure, Undone};
 
-use super::{ACQUIT_AFTER, Denied, DeniedBy, Ended, Line, Phase, Trial};
+use super::{ACQUIT_AFTER, Denied, DeniedBy, Ended, Line, MAX_ACQUITTALS, Phase, Trial};
 
 /// What is in force from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +58,7 @@ impl Ledger {
         if state.whole && state.good {
             self.revision.clone_from(&state.revision);
             // What the same commit meant before (under other labels, say) is no matter any more; what a person went back from is.
+            self.acquitted.retain(|effect| *effect != state.effect);
             self.denied.retain(|entry| entry.revision != state.revision || matches!(entry.by, DeniedBy::Person { .. }));
         }
         self.desired = Some(state.effect);
@@ -185,9 +186,16 @@ impl Ledger {
         if !reached {
             return (None, dirty);
         }
-        let innocent =
-            |entry: &Denied| matches!(entry.by, DeniedBy::Reach { unreached } if unreached >= ACQUIT_AFTER && entry.tries < 4);
-        let acquitted = self.denied.iter().position(innocent).map(|at| self.denied.remove(at).revision);
+        let times = |effect: &Digest| self.acquitted.iter().filter(|acquitted| *acquitted == effect).count();
+        let innocent = |entry: &Denied| {
+            let in_vain = matches!(entry.by, DeniedBy::Reach { unreached } if unreached >= ACQUIT_AFTER);
+            in_vain && times(&entry.effect) < MAX_ACQUITTALS as usize
+        };
+        let acquitted = self.denied.iter().position(innocent).map(|at| self.denied.remove(at));
+        if let Some(entry) = &acquitted {
+            self.acquitted.insert(0, entry.effect);
+            self.acquitted.truncate(MAX_DENIED);
+        }
         // The first poll that succeeds at once is the verdict: it was the change.
         for entry in &mut self.denied {
             if matches!(entry.by, DeniedBy::Reach { .. }) {
@@ -196,7 +204,7 @@ impl Ledger {
             }
         }
         let saved = acquitted.is_some() || dirty;
-        (acquitted, saved)
+        (acquitted.map(|entry| entry.revision), saved)
     }
 
     fn tell(&mut self, line: Line) {

@@ -43,6 +43,8 @@ pub(crate) struct Host {
     /// As it was last saved.
     pub(crate) disk: Ledger,
     pub(crate) faults: Faults,
+    /// Deadly after the next reboot.
+    pub(crate) faults_of_the_boot: BTreeSet<Digest>,
     /// Durable steps until the process is killed; `None`: it is not.
     pub(crate) fuel: Option<usize>,
     /// systemd does not see that a unit file has other content than when it was loaded.

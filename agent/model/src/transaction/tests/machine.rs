@@ -4,6 +4,7 @@
 //! Limits: guards that ask a person, hooks, pulls that fail and lost races are not re-enacted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::desired::Desired;
 use crate::digest::Digest;
@@ -25,7 +26,7 @@ struct Wanted {
 }
 
 /// A host, its store, its agent, and its source.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Machine {
     pub(super) host: Host,
     pub(super) store: BTreeMap<u64, Generation>,
@@ -33,6 +34,8 @@ pub(super) struct Machine {
     pub(super) tip: (String, Desired),
     /// The source can be reached.
     pub(super) reachable: bool,
+    /// The state with which the source cannot be reached.
+    pub(super) cut_off_by: Option<Digest>,
     /// Every change must be confirmed.
     pub(super) guarded: bool,
     /// Every change asks for a reboot.
@@ -48,6 +51,14 @@ pub(super) struct Machine {
     banned: BTreeSet<Digest>,
 }
 
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, guarded, reboots, .. } = self;
+        let files: Vec<&str> = host.files.keys().map(crate::names::HostPath::as_str).collect();
+        write!(f, "guarded {guarded}, reboots {reboots}, dim {}, files {files:?}", host.dim)
+    }
+}
+
 impl Machine {
     pub(super) fn new(host: Host) -> Self {
         Self {
@@ -55,6 +66,7 @@ impl Machine {
             store: BTreeMap::new(),
             tip: (String::new(), Desired::default()),
             reachable: true,
+            cut_off_by: None,
             guarded: false,
             reboots: false,
             current: None,
@@ -75,6 +87,10 @@ impl Machine {
     /// A new process, after a kill or a power cut.
     pub(super) fn restart(&mut self, reboot: bool) {
         self.host.restart(reboot);
+        if reboot {
+            let dormant = std::mem::take(&mut self.host.faults_of_the_boot);
+            self.host.faults.deadly.extend(dormant);
+        }
         self.boot += u32::from(reboot);
         self.resumed = false;
         let number = match &self.host.ledger.trial {
@@ -88,9 +104,6 @@ impl Machine {
     /// A person asks for what was denied.
     pub(super) fn retry(&mut self) {
         if self.host.ledger.retry(None) {
-            if let Some(current) = &mut self.current {
-                current.revision = String::new();
-            }
             self.banned.clear();
         }
         let _ = self.host.save();
@@ -134,14 +147,9 @@ impl Machine {
         match what {
             Resume::Forward => {
                 let first = self.host.plan(&wanted.desired).without_prune();
-                if let Some(open) = &mut self.host.ledger.trial {
-                    open.watch.extend(watched(&first));
-                }
+                let in_force = self.current.as_ref().map(|current| &current.desired);
+                self.host.ledger.trial.as_mut().unwrap().cover(&first, &wanted.desired, in_force);
                 self.go_forward(&wanted, tried.number, &first)
-            }
-            Resume::Confirm => {
-                self.host.ledger.trial.as_mut().unwrap().phase = Phase::Confirming;
-                self.confirm(&wanted, tried.number)
             }
             Resume::Undo(why) => {
                 let cause = Failure { resource: "trial".to_owned(), message: why, skipped: false };
@@ -160,7 +168,10 @@ impl Machine {
             self.host.save()?;
         }
         let (revision, desired) = self.tip.clone();
-        if !self.reachable || revision.is_empty() || self.current.as_ref().is_some_and(|current| current.revision == revision) {
+        let list = &self.host.ledger.denied;
+        let is_known =
+            |current: &Generation| current.revision == revision && is_settled(&current.withheld, current.wants.as_ref(), list);
+        if !self.reachable || revision.is_empty() || self.current.as_ref().is_some_and(is_known) {
             return Ok(None);
         }
         let effect = desired.effect();
@@ -189,6 +200,10 @@ impl Machine {
         let complete = applied.failed.is_empty() && plan.problems.is_empty();
         let ledger = &self.host.ledger;
         if complete && ledger.trial.is_none() && ledger.good != current.number && ledger.generation == current.number {
+            let (all, units) = everything(&current.desired);
+            if !self.sick(&current.desired, &all, &units).is_empty() {
+                return Ok(Outcome::Partial);
+            }
             let effect = current.desired.effect();
             let whole = current.withheld.is_empty();
             self.commit(&Wanted { revision: current.revision, desired: current.desired, effect, whole }, current.number, true)?;
@@ -215,17 +230,19 @@ impl Machine {
         let first = plan.without_prune();
         let good = self.host.ledger.good;
         let is_repair = is_same && self.host.ledger.trial.is_none();
-        let is_trial = !is_repair && !first.steps.is_empty() && (good > 0 || self.guarded);
-        self.keep(number, &wanted)?;
+        let in_force = self.current.as_ref().map(|current| &current.desired);
+        let is_something = !first.steps.is_empty() || !newly_checked(&wanted.desired, in_force).is_empty();
+        let is_trial = (!is_repair && is_something && (good > 0 || self.guarded)) || self.host.ledger.trial.is_some();
         assert!(is_same || !self.banned.contains(&wanted.desired.effect()), "what is denied is tried again");
         if is_trial {
-            self.host.ledger.trial = Some(Trial {
+            let mut trial = Trial {
                 phase: Phase::Trying,
                 generation: number,
                 back_to: good,
                 revision: wanted.revision.clone(),
                 effect: wanted.effect,
-                watch: watched(&first),
+                watch: BTreeSet::new(),
+                affected: BTreeSet::new(),
                 guarded: self.guarded.then(|| "everything".to_owned()).into_iter().collect(),
                 reboot: self.reboots,
                 starts: 1,
@@ -236,23 +253,32 @@ impl Machine {
                 blameless: false,
                 causes: Vec::new(),
                 amiss: Vec::new(),
-            });
+            };
+            trial.cover(&first, &wanted.desired, in_force);
+            self.host.ledger.trial = Some(trial);
         }
+        self.keep(number, &wanted)?;
         self.go_forward(&wanted, number, &first)
     }
 
     fn go_forward(&mut self, wanted: &Wanted, number: u64, first: &Plan) -> Result<Outcome, Killed> {
         let applied = self.host.apply(&wanted.desired, first)?;
         let Some(trial) = self.host.ledger.trial.clone() else {
-            let complete = applied.failed.is_empty() && first.problems.is_empty();
-            self.commit(wanted, number, complete)?;
+            let mut good = applied.failed.is_empty() && first.problems.is_empty();
+            let (affected, watch) = if self.host.ledger.good == number {
+                (affected(first, &wanted.desired, Some(&wanted.desired)), watched(first))
+            } else {
+                everything(&wanted.desired)
+            };
+            if good && (!first.steps.is_empty() || self.host.ledger.good != number) {
+                good = self.sick(&wanted.desired, &affected, &watch).is_empty();
+            }
+            self.commit(wanted, number, good)?;
             self.prune()?;
-            return Ok(if complete { Outcome::Converged } else { Outcome::Partial });
+            return Ok(if good { Outcome::Converged } else { Outcome::Partial });
         };
-        let failed = match applied.failed.is_empty() {
-            false => applied.failed,
-            true => self.sick(&wanted.desired, &affected(first, &wanted.desired), &trial.watch),
-        };
+        let failed =
+            if applied.failed.is_empty() { self.sick(&wanted.desired, &trial.affected, &trial.watch) } else { applied.failed };
         if !failed.is_empty() {
             let cause = Failure { resource: "units".to_owned(), message: format!("{failed:?}"), skipped: false };
             return self.undo(&wanted.desired, Some(failed), cause, DeniedBy::Health);
@@ -276,7 +302,7 @@ impl Machine {
     }
 
     fn confirm(&mut self, wanted: &Wanted, number: u64) -> Result<Outcome, Killed> {
-        if !self.reachable {
+        if !self.reachable || self.cut_off_by == Some(wanted.desired.effect()) {
             let cause = Failure { resource: "source".to_owned(), message: "it was not reached".to_owned(), skipped: false };
             return self.undo(&wanted.desired, None, cause, DeniedBy::Reach { unreached: 0 });
         }
@@ -312,7 +338,7 @@ impl Machine {
     fn commit(&mut self, wanted: &Wanted, number: u64, good: bool) -> Result<(), Killed> {
         let was_trial = self.host.ledger.trial.is_some();
         let effect = wanted.desired.effect();
-        if was_trial {
+        if good && (was_trial || !self.proven.values().any(|proven| *proven == effect)) {
             self.check_healthy(&wanted.desired);
         }
         let state = InForce { generation: number, revision: wanted.revision.clone(), effect, whole: wanted.whole, good };
@@ -390,9 +416,8 @@ impl Machine {
             let mut sick = applied.failed;
             if sick.is_empty() {
                 let watch: BTreeSet<UnitName> = trial.watch.into_iter().chain(watched(&plan)).collect();
-                let units = watch.iter().filter_map(|unit| target.desired.units.get(unit));
-                let touched: BTreeSet<ComponentName> = units.map(|unit| unit.origin.component.clone()).collect();
-                sick = self.sick(&target.desired, &spread(&touched, &target.desired, &target.desired), &watch);
+                let judged = trial.affected.union(&affected(&plan, &target.desired, None)).cloned().collect();
+                sick = self.sick(&target.desired, &judged, &watch);
             }
             let amiss: Vec<Failure> = sick
                 .iter()
@@ -433,6 +458,7 @@ impl Machine {
             inputs: Digest::of(b""),
             at: 0,
             withheld: Vec::new(),
+            wants: None,
             desired: Desired::default(),
         };
         if number == 0 { nothing() } else { self.store.get(&number).cloned().expect("a generation that is held is kept") }
@@ -448,6 +474,7 @@ impl Machine {
             inputs: Digest::of(b""),
             at: 0,
             withheld: (!wanted.whole).then_some(held).into_iter().collect(),
+            wants: (!wanted.whole).then_some(wanted.effect),
             desired: wanted.desired.clone(),
         };
         self.store.insert(number, generation);

@@ -20,6 +20,28 @@ fn failure(resource: &str) -> Failure {
     Failure { resource: resource.to_owned(), message: "it did not work".to_owned(), skipped: false }
 }
 
+fn trial() -> Trial {
+    Trial {
+        phase: Phase::Trying,
+        generation: 8,
+        back_to: 7,
+        revision: "beef".to_owned(),
+        effect: digest("beef"),
+        watch: BTreeSet::new(),
+        affected: BTreeSet::new(),
+        guarded: Vec::new(),
+        reboot: false,
+        starts: 1,
+        boot: "boot".to_owned(),
+        pass: 3,
+        at: 1000,
+        fallen: BTreeSet::new(),
+        blameless: false,
+        causes: Vec::new(),
+        amiss: Vec::new(),
+    }
+}
+
 fn digest(text: &str) -> Digest {
     Digest::of(text.as_bytes())
 }
