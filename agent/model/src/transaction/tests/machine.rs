@@ -9,7 +9,7 @@ use std::fmt;
 use crate::desired::Desired;
 use crate::digest::Digest;
 use crate::health::Probe;
-use crate::names::{ComponentName, UnitName};
+use crate::names::{ComponentName, HostPath, UnitName};
 use crate::plan::Plan;
 use crate::plan::tests::host::{Host, Killed};
 use crate::report::{Failure, Outcome};
@@ -49,12 +49,16 @@ pub(super) struct Machine {
     pub(super) proven: BTreeMap<u64, Digest>,
     /// What was denied and not asked for again.
     banned: BTreeSet<Digest>,
+    /// What was healthy once is not any more: a commit is not to blame for that.
+    pub(super) broken: bool,
+    /// What this machine came by, for a test that the walks go everywhere.
+    pub(super) seen: BTreeSet<&'static str>,
 }
 
 impl fmt::Debug for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, guarded, reboots, .. } = self;
-        let files: Vec<&str> = host.files.keys().map(crate::names::HostPath::as_str).collect();
+        let files: Vec<&str> = host.files.keys().map(HostPath::as_str).collect();
         write!(f, "guarded {guarded}, reboots {reboots}, dim {}, files {files:?}", host.dim)
     }
 }
@@ -75,6 +79,8 @@ impl Machine {
             passes: 0,
             proven: BTreeMap::new(),
             banned: BTreeSet::new(),
+            broken: false,
+            seen: BTreeSet::new(),
         }
     }
 
@@ -146,23 +152,29 @@ impl Machine {
         let wanted = Wanted { revision: trial.revision, desired: tried.desired, effect: trial.effect, whole };
         match what {
             Resume::Forward => {
+                self.seen.insert("gone forward with by another process");
                 let first = self.host.plan(&wanted.desired).without_prune();
                 let in_force = self.current.as_ref().map(|current| &current.desired);
                 self.host.ledger.trial.as_mut().unwrap().cover(&first, &wanted.desired, in_force);
                 self.go_forward(&wanted, tried.number, &first)
             }
             Resume::Undo(why) => {
+                self.seen.insert("worn out");
                 let cause = Failure { resource: "trial".to_owned(), message: why, skipped: false };
                 self.undo(&wanted.desired, None, cause, DeniedBy::Health)
             }
-            Resume::GoOnUndoing | Resume::Wait => self.go_back(),
+            Resume::GoOnUndoing | Resume::Wait => {
+                self.seen.insert("undone by another process");
+                self.go_back()
+            }
         }
         .map(Some)
     }
 
     /// The newest commit, if it is to be tried.
     fn ask(&mut self, told: &mut Outcome) -> Result<Option<Wanted>, Killed> {
-        let (_, dirty) = self.host.ledger.polled(self.reachable);
+        let (acquitted, dirty) = self.host.ledger.polled(self.reachable);
+        self.seen.extend(acquitted.map(|_| "acquitted"));
         if dirty {
             self.banned = self.host.ledger.denied.iter().map(|entry| entry.effect).collect();
             self.host.save()?;
@@ -186,6 +198,7 @@ impl Machine {
             return Ok(None);
         }
         let left = without(&wanted.desired, &current.desired, &entry.components, &self.host.ledger.denied);
+        self.seen.insert(if left.is_some() { "withheld" } else { "not told apart" });
         Ok(left.map(|(desired, _)| Wanted { desired, whole: false, ..wanted }))
     }
 
@@ -287,6 +300,7 @@ impl Machine {
         let trial = self.host.ledger.trial.as_mut().unwrap();
         if trial.reboot && trial.boot == boot {
             trial.phase = Phase::AwaitingReboot;
+            self.seen.insert("awaiting a reboot");
             self.host.save()?;
             self.current = self.store.get(&number).cloned();
             return Ok(Outcome::Converged);
@@ -361,6 +375,9 @@ impl Machine {
     /// What is committed after a trial is in place and healthy, all of it.
     fn check_healthy(&mut self, desired: &Desired) {
         self.host.wait();
+        if self.broken {
+            return;
+        }
         for (name, want) in desired.units.iter().filter(|(_, want)| want.active == Some(true)) {
             assert_eq!(self.host.units[name].active, "active", "{name} does not run and is committed as good");
             assert_eq!(self.host.running[name], self.host.read_by(want), "{name} runs with old input and is committed as good");
@@ -394,12 +411,16 @@ impl Machine {
         let (number, fallen) = match part {
             None => (good.number, BTreeSet::new()),
             Some((desired, fallen)) => {
+                self.seen.insert("undone in part");
                 let number = self.host.ledger.next_number();
                 assert!(!self.banned.contains(&desired.effect()), "what is denied is gone back to");
                 self.keep(number, &Wanted { revision: trial.revision.clone(), effect: trial.effect, desired, whole: false })?;
                 (number, fallen)
             }
         };
+        if by != DeniedBy::Health {
+            self.seen.insert("cut off");
+        }
         self.banned.insert(trial.effect);
         self.host.ledger.undo(number, fallen, vec![cause], Some(by), end());
         self.host.save()?;
@@ -429,10 +450,12 @@ impl Machine {
                 }))
                 .collect();
             if !amiss.is_empty() && self.host.ledger.fall(&amiss) {
+                self.seen.insert("undone in part, and then the rest");
                 self.host.save()?;
                 continue;
             }
             let outcome = if amiss.is_empty() { Outcome::RolledBack } else { Outcome::Degraded };
+            self.seen.insert(if amiss.is_empty() { "undone" } else { "degraded" });
             let effect = target.desired.effect();
             if amiss.is_empty() && target.number != trial.back_to {
                 self.check_healthy(&target.desired);

@@ -4,6 +4,7 @@ mod domains;
 mod guards;
 mod machine;
 mod steps;
+mod stories;
 mod table;
 mod walks;
 

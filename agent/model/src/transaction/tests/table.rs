@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::digest;
 use super::machine::Machine;
 use crate::desired::{Desired, Role};
-use crate::plan::tests::host::{Host, entry_of, path, service_of, unit};
+use crate::plan::tests::host::{Faults, Host, entry_of, path, service_of, unit};
 use crate::report::Outcome;
 use crate::transaction::*;
 
@@ -92,7 +92,7 @@ fn every_stop_is_a_row_of_the_table_and_ends_as_that_says() {
             seen.entry(phase).or_default().insert(word);
             if stopped.host.ledger.trial.is_some() {
                 // What was in the way is gone: it is undone after all.
-                stopped.host.faults = crate::plan::tests::host::Faults::default();
+                stopped.host.faults = Faults::default();
                 assert_eq!(end(&mut stopped), Outcome::RolledBack, "{scene}, {fuel}");
                 if phase == Some(Phase::Degraded) {
                     seen.entry(phase).or_default().insert("rolled-back".to_owned());

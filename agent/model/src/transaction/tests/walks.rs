@@ -6,10 +6,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
 use super::digest;
 use super::machine::Machine;
-use crate::desired::{Desired, Role};
+use crate::desired::{Desired, Node, Role};
 use crate::health::{HealthCheck, Probe, Timing};
 use crate::names::{ComponentName, HostPath};
 use crate::plan::tests::host::{Faults, entry_of, origin, unit};
@@ -41,28 +43,50 @@ impl fmt::Debug for State {
 #[derive(Debug, Clone)]
 enum Event {
     Push(State),
+    /// The newest commit with another version of one of its files, and a pass.
+    Change(&'static str, u8),
+    /// Another commit that wants the same as the newest.
+    Again,
     /// An earlier commit again.
     Revert(prop::sample::Index),
     Pass,
     /// A pass that is killed after so many durable steps, perhaps with a reboot.
     Kill(usize, bool),
     Reboot,
+    /// Killed again and again, after so many durable steps each time.
+    Loop(usize),
     Retry,
+    /// The newest commit cuts the host off; or seems to, for after it the source is away for so many polls more.
+    Cut(u8),
+    /// What that file has in the state in force is no longer borne by who reads it, at its next start.
+    Break(&'static str),
     Source(bool),
     Edit(&'static str),
     Stop,
 }
 
+const FILES: [&str; 6] =
+    ["/etc/systemd/system/a.service", "/etc/systemd/system/b.service", DROP_IN, "/etc/conf", "/etc/own", "/etc/shared"];
+
+fn any_file() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(&FILES[..])
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        4 => any_state().prop_map(|desired| Event::Push(State(desired))),
+        3 => any_state().prop_map(|desired| Event::Push(State(desired))),
+        6 => (any_file(), 0..3u8).prop_map(|(at, version)| Event::Change(at, version)),
+        1 => any_file().prop_map(Event::Break),
+        2 => Just(Event::Again),
+        1 => (0..5u8).prop_map(Event::Cut),
+        1 => (2..30usize).prop_map(Event::Loop),
         2 => any::<prop::sample::Index>().prop_map(Event::Revert),
-        5 => Just(Event::Pass),
+        7 => Just(Event::Pass),
         6 => (0..40usize, any::<bool>()).prop_map(|(fuel, reboot)| Event::Kill(fuel, reboot)),
         1 => Just(Event::Reboot),
         1 => Just(Event::Retry),
         2 => any::<bool>().prop_map(Event::Source),
-        1 => prop_oneof![Just("/etc/conf"), Just("/etc/own"), Just(DROP_IN)].prop_map(Event::Edit),
+        1 => any_file().prop_map(Event::Edit),
         1 => Just(Event::Stop),
     ]
 }
@@ -86,9 +110,8 @@ fn any_state() -> impl Strategy<Value = Desired> {
 
 /// Contents that do not start, die, or do not answer.
 fn any_faults() -> impl Strategy<Value = [Vec<String>; 3]> {
-    let files = ["/etc/systemd/system/a.service", "/etc/systemd/system/b.service", DROP_IN, "/etc/conf", "/etc/own", "/etc/shared"];
-    let texts: Vec<String> = files.iter().flat_map(|at| (0..3).map(|version| text(at, version))).collect();
-    let some = move || prop::sample::subsequence(texts.clone(), 0..4);
+    let texts: Vec<String> = FILES.iter().flat_map(|at| (0..3).map(|version| text(at, version))).collect();
+    let some = move || prop::sample::subsequence(texts.clone(), 0..3);
     [some(), some(), some()]
 }
 
@@ -111,6 +134,16 @@ fn happen(machine: &mut Machine, pushed: &mut Vec<Desired>, event: &Event) {
             pushed.push(desired.clone());
             machine.push(desired.clone());
         }
+        Event::Change(at, version) => {
+            let mut desired = machine.tip.1.clone();
+            if let Some(entry) = desired.entries.get_mut(*at) {
+                entry.state.node = entry_of("x", &text(at, *version), Role::Plain).state.node;
+                pushed.push(desired.clone());
+                machine.push(desired);
+                machine.pass().unwrap();
+            }
+        }
+        Event::Again => machine.push(machine.tip.1.clone()),
         Event::Revert(index) if !pushed.is_empty() => machine.push(index.get(pushed).clone()),
         Event::Pass => {
             machine.pass().unwrap();
@@ -120,6 +153,30 @@ fn happen(machine: &mut Machine, pushed: &mut Vec<Desired>, event: &Event) {
             // The pass may end before it can be killed; the process is ended all the same.
             let _ = machine.pass();
             machine.restart(*reboot);
+        }
+        Event::Loop(fuel) => {
+            for _ in 0..5 {
+                machine.host.fuel = Some(*fuel);
+                let _ = machine.pass();
+                machine.restart(false);
+            }
+        }
+        Event::Cut(polls) => {
+            machine.cut_off_by = Some(machine.tip.1.effect());
+            machine.pass().unwrap();
+            machine.cut_off_by = None;
+            machine.reachable = false;
+            for _ in 0..*polls {
+                machine.pass().unwrap();
+            }
+            machine.reachable = true;
+        }
+        Event::Break(at) => {
+            let entry = machine.current.as_ref().and_then(|current| current.desired.entries.get(*at));
+            if let Some(Node::File { digest, .. }) = entry.map(|entry| &entry.state.node) {
+                machine.broken = true;
+                machine.host.faults.refused.insert(*digest);
+            }
         }
         Event::Reboot => machine.restart(true),
         Event::Retry => machine.retry(),
@@ -249,4 +306,34 @@ proptest! {
             None => {}
         }
     }
+}
+
+#[test]
+fn the_walks_go_everywhere() {
+    let mut runner = TestRunner::deterministic();
+    let walks = (any_machine(), any_faults(), prop::collection::vec(any_event(), 10..20));
+    let mut seen = BTreeSet::new();
+    for _ in 0..1000 {
+        let (mut machine, bad, events) = walks.new_tree(&mut runner).unwrap().current();
+        machine.host.faults = faults(&bad);
+        let mut pushed = Vec::new();
+        for event in &events {
+            happen(&mut machine, &mut pushed, event);
+        }
+        seen.extend(machine.seen);
+    }
+    let all = [
+        "acquitted",
+        "awaiting a reboot",
+        "cut off",
+        "degraded",
+        "gone forward with by another process",
+        "undone",
+        "undone by another process",
+        "undone in part",
+        "withheld",
+        "worn out",
+    ];
+    let missed: Vec<_> = all.iter().filter(|place| !seen.contains(**place)).collect();
+    assert!(missed.is_empty(), "no walk came by {missed:?}");
 }
