@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use trimtab::render::render;
 use trimtab_model::desired::{Desired, Enablement, OnChange, Role, Unit};
+use trimtab_model::facts::{Host, PathPolicy};
 use trimtab_model::names::{HostPath, UnitName};
 
 use super::{bundle, host};
@@ -233,4 +234,45 @@ fn a_reload_that_could_never_come_is_doubted() {
     assert_eq!(warned("on-change = \"reload\"\nuses = [\"/etc/nftables.conf\"]\n"), "");
     assert_eq!(warned("on-change = \"nothing\"\n"), "");
     assert_eq!(warned(""), "", "who asks for nothing is told nothing");
+}
+
+/// Only the host itself lets the repository bring trimtab, and then from the one place where units lie.
+#[test]
+fn trimtab_itself_is_brought_where_the_host_says_so() {
+    let fleet = "format = 1\n[[group]]\nname = \"all\"\nselect = \"*\"\ncomponents = [\"c\"]\n";
+    let drop_in = "[Service]\nExecStart=\nExecStart=/opt/trimtab/trimtab agent\n";
+    let files = [
+        ("fleet.toml", fleet),
+        ("components/c/files/usr/bin/trimtab", "program"),
+        ("components/c/files/opt/trimtab/trimtab", "program"),
+        ("components/c/systemd/trimtab.service.d/50-program.conf", drop_in),
+        ("components/c/systemd/trimtab-courier@.service.d/50-program.conf", drop_in),
+        ("components/c/component.toml", "[[unit]]\nname = \"trimtab.service\"\nenabled = true\n"),
+    ];
+    let local = host("h");
+    let refused = render(&bundle(files), &local).unwrap_err().draw(false);
+    for what in [
+        "/usr/bin/trimtab may not be managed: it is trimtab itself; policy.self-update",
+        "/trimtab.service.d/",
+        "/trimtab-courier@.service.d/",
+        "trimtab.service may not",
+    ] {
+        assert!(refused.contains(what), "{what}\n{refused}");
+    }
+    let open = Host { policy: PathPolicy { self_update: true, ..PathPolicy::default() }, ..local };
+    let desired = render(&bundle(files), &open).unwrap_or_else(|findings| panic!("{}", findings.draw(false))).desired;
+    let own = unit(&desired, "trimtab.service");
+    assert_eq!(paths(&own.uses), ["/opt/trimtab/trimtab"]);
+    assert_eq!((own.enabled, own.active), (Some(Enablement::Enabled), Some(true)));
+    assert!(desired.entries.contains_key(&"/usr/bin/trimtab".parse::<HostPath>().unwrap()));
+    for path in [
+        "files/usr/local/lib/systemd/system/trimtab.service",
+        "files/etc/trimtab/agent.toml",
+        "files/usr/bin/trimtab.bak",
+        "files/var/lib/trimtab/x",
+    ] {
+        let path = format!("components/c/{path}");
+        let more = [&files[..], &[(path.as_str(), "x")]].concat();
+        assert!(render(&bundle(more), &open).is_err(), "{path}");
+    }
 }

@@ -4,6 +4,7 @@
 //! Needs root; `tests/run lab [FILTER]` runs it. A scenario that fails shows the end of its machine's journal.
 
 mod agent;
+mod confirm;
 mod converge;
 mod drift;
 mod faults;
@@ -13,5 +14,6 @@ mod health;
 mod operator;
 mod package;
 mod refuse;
+mod selfupdate;
 #[cfg(target_arch = "x86_64")]
 mod sweep;

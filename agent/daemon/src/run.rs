@@ -19,6 +19,8 @@ const LONGEST_PASS: Duration = Duration::from_secs(3 * 3600);
 pub enum End {
     /// SIGTERM or SIGINT.
     Asked,
+    /// trimtab itself was changed, and a new agent takes over.
+    Replaced,
     /// Local configuration or memory cannot be trusted.
     Halted,
 }
@@ -49,6 +51,13 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
         notify(&[sd_notify::NotifyState::Watchdog, sd_notify::NotifyState::Status(&status_line(&pass))]);
         if pass.outcome == Outcome::Halted {
             return Ok(End::Halted);
+        }
+        if cycle.leaves() {
+            tokio::select! {
+                () = cycle.hand_over() => return Ok(End::Replaced),
+                _ = terminate.recv() => return Ok(leave()),
+                _ = interrupt.recv() => return Ok(leave()),
+            }
         }
         let now = Instant::now();
         if ask {

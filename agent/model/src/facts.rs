@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::fleet::selector::matches_pattern;
 use crate::names::{HostName, UnitName};
+use crate::plan::PROGRAM;
 
 /// What `/etc/os-release` says, by the names of os-release(5).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +83,9 @@ pub struct PathPolicy {
     /// Units that may be neither brought, nor managed, nor added to; `*` stands for any text, `?` for one character.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub protect_units: Vec<String>,
+    /// Whether it may bring trimtab itself: its program at [`PROGRAM`], and its units. Whoever may do that may do anything here, so it is
+    /// this host that says so.
+    pub self_update: bool,
 }
 
 /// Never managed, whatever the local policy says: trimtab's own trust and memory, the accounts database (sysusers.d is the way), and
@@ -106,7 +110,7 @@ pub const ALWAYS_PROTECTED: [&str; 14] = [
 impl Default for PathPolicy {
     fn default() -> Self {
         let allow = ["/etc", "/opt", "/srv", "/usr/local", "/var", "/home", "/root"];
-        Self { allow: allow.map(str::to_owned).to_vec(), protect: Vec::new(), protect_units: Vec::new() }
+        Self { allow: allow.map(str::to_owned).to_vec(), protect: Vec::new(), protect_units: Vec::new(), self_update: false }
     }
 }
 
@@ -143,8 +147,11 @@ impl PathPolicy {
         if let Some(rule) = self.protect.iter().find(|rule| path.is_within(rule)) {
             return Err(format!("{rule} is protected on this host (policy.protect in agent.toml)"));
         }
-        if self.allow.iter().any(|rule| path.is_within(rule)) {
+        if self.allow.iter().any(|rule| path.is_within(rule)) || self.self_update && path.as_str() == PROGRAM {
             return Ok(());
+        }
+        if path.as_str() == PROGRAM {
+            return Err("it is trimtab itself; policy.self-update in agent.toml lets the repository bring it".to_owned());
         }
         Err(format!("it is outside of the allowed roots ({}); policy.allow in agent.toml widens them", self.allow.join(", ")))
     }

@@ -33,6 +33,7 @@ use trimtab_model::plan::{Action, Plan, Step};
 pub use self::capable::on_this_host;
 pub use self::check::CheckError;
 use self::failures::Failures;
+pub(crate) use self::services::last_words;
 pub use self::verify::{Complaint, Verdict};
 use crate::host::accounts::Accounts;
 use crate::host::command::Runner;

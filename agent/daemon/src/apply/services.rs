@@ -148,7 +148,7 @@ impl Pass<'_> {
                 }
                 let mut message = chain(&error);
                 if let Some((blamed, invocation)) = error.invocation() {
-                    message.push_str(&last_words(&self.machine.runner, blamed, invocation, begun).await);
+                    message.push_str(&last_words(&self.machine.runner, Some(blamed), invocation, begun.elapsed()).await);
                 }
                 Outcome::Failed { message }
             }
@@ -235,11 +235,13 @@ async fn tool(runner: &Runner, what: &'static str, programs: &[&str], options: &
 
 /// What a run of a unit said at the end, for whoever must find out why it does not run: its own words, and systemd's about it.
 /// A process that ends at once may be gone before the journal has looked up its run: its unit is known all the same, so what that said since
-/// the job began is taken as well.
-async fn last_words(runner: &Runner, unit: &str, invocation: &str, begun: Instant) -> String {
+/// a time ago is taken as well, if the unit is given.
+pub(crate) async fn last_words(runner: &Runner, unit: Option<&str>, invocation: &str, ago: Duration) -> String {
     let (own, systemds) = (format!("_SYSTEMD_INVOCATION_ID={invocation}"), format!("INVOCATION_ID={invocation}"));
-    let (units, since) = (format!("_SYSTEMD_UNIT={unit}"), format!("--since=-{}s", begun.elapsed().as_secs() + 1));
-    let words = ["journalctl", &own, "+", &systemds, "+", &units, &since, "-n", "10", "--no-pager", "-q", "-o", "cat"];
+    let (units, since) = (unit.map(|unit| format!("_SYSTEMD_UNIT={unit}")), format!("--since=-{}s", ago.as_secs() + 1));
+    let mut words = vec!["journalctl", &own, "+", &systemds];
+    words.extend(units.iter().flat_map(|units| ["+", units.as_str()]));
+    words.extend([&since, "-n", "10", "--no-pager", "-q", "-o", "cat"]);
     // What it said a moment ago may still be on its way into the journal.
     let flush = Command::new("journal", ["journalctl", "--sync"]).timeout(Duration::from_secs(10));
     if let Err(error) = command::run(&flush, runner).await {

@@ -66,6 +66,8 @@ pub(super) fn agent(places: &Places) -> ExitCode {
     });
     match ended {
         Ok(Ok(Ok(crate::run::End::Asked))) => ExitCode::SUCCESS,
+        // Nobody ended it: systemd starts the new one all the same, by Restart=.
+        Ok(Ok(Ok(crate::run::End::Replaced))) => ExitCode::from(75),
         Ok(Ok(Ok(crate::run::End::Halted))) => ExitCode::from(78),
         Ok(Ok(Err(error))) | Err(error) => fail(&error, 1),
         Ok(Err(error)) => refuse(&error),

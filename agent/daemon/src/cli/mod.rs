@@ -17,6 +17,7 @@ mod backups;
 mod demo;
 mod init;
 mod machine;
+mod own;
 mod past;
 mod probe;
 mod repository;
@@ -110,6 +111,9 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         cache: Option<PathBuf>,
     },
+    /// The guard over a new trimtab; started by systemd from the program before it (trimtab-guard.service).
+    #[command(hide = true)]
+    RestoreSelf,
     /// The unprivileged process that renders; started by the agent, speaks on its standard input and output.
     #[command(hide = true)]
     RenderWorker,
@@ -178,6 +182,7 @@ pub fn main() -> ExitCode {
         Command::Version(json) => version(json),
         Command::Courier { config, cache } => crate::courier::run_as_process(&config, &cache.unwrap_or_else(|| places.cache())),
         Command::Probe(asked) => probe::run(asked),
+        Command::RestoreSelf => own::guard(&places),
         Command::RenderWorker => match crate::render::worker(std::io::stdin().lock(), std::io::stdout().lock()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, 1),

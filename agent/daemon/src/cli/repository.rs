@@ -75,7 +75,7 @@ pub(super) fn render(args: &RenderArgs) -> ExitCode {
         }
     };
     let labels: BTreeMap<String, String> = args.labels.iter().cloned().collect();
-    let host = Host { name: args.host.clone(), labels, facts, policy: PathPolicy::default() };
+    let host = Host { name: args.host.clone(), labels, facts, policy: on_paper() };
     let bundle = match crate::render::read_dir(&args.path) {
         Ok(bundle) => bundle,
         Err(error) => return fail(&error, 1),
@@ -95,6 +95,11 @@ pub(super) fn render(args: &RenderArgs) -> ExitCode {
             }
         },
     }
+}
+
+/// Which hosts let the repository bring trimtab itself is theirs to say: here it may.
+fn on_paper() -> PathPolicy {
+    PathPolicy { self_update: true, ..PathPolicy::default() }
 }
 
 fn read_facts(path: &Path) -> Result<Facts, String> {
@@ -153,7 +158,7 @@ pub(super) fn validate(args: &ValidateArgs) -> ExitCode {
         Ok(bundle) => bundle,
         Err(error) => return fail(&error, 1),
     };
-    let report = trimtab_model::render::validate(&bundle, &PathPolicy::default());
+    let report = trimtab_model::render::validate(&bundle, &on_paper());
     if !report.errors.is_empty() {
         return refuse(&report.errors, args.json);
     }

@@ -10,7 +10,7 @@ use trimtab_model::hook::HookPhase;
 use trimtab_model::names::ComponentName;
 use trimtab_model::plan::{Action, Plan, Step};
 use trimtab_model::report::{Failure, Outcome, PartTime, Pass};
-use trimtab_model::transaction::{self, DeniedBy, End, Ended, GENERATION_FORMAT, Generation, InForce, Phase, Trial};
+use trimtab_model::transaction::{self, DeniedBy, End, Ended, GENERATION_FORMAT, Generation, ITSELF, InForce, Phase, Trial};
 
 use super::carry::tell;
 use super::undo::Fallen;
@@ -64,7 +64,10 @@ impl Cycle {
             return Attempt::NotBegun(Box::new(wanted));
         }
         let first = plan.without_prune();
-        let guarded = self.guarded(&plan);
+        let mut guarded = self.guarded(&plan);
+        if self.changes_itself(&first) {
+            guarded.push(ITSELF.to_owned());
+        }
         let in_force = self.current.as_ref().map(|current| &current.desired);
         let is_something = !first.steps.is_empty() || !transaction::newly_checked(&wanted.desired, in_force).is_empty();
         // The state in force under another commit is no change: what is done is repair of drift, and a failure of that denies nothing.
@@ -73,7 +76,8 @@ impl Cycle {
         if is_change || self.ledger.trial.is_some() {
             self.ledger.trial = Some(self.trial(number, &wanted, &first, guarded, pass));
         }
-        self.go_forward(wanted, number, &first, pass).await
+        // On the heap: few passes need the room.
+        Box::pin(self.go_forward(wanted, number, &first, pass)).await
     }
 
     /// Pulls what is needed while the old state runs. What cannot be pulled, or cannot be converged as things stand, is withheld with all
@@ -93,6 +97,10 @@ impl Cycle {
         for problem in &plan.problems {
             let failure = Failure { resource: problem.resource.clone(), message: problem.message.clone(), skipped: false };
             failed.entry(problem.origin.component.clone()).or_insert(Some(failure));
+        }
+        if let Some((components, failure)) = self.unguarded(&plan, &wanted).await {
+            pass.failures.push(failure.clone());
+            failed.extend(components.into_iter().map(|component| (component, Some(failure.clone()))));
         }
         if failed.is_empty() {
             plan.without_pulls();
@@ -193,6 +201,8 @@ impl Cycle {
     pub(super) async fn go_forward(&mut self, wanted: Wanted, number: u64, first: &Plan, pass: &mut Pass) -> Attempt {
         let begun = Instant::now();
         let is_trial = self.ledger.trial.is_some();
+        let (others, own) = self.own_apart(first).unzip();
+        let first = others.as_ref().unwrap_or(first);
         let applied = self.apply(first, &wanted).await;
         part(pass, "apply", begun);
         if let Some(reason) = &applied.not_begun {
@@ -230,6 +240,9 @@ impl Cycle {
             self.undo(&wanted.desired, Fallen::Components(fallen), causes, Some(DeniedBy::Health), pass).await;
             return Attempt::Ended;
         }
+        if let Some(own) = own {
+            return self.succeed(wanted, &own, pass).await;
+        }
         self.confirm_or_commit(wanted, number, first.problems.is_empty(), begun, pass).await;
         Attempt::Ended
     }
@@ -263,14 +276,10 @@ impl Cycle {
 
     /// Healthy: committed now, or when it has been confirmed; `good` when nothing of it could not be planned.
     async fn confirm_or_commit(&mut self, wanted: Wanted, number: u64, good: bool, begun: Instant, pass: &mut Pass) {
-        let Some(trial) = &mut self.ledger.trial else { return };
-        if trial.reboot && trial.boot == crate::host::facts::boot_id(&self.machine.root) {
-            trial.phase = Phase::AwaitingReboot;
-            self.save_ledger(pass);
-            self.current = Some(Current::of(generation(number, &wanted, pass.started)));
-            pass.remarks.push("this change is in place, and waits for a reboot of the host to be confirmed".to_owned());
+        if self.awaits_reboot(&wanted, number, pass) {
             return;
         }
+        let Some(trial) = &mut self.ledger.trial else { return };
         if trial.guarded.is_empty() {
             self.commit(&wanted, number, good, begun, pass);
             self.after(&wanted, pass).await;
@@ -279,6 +288,17 @@ impl Cycle {
         trial.phase = Phase::Confirming;
         self.save_ledger(pass);
         self.confirm(wanted, number, good, pass).await;
+    }
+
+    /// Whether the change asks for a reboot that has not been yet; then it waits for that.
+    pub(super) fn awaits_reboot(&mut self, wanted: &Wanted, number: u64, pass: &mut Pass) -> bool {
+        let boot = crate::host::facts::boot_id(&self.machine.root);
+        let Some(trial) = self.ledger.trial.as_mut().filter(|trial| trial.reboot && trial.boot == boot) else { return false };
+        trial.phase = Phase::AwaitingReboot;
+        self.save_ledger(pass);
+        self.current = Some(Current::of(generation(number, wanted, pass.started)));
+        pass.remarks.push("this change is in place, and waits for a reboot of the host to be confirmed".to_owned());
+        true
     }
 
     /// What comes after a commit: hooks, and taking away what left.

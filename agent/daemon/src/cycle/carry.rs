@@ -78,6 +78,7 @@ impl Cycle {
         if !applied.is_complete() {
             worsen(pass, Outcome::Partial);
         }
+        self.note_own(plan, &applied);
         tell(plan, applied, pass);
         true
     }

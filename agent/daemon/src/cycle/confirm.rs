@@ -18,6 +18,7 @@ const AGAIN: Duration = Duration::from_secs(3);
 impl Cycle {
     /// Reaches for the source until the time is over; then commits, or undoes.
     pub(super) async fn confirm(&mut self, wanted: Wanted, number: u64, good: bool, pass: &mut Pass) {
+        self.renew_watch(super::own::SWITCHING);
         let begun = Instant::now();
         let limit = self.settings.guard.confirm_timeout;
         let guarded = self.ledger.trial.as_ref().map(|trial| trial.guarded.join(", ")).unwrap_or_default();
@@ -60,6 +61,10 @@ impl Cycle {
         }
         part(pass, "confirm", begun);
         worsen(pass, Outcome::Converged);
+        // A new trimtab proves itself at once, whatever else waits.
+        if self.awaits_reboot(&wanted, number, pass) {
+            return;
+        }
         self.commit(&wanted, number, good, begun, pass);
         self.after(&wanted, pass).await;
     }

@@ -42,6 +42,7 @@ impl Cycle {
         self.images(&desired, wanted.fresh, wake, &mut observed, pass).await;
         clock.lap("looked at units and images");
         let mut plan = plan(&desired, &observed, &self.ledger);
+        self.order_own(&mut plan, &desired);
         plan.problems.extend(problems);
         clock.lap("planned");
         plan

@@ -16,6 +16,7 @@ mod hooks;
 mod leave;
 mod look;
 mod open;
+mod own;
 mod requests;
 mod source;
 mod tell;
@@ -135,6 +136,7 @@ pub struct Cycle {
     misread: Option<String>,
     places: Places,
     program: PathBuf,
+    itself: own::Itself,
     hold: Hold,
     machine: Machine,
     host: Host,
@@ -214,6 +216,7 @@ impl Cycle {
             let looked = self.examine(wake, ask).await;
             self.carry_out(looked).await
         };
+        self.end_watch();
         pass.generation = self.ledger.generation;
         pass.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.conclude(&mut pass);

@@ -10,6 +10,7 @@ use trimtab_model::names::{HostName, NameError};
 use trimtab_model::transaction::Phase;
 
 use super::history::History;
+use super::own::Itself;
 use super::{Current, Cycle, Matter};
 use crate::apply::{Machine, Patience};
 use crate::config::{ConfigError, Places, Settings};
@@ -114,6 +115,7 @@ impl Cycle {
         let earlier = store.load_status().ok().flatten().and_then(|text| serde_json::from_slice(&text).ok());
         let systemd = if places.is_sandbox() { None } else { systemd() };
         let runner = systemd.clone().map_or(Runner::Child, Runner::Systemd);
+        let itself = Itself::open(&program, hold, systemd.is_some(), store.places());
         let scratch = places.runtime().join("scratch");
         let machine = Machine { root, accounts, systemd, runner, patience: patience(&settings), scratch };
         Ok(Self {
@@ -123,6 +125,7 @@ impl Cycle {
             settings,
             misread: None,
             program,
+            itself,
             hold,
             machine,
             host,

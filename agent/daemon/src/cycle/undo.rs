@@ -46,6 +46,7 @@ impl Cycle {
         if what == Resume::Wait || trial.phase == Phase::Degraded {
             return None;
         }
+        let what = self.after_the_guard(&trial, what);
         let mut pass = self.begin(wake);
         pass.revision.clone_from(&trial.revision);
         if first {
@@ -75,6 +76,11 @@ impl Cycle {
         let wanted = Self::again(tried, trial);
         self.sweep(&wanted.desired);
         match what {
+            // A new trimtab that came this far has shown all that it can show but this.
+            Resume::Forward if proves_itself(trial) => {
+                worsen(pass, Outcome::Converged);
+                self.confirm(wanted, number, true, pass).await;
+            }
             Resume::Forward => {
                 let plan = self.plan(&wanted, pass.wake, pass).await;
                 pass.changes.clone_from(&plan.changes);
@@ -94,8 +100,8 @@ impl Cycle {
                 }
             }
             Resume::Undo(why) => {
-                let cause = Failure { resource: "trial".to_owned(), message: why, skipped: false };
-                self.undo(&desired, Fallen::All, vec![cause], Some(DeniedBy::Health), pass).await;
+                let (fallen, cause) = self.blame(why, trial, &desired).await;
+                self.undo(&desired, fallen, vec![cause], Some(DeniedBy::Health), pass).await;
             }
             Resume::GoOnUndoing | Resume::Wait => self.go_back(pass).await,
         }
@@ -146,6 +152,7 @@ impl Cycle {
         pass: &mut Pass,
     ) {
         let Some(trial) = self.ledger.trial.clone() else { return };
+        self.renew_watch(super::own::SWITCHING);
         pass.failures.retain(|failure| !causes.contains(failure));
         let good = match self.recall(trial.back_to) {
             Ok(good) => good,
@@ -192,11 +199,11 @@ impl Cycle {
         });
         let mixed = Generation {
             number: self.ledger.next_number(),
-            wants: trial.as_ref().map(|(_, effect)| *effect),
-            revision: trial.map(|(revision, _)| revision).unwrap_or_default(),
+            revision: trial.as_ref().map(|(revision, _)| revision.clone()).unwrap_or_default(),
             inputs: self.inputs,
             at: pass.started,
             withheld: withheld.collect(),
+            wants: trial.as_ref().map(|(_, effect)| *effect),
             desired,
             ..good.clone()
         };
@@ -343,10 +350,24 @@ impl Cycle {
     }
 }
 
+fn proves_itself(trial: &Trial) -> bool {
+    trial.phase == Phase::Confirming && trial.guarded.iter().any(|resource| resource == transaction::ITSELF)
+}
+
 fn found(trial: &Trial, what: &Resume) -> String {
     let revision: String = trial.revision.chars().take(12).collect();
     match what {
-        Resume::Forward => format!("revision {revision} was being tried when the agent ended; it goes on with that"),
+        Resume::Forward if proves_itself(trial) => {
+            format!(
+                "revision {revision} brings another trimtab: the agent was started with it, and has the whole time to confirm that"
+            )
+        }
+        Resume::Forward if trial.phase == Phase::Confirming => {
+            format!(
+                "revision {revision} was being confirmed when the agent ended; it goes on with that, and has the whole time again"
+            )
+        }
+        Resume::Forward => format!("revision {revision} was being put in place when the agent ended; it goes on with that"),
         Resume::Undo(_) => format!("revision {revision} has been begun too often, and is undone"),
         Resume::GoOnUndoing | Resume::Wait => {
             format!("revision {revision} was being undone when the agent ended; it goes on with that")

@@ -27,6 +27,12 @@ pub fn boot_id(root: &Root) -> String {
     if own.is_empty() { text(Path::new("/"), "/proc/sys/kernel/random/boot_id").trim().to_owned() } else { own }
 }
 
+/// Seconds since the boot, with the time that the machine slept; 0 where the kernel does not say.
+pub fn uptime() -> u64 {
+    let text = text(Path::new("/"), "/proc/uptime");
+    text.split(['.', ' ']).next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0)
+}
+
 fn gather_from(root: &Root, machine: &Path) -> Facts {
     let uname = nix::sys::utsname::uname().ok();
     let said = |part: fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr| {

@@ -13,6 +13,7 @@ mod generations;
 mod ledger;
 mod requests;
 mod reserve;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};

@@ -250,6 +250,7 @@ fn join(mut plan: Plan, leaving: Plan, desired: &Desired, ledger: &Ledger) -> Pl
     stops.reverse();
     steps.splice(at..at, stops);
     plan.prune_from = steps.len();
+    plan.own_from = plan.prune_from;
     steps.extend(disables);
     let undefines = removals.iter().any(|step| match &step.action {
         Action::Remove { path, .. } | Action::Restore { path, .. } => {

@@ -6,6 +6,7 @@
 
 mod build;
 mod compare;
+mod own;
 mod paths;
 mod show;
 #[cfg(test)]
@@ -14,6 +15,8 @@ mod units;
 
 pub use build::plan;
 pub use compare::compare;
+pub use own::{AGENT, GUARD, GUARD_PATH, PROGRAM};
+pub use paths::before;
 pub use show::{Texts, show, show_compared};
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +35,12 @@ pub struct Plan {
     pub problems: Vec<Problem>,
     /// What to do, in the order in which it must be done.
     pub steps: Vec<Step>,
+    /// From here up to [`Plan::prune_from`] the steps are about trimtab itself ([`Plan::own_last`]).
+    #[serde(default)]
+    pub own_from: usize,
+    /// trimtab itself becomes another: the agent that carries this out must hand over to a new one.
+    #[serde(default)]
+    pub succeeds: bool,
     /// From here on [`Plan::steps`] only take away what left the repository: done last, when what came has proven healthy.
     #[serde(default)]
     pub prune_from: usize,
@@ -287,7 +296,8 @@ impl Plan {
     /// Takes out the pulls: they were made before.
     pub fn without_pulls(&mut self) {
         let is_pull = |step: &Step| matches!(step.action, Action::Pull { .. });
-        self.prune_from -= self.steps[..self.prune_from].iter().filter(|step| is_pull(step)).count();
+        let before = |at: usize| self.steps[..at].iter().filter(|step| is_pull(step)).count();
+        (self.own_from, self.prune_from) = (self.own_from - before(self.own_from), self.prune_from - before(self.prune_from));
         self.steps.retain(|step| !is_pull(step));
     }
 

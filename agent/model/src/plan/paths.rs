@@ -189,7 +189,7 @@ impl Place<'_> {
 }
 
 /// What must be put back if the path ever leaves the repository.
-pub(super) fn before(found: &Found) -> Before {
+pub fn before(found: &Found) -> Before {
     let original = |node: Node, meta: &Meta| Before::Original { node, mode: meta.mode, uid: meta.uid, gid: meta.gid };
     match found {
         Found::Missing | Found::Unfit(_) => Before::Absent,

@@ -308,6 +308,10 @@ fn except(component: &Component<'_>, drafts: &mut [Draft<'_>], findings: &mut Fi
     }
 }
 
+/// How a host lets the repository bring trimtab itself.
+pub(super) const SELF_UPDATE: &str =
+    "a host lets the repository bring trimtab itself by `self-update = true` under [policy] in its agent.toml";
+
 /// Whether a name is one of trimtab's own units (or their drop-in folders).
 pub(super) fn is_own_unit(name: &str) -> bool {
     let name = name.strip_suffix(".d").unwrap_or(name);
@@ -324,10 +328,20 @@ fn is_allowed(draft: &Draft<'_>, policy: &PathPolicy, findings: &mut Findings) -
         findings.at(draft.place, format!("{path} may not be managed: {why}"));
         return false;
     }
-    // A repository that could loosen the sandbox of the agent would loosen the rules by which it is judged.
+    // A repository that could loosen the sandbox of the agent would loosen the rules by which it is judged: the host says whether it may.
     if path.contains("/systemd/") && path.split('/').any(is_own_unit) {
-        findings.at(draft.place, format!("{path} may not be managed: trimtab's own units are local"));
-        return false;
+        if !policy.self_update {
+            findings.at_with(draft.place, format!("{path} may not be managed: trimtab's own units are local"), SELF_UPDATE);
+            return false;
+        }
+        if !draft.path.is_within(UNIT_DIR) {
+            findings.at_with(
+                draft.place,
+                format!("{path} may not be managed: it is one of trimtab's own units"),
+                "units go into systemd/",
+            );
+            return false;
+        }
     }
     if draft.part == Part::Plain
         && (draft.path.is_within(UNIT_DIR)

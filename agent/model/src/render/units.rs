@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::layout::{Draft, Part, QUADLETS, What, ends_in, is_own_unit};
+use super::layout::{Draft, Part, QUADLETS, SELF_UPDATE, What, ends_in, is_own_unit};
 use super::uses::{self, Inputs};
 use crate::desired::{Enablement, OnChange, Origin, Role, Unit};
 use crate::facts::PathPolicy;
@@ -66,6 +66,7 @@ struct Builder<'r, 'f> {
     quadlets: BTreeMap<String, UnitName>,
     drop_ins: BTreeMap<UnitName, BTreeSet<&'r HostPath>>,
     rules: BTreeMap<UnitName, (&'r ComponentName, &'r UnitRule<'r>)>,
+    policy: &'r PathPolicy,
     made: Units,
     findings: &'f mut Findings,
     warnings: &'f mut Findings,
@@ -75,7 +76,7 @@ struct Builder<'r, 'f> {
 pub(super) fn units<'r>(
     files: &'r BTreeMap<HostPath, Ready<'r>>,
     components: &'r BTreeMap<ComponentName, Component<'r>>,
-    policy: &PathPolicy,
+    policy: &'r PathPolicy,
     findings: &mut Findings,
     warnings: &mut Findings,
 ) -> Units {
@@ -86,6 +87,7 @@ pub(super) fn units<'r>(
         quadlets: BTreeMap::new(),
         drop_ins: BTreeMap::new(),
         rules: BTreeMap::new(),
+        policy,
         made: Units::default(),
         findings,
         warnings,
@@ -202,8 +204,8 @@ impl<'r> Builder<'r, '_> {
 
     fn define(&mut self, unit: UnitName, path: &'r HostPath) {
         let place = Place::file(self.files[path].draft.place.file);
-        if is_own_unit(unit.as_str()) {
-            self.findings.at(place, format!("{unit} may not be managed: trimtab's own units are local"));
+        if !self.policy.self_update && is_own_unit(unit.as_str()) {
+            self.findings.at_with(place, format!("{unit} may not be managed: trimtab's own units are local"), SELF_UPDATE);
             return;
         }
         if let Some(first) = self.defines.get(&unit) {
@@ -229,8 +231,12 @@ impl<'r> Builder<'r, '_> {
     fn collect_rules(&mut self, components: &'r BTreeMap<ComponentName, Component<'r>>) {
         for (name, component) in components {
             for (unit, rule) in &component.units {
-                if is_own_unit(unit.as_str()) {
-                    self.findings.at(rule.place, format!("{unit} may not be managed: trimtab's own units are local"));
+                if !self.policy.self_update && is_own_unit(unit.as_str()) {
+                    self.findings.at_with(
+                        rule.place,
+                        format!("{unit} may not be managed: trimtab's own units are local"),
+                        SELF_UPDATE,
+                    );
                 } else if unit.is_template() {
                     self.findings.at_with(
                         rule.place,

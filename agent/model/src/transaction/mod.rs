@@ -13,6 +13,7 @@ mod guard;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::collections::BTreeSet;
 
@@ -27,6 +28,7 @@ use crate::report::Failure;
 pub use self::domain::{Conflict, affected, everything, mix, newly_checked, spread, target, watched, without};
 pub use self::guard::{ALWAYS, Limit, network_shaped, removals, too_many};
 pub use self::steps::{End, InForce};
+pub use self::watch::{ITSELF, MAX_BOOTS, MAX_RESTARTS, Now, Previous, Restored, WATCH_FORMAT, Watch};
 
 /// The format of a generation's file.
 pub const GENERATION_FORMAT: u32 = 1;
