@@ -4,8 +4,10 @@
 //! Needs root; `tests/run lab [FILTER]` runs it. A scenario that fails shows the end of its machine's journal.
 
 mod agent;
+mod clock;
 mod confirm;
 mod converge;
+mod cutoff;
 mod drift;
 mod faults;
 mod fleet;
@@ -14,6 +16,8 @@ mod health;
 mod operator;
 mod package;
 mod refuse;
+mod rollback;
 mod selfupdate;
 #[cfg(target_arch = "x86_64")]
 mod sweep;
+mod trial;
