@@ -329,7 +329,8 @@ impl Host {
                 self.found(unit).active = "inactive".to_owned();
                 self.running.remove(unit);
             }
-            Action::Start { unit } | Action::Restart { unit } | Action::Reload { unit } => return self.bring(desired, unit),
+            Action::Start { unit } | Action::Restart { unit } => return self.bring(desired, unit, false),
+            Action::Reload { unit } => return self.bring(desired, unit, true),
             Action::Forget { unit } => {
                 self.ledger.units.remove(unit);
             }
@@ -360,7 +361,7 @@ impl Host {
     }
 
     /// Starts, restarts or reloads: only with all that it reads in place and known to systemd.
-    fn bring(&mut self, desired: &Desired, unit: &UnitName) -> bool {
+    fn bring(&mut self, desired: &Desired, unit: &UnitName, reload: bool) -> bool {
         let Some(want) = desired.units.get(unit) else {
             return self.start(unit, Texts::new());
         };
@@ -376,7 +377,13 @@ impl Host {
         assert_eq!(self.loaded.get(unit).cloned().unwrap_or_default(), definition, "{unit} is started with an old definition");
         let stray = definition.keys().find(|at| !desired.entries.contains_key(*at) && self.disk.entries.contains_key(*at));
         assert_eq!(stray, None, "{unit} is started with what left its definition");
-        let reads = self.read_by(want);
+        let mut reads = self.read_by(want);
+        if reload {
+            // A service that reloads goes on with the definition that it was started with.
+            let was = self.running.get(unit).cloned().unwrap_or_default();
+            reads.retain(|at, _| !want.definition.contains(at));
+            reads.extend(was.into_iter().filter(|(at, _)| is_definition(at)));
+        }
         let works = self.start(unit, reads);
         if let Some(owned) = self.ledger.units.get_mut(unit).filter(|_| works) {
             owned.inputs = Some(desired.inputs(want));
@@ -447,6 +454,10 @@ fn needs(desired: &Desired, own: &ComponentName) -> BTreeSet<ComponentName> {
         }
     }
     all
+}
+
+fn is_definition(at: &HostPath) -> bool {
+    at.is_within("/etc/systemd/system")
 }
 
 fn has(read: &Texts, bad: &BTreeSet<Digest>) -> bool {

@@ -6,8 +6,8 @@ pub(crate) mod properties;
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::desired::{Desired, Enablement, OnChange, Role};
-use crate::ledger::Ledger;
+use crate::desired::{Desired, Enablement, Node, OnChange, Role};
+use crate::ledger::{Ledger, Owned};
 use crate::observed::Found;
 use host::{Host, entry, path, service, unit};
 
@@ -166,6 +166,61 @@ fn a_drop_in_of_a_template_or_a_prefix_is_gone_before_the_units_that_read_it_are
         ];
         assert_eq!(words, expected);
     }
+}
+
+#[test]
+fn what_leaves_is_stopped_before_what_comes_is_started() {
+    let (host, _) = one_service();
+    let mut next = Desired::default();
+    next.entries.insert(path("/etc/systemd/system/b.service"), entry("unit", Role::Unit(unit("b.service"))));
+    next.units.insert(unit("b.service"), service("/etc/systemd/system/b.service", &[]));
+    let plan = host.plan(&next);
+    let jobs = |step: &&Step| matches!(step.action, Action::Stop { .. } | Action::Start { .. });
+    let jobs: Vec<String> =
+        plan.steps.iter().filter(jobs).map(|step| format!("{} {}", word(step), step.action.resource())).collect();
+    assert_eq!(jobs, ["stop unit a.service", "start unit b.service"], "it may hold the port that the new one needs");
+}
+
+#[test]
+fn a_directory_that_leaves_goes_after_what_is_in_it() {
+    let (mut host, mut desired) = one_service();
+    for (at, node) in [("/etc/dir", Node::Directory), ("/etc/dir/file", entry("x", Role::Plain).state.node)] {
+        let mut one = entry("x", Role::Plain);
+        one.state.node = node;
+        desired.entries.insert(path(at), one);
+    }
+    let meta = host.meta(0o644, 0);
+    host.files.insert(path("/etc/dir"), Found::Directory { meta, mount: false });
+    host.file("/etc/dir/file", "x", 0o644);
+    for at in ["/etc/dir", "/etc/dir/file"] {
+        let entry = &desired.entries[at];
+        let (state, role, origin) = (entry.state.clone(), entry.role.clone(), entry.origin.clone());
+        host.ledger.entries.insert(path(at), Owned { state, role, before: Before::Absent, pending: false, origin });
+    }
+    desired.entries.retain(|at, _| !at.is_within("/etc/dir"));
+    let resources: Vec<String> = host.plan(&desired).steps.iter().map(|step| step.action.resource()).collect();
+    assert_eq!(resources, ["file /etc/dir/file", "file /etc/dir"]);
+}
+
+#[test]
+fn a_unit_that_leaves_on_its_way_down_is_waited_for() {
+    let (mut host, _) = one_service();
+    for (active, stops) in [("failed", true), ("deactivating", true), ("inactive", false)] {
+        host.found(&unit("a.service")).active = active.to_owned();
+        let plan = host.plan(&Desired::default());
+        assert_eq!(plan.steps.iter().any(|step| matches!(step.action, Action::Stop { .. })), stops, "{active}");
+    }
+}
+
+#[test]
+fn a_plan_without_its_prune_forgets_nothing() {
+    let (mut host, mut desired) = one_service();
+    host.files.remove("/etc/conf");
+    desired.entries.remove("/etc/conf");
+    desired.units.get_mut("a.service").unwrap().uses.clear();
+    let plan = host.plan(&desired);
+    let drops = |plan: &Plan| plan.bookkeeping.iter().any(|note| matches!(note, Note::Drop { .. }));
+    assert!(drops(&plan) && !drops(&plan.without_prune()), "a change that is undone may want it back");
 }
 
 #[test]
