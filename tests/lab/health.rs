@@ -99,7 +99,7 @@ fn a_unit_that_does_not_stay_up_is_undone() {
 }
 
 #[test]
-fn the_guarded_example_proves_itself() {
+fn soak_the_guarded_example_proves_itself() {
     let Some(m) = lab::boot("guarded") else { return };
     let ana = Person::new(&m, "ana");
     ana.example("guarded").push("A guarded app");

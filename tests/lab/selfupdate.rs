@@ -195,7 +195,7 @@ fn a_build_that_waits_for_a_reboot_proves_itself_at_once() {
 }
 
 #[test]
-fn a_build_that_hangs_is_given_up_also_when_the_power_is_cut() {
+fn soak_a_build_that_hangs_is_given_up_also_when_the_power_is_cut() {
     let Some(m) = lab::boot("edge-1") else { return };
     let ana = host(&m);
     let hangs = "#!/bin/sh\nexec sleep infinity\n";

@@ -185,7 +185,9 @@ impl Cycle {
     }
 
     pub(super) fn save_ledger(&mut self, pass: &mut Pass) {
-        if let Err(error) = self.store.save_ledger(&self.ledger) {
+        let saved = self.store.save_ledger(&self.ledger);
+        self.is_saved = saved.is_ok();
+        if let Err(error) = saved {
             pass.failures.push(Failure { resource: "ledger".to_owned(), message: chain(&error), skipped: false });
             worsen(pass, Outcome::Partial);
         }
@@ -194,6 +196,10 @@ impl Cycle {
     /// What nothing names any more leaves the store: generations beyond the bounds, and contents that neither a kept generation nor the
     /// ledger names.
     pub(super) fn collect(&mut self) {
+        // The ledger on the disk may still name what the one in memory does not.
+        if !self.is_saved {
+            return;
+        }
         if let Err(error) = self.try_to_collect() {
             tracing::warn!("the store could not be tidied: {}", chain(&error));
         }

@@ -154,6 +154,8 @@ pub struct Cycle {
     swept: bool,
     history: History,
     remarks: Vec<String>,
+    /// The last ledger that this process wanted to save is on the disk.
+    is_saved: bool,
     /// A trial that an earlier process left has been looked at by this one.
     resumed: bool,
     /// What is being tried again only from here on: a registry that did not answer is not asked with each poll.

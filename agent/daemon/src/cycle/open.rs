@@ -139,6 +139,7 @@ impl Cycle {
             images_known: None,
             swept: false,
             remarks,
+            is_saved: true,
             resumed: false,
             withheld_again: None,
             approving: None,
