@@ -336,6 +336,7 @@ fn an_agent_that_is_killed_while_it_waits_for_health_goes_forward() {
     eventually("it is switched", 20, || m.sh("journalctl -q -u app -o cat").contains("two"));
     let running = pids(&m, "app");
     assert_eq!(phase(&m), "trying");
+    eventually("it says so", 3, || m.try_sh("trimtab status").out.contains("waits       for what it started to be healthy"));
     m.sh("systemctl kill -s KILL trimtab");
     in_force(&m, &revision);
     assert_eq!((pids(&m, "app"), history(&m), denied(&m).len()), (running, "2 committed *, 1 committed".to_owned(), 0));
