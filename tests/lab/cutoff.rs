@@ -94,6 +94,9 @@ fn a_reboot_in_the_middle_of_confirmation_is_no_way_around_it() {
     ana.write("components/net/files/etc/hosts", ASTRAY);
     let revision = ana.push("Names that lead astray");
     eventually("it is being confirmed", 20, || phase(&m) == "confirming");
+    // Who looks meanwhile sees what goes on.
+    let waits = "waits       for the source to be reached with it (file /etc/hosts)";
+    eventually("it says so", 3, || m.try_sh("trimtab status").out.contains(waits));
     m.reboot();
     assert_eq!(m.read("/etc/hosts") + "\n", ASTRAY, "it is what the machine came up with");
     undone(&m, &revision, "source: the source was not reached within 10s with what was changed (file /etc/hosts)");
@@ -168,6 +171,7 @@ fn an_undoing_that_is_interrupted_goes_on() {
         let revision = ana.push(round);
         eventually("it is being undone", 20, || phase(&m) == "rolling-back");
         assert_eq!(m.read("/etc/net.conf"), round, "nothing is undone yet");
+        eventually("it says so", 3, || status(&m, ".trial.phase") == "rolling-back");
         if cut {
             m.power_cut();
             m.start();

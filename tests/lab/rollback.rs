@@ -154,6 +154,32 @@ fn what_cannot_be_gone_back_to_is_told_and_gone_on_with() {
 }
 
 #[test]
+fn an_old_version_that_a_checker_refuses_is_told_and_put_back_once_it_may() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    m.sh("ln -s /bin/sleep /srv/v1");
+    let ana = begun(&m, "exec sleep infinity");
+    let direct = |words: &str| ana.write("components/app/systemd/app.service", &format!("[Service]\nExecStart={words}\n{INSTALL}"));
+    direct("/srv/v1 infinity");
+    ana.push("A program of its own");
+    converge(&m);
+    // systemd-analyze calls a unit without its program broken.
+    m.sh("rm /srv/v1");
+    direct("/bin/false");
+    let revision = ana.push("Bad");
+    ends(&m, "degraded", 4);
+    let left = pass(&m, ".undone.amiss[] | \"\\(.resource): \\(.message)\"");
+    assert!(left.contains("/srv/v1"), "{left}");
+    assert_told(&m, &revision, "unit app.service: it failed (exit-code)");
+    m.sh("ln -s /bin/sleep /srv/v1");
+    ends(&m, "rolled-back", 3);
+    assert!(m.read(APP).contains("/srv/v1") && m.try_sh("systemctl is-active app").code == 0);
+    assert_eq!((phase(&m), denied(&m)), ("null".to_owned(), vec![entry(&revision, "", "health")]));
+    let quiet = Watched::new(&m, &[APP], &["app.service"]);
+    ends(&m, "rolled-back", 3);
+    quiet.assert_same(&Watched::new(&m, &[APP], &["app.service"]));
+}
+
+#[test]
 fn half_of_all_files_does_not_go_by_mistake() {
     let Some(m) = lab::boot("edge-1") else { return };
     let ana = begun(&m, "exec sleep infinity");
@@ -336,6 +362,7 @@ fn an_agent_that_is_killed_while_it_waits_for_health_goes_forward() {
     eventually("it is switched", 20, || m.sh("journalctl -q -u app -o cat").contains("two"));
     let running = pids(&m, "app");
     assert_eq!(phase(&m), "trying");
+    eventually("it says so", 3, || m.try_sh("trimtab status").out.contains("waits       for what it started to be healthy"));
     m.sh("systemctl kill -s KILL trimtab");
     in_force(&m, &revision);
     assert_eq!((pids(&m, "app"), history(&m), denied(&m).len()), (running, "2 committed *, 1 committed".to_owned(), 0));

@@ -231,6 +231,7 @@ impl Cycle {
             // Somebody works on this host: the trial stays, and the next pass goes forward with it.
             return Attempt::Ended;
         }
+        self.write_status();
         let judged = Instant::now();
         let sick = self.sick(&wanted, pass).await;
         part(pass, "health", judged);

@@ -29,6 +29,7 @@ impl Cycle {
             "what was changed could cut this host off ({guarded}): the source must be reached within {}, or it is undone",
             humantime::format_duration(limit)
         );
+        self.write_status();
         let mut last = "it was not tried".to_owned();
         loop {
             if self.hold == super::Hold::Agent && self.machine.systemd.is_some() {

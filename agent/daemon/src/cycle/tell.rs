@@ -62,7 +62,8 @@ impl Cycle {
         self.write_status();
     }
 
-    fn write_status(&mut self) {
+    /// For who looks: at the end of a pass, and when a trial in the middle of one begins to wait for something.
+    pub(super) fn write_status(&mut self) {
         let pid = std::process::id();
         let status = self.history.status(self.host.name.as_str(), if self.hold == Hold::Agent { pid } else { 0 }, &self.ledger);
         let text = serde_json::to_vec_pretty(&status).expect("because plain data with string keys always serialises");

@@ -172,6 +172,7 @@ impl Cycle {
         self.ledger.undo(target.number, components, causes, by, end);
         // Also when it cannot be written down (a full disk): better undone twice than not at all.
         self.save_ledger(pass);
+        self.write_status();
         self.failure_hooks(&trial, tried, pass).await;
         self.go_back(pass).await;
     }
