@@ -48,12 +48,14 @@ pub struct UnitCourse {
     /// The run and the count of restarts that were seen last.
     seen: Option<(String, u32)>,
     restarts: u32,
+    /// systemd has counted the restart that it is about to make: the new run is not another one.
+    announced: bool,
 }
 
 impl UnitCourse {
     /// Begins to watch. `started`: a job of ours has just started it.
     pub fn new(expected: Expected, retries: u32, started: bool) -> Self {
-        Self { expected, retries, started, seen: None, restarts: 0 }
+        Self { expected, retries, started, seen: None, restarts: 0, announced: false }
     }
 
     /// What a look at the unit answers.
@@ -73,7 +75,7 @@ impl UnitCourse {
         }
         if look.sub.contains("auto-restart") {
             let why = format!("it ended{because}, and systemd is about to start it again");
-            return if self.restarts + 1 > self.retries { Answer::Never(why) } else { Answer::Bad(why) };
+            return if self.restarts + u32::from(!self.announced) > self.retries { Answer::Never(why) } else { Answer::Bad(why) };
         }
         if again {
             return Answer::Bad(format!("it was started anew{because}"));
@@ -89,7 +91,10 @@ impl UnitCourse {
         let by_systemd = look.restarts.saturating_sub(restarts);
         let another = !run.is_empty() && !look.invocation.is_empty() && run != look.invocation;
         let counts = matches!(self.expected, Expected::Active | Expected::ActiveIfAllowed) || by_systemd > 0;
-        let more = if another && counts { by_systemd.max(1) } else { by_systemd };
+        let more = if another && counts && !self.announced { by_systemd.max(1) } else { by_systemd };
+        // The first of them led to this run, if that was not told before it.
+        let told = by_systemd > u32::from(another && !self.announced);
+        self.announced = look.sub.contains("auto-restart") && (told || (self.announced && !another));
         self.restarts = self.restarts.saturating_add(more);
         more > 0
     }
@@ -172,6 +177,21 @@ mod tests {
         // On its way through `failed` it is not taken for one that failed for good.
         let through = look("failed", "failed-before-auto-restart", "a", 3);
         assert_eq!(watch().judge(&through), never("it ended, and systemd is about to start it again"));
+    }
+
+    #[test]
+    fn a_restart_that_is_counted_before_it_is_made_is_one() {
+        let mut unit = UnitCourse::new(Expected::Active, 1, true);
+        assert_eq!(unit.judge(&look("active", "running", "a", 0)), Answer::Good);
+        for (sub, restarts) in [("auto-restart", 0), ("auto-restart", 1), ("auto-restart-queued", 1)] {
+            assert_eq!(
+                unit.judge(&look("activating", sub, "a", restarts)),
+                bad("it ended, and systemd is about to start it again")
+            );
+        }
+        assert_eq!(unit.judge(&look("active", "running", "b", 1)), Answer::Good);
+        let second = look("activating", "auto-restart-queued", "b", 2);
+        assert_eq!(unit.judge(&second), never("it ended and was started anew 2 times"));
     }
 
     #[test]
