@@ -137,7 +137,7 @@ fn a_person_goes_back_without_a_network_and_later_leaves_a_clean_machine() {
     // Everything that could be left behind. `wants` folders come and go with what is enabled; the packages enable trimtab's own units, and
     // leaving disables them.
     let look = "find /etc /usr/local /var/lib /opt -not -path '/etc/trimtab*' -not -path '/var/lib/trimtab*' -not -path '/var/lib/systemd*' \
-                -not -path '/var/lib/lab*' -not -path '/var/lib/containers*' -not -path '*.wants' -not -name 'trimtab*' -printf '%p %m %U %l\\n' | sort";
+                -not -path '/var/lib/lab*' -not -path '/var/lib/containers*' -not -path '*.wants' -not -path '*.wants/trimtab*' -printf '%p %m %U %l\\n' | sort";
     let before = m.sh(look);
     ana.push("The first");
     enrol(&m, &ana, "");
