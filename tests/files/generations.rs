@@ -28,7 +28,17 @@ fn keep(store: &mut Store, number: u64, contents: &[&[u8]]) -> BTreeSet<Digest> 
         let node = Node::File { digest, size: content.len() as u64 };
         let state = FileState { node, mode: 0o644, owner: "root".parse().unwrap(), group: "root".parse().unwrap() };
         let origin = Origin { component: "one".parse().unwrap(), file: "components/one/x".into(), line: 0 };
-        desired.entries.insert(path(&format!("/etc/{at}")), Entry { state, role: Role::Plain, shown: true, origin });
+        desired.entries.insert(
+            path(&format!("/etc/{at}")),
+            Entry {
+                state,
+                role: Role::Plain,
+                shown: true,
+                drift: trimtab_model::drift::DriftPolicy::default(),
+                ignored: None,
+                origin,
+            },
+        );
     }
     store.save_generation(&generation(number, desired)).unwrap();
     digests

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use trimtab_model::report::{Outcome, Pass, Status};
+use trimtab_model::report::{Outcome, Pass};
+use trimtab_model::status::Status;
 use trimtab_tests::git::{Key, Repo};
 use trimtab_tests::trimtab_binary;
 

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 /// The rooms of the daemon, left to right; a room imports only from rooms of a lower rank.
 /// `crate::cli` is the last; `model` is a crate of its own, so the compiler holds that side.
-const RANKS: [(&str, u8); 15] = [
+const RANKS: [(&str, u8); 19] = [
     ("wire", 0),
     ("log", 0),
     ("durable", 0),
+    ("sinks", 0),
     ("host", 1),
     ("courier", 1),
     ("trust", 1),
@@ -17,11 +18,14 @@ const RANKS: [(&str, u8); 15] = [
     ("render", 1),
     ("probe", 2),
     ("config", 2),
-    ("apply", 3),
-    ("cycle", 4),
-    ("run", 5),
-    ("cli", 6),
-    ("main", 7),
+    ("watch", 3),
+    ("outbox", 3),
+    ("endpoint", 3),
+    ("apply", 4),
+    ("cycle", 5),
+    ("run", 6),
+    ("cli", 7),
+    ("main", 8),
 ];
 
 /// Pairs of rooms of one rank that may know each other, each with its reason.

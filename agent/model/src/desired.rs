@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::drift::{DriftPolicy, Exclusive, IgnoredKeys};
 use crate::health::HealthCheck;
 use crate::hook::Hook;
 use crate::names::{AccountName, ComponentName, HostPath, UnitName};
@@ -35,6 +36,9 @@ pub struct Desired {
     /// Components whose failure does not reach what they depend on (`isolate = true`).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub isolated: BTreeSet<ComponentName>,
+    /// Directories in which only what is declared is wanted (`[[directory]] exclusive = …`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub exclusive: BTreeMap<HostPath, Exclusive>,
 }
 
 /// When a change of a component counts as confirmed, whatever it touches.
@@ -82,6 +86,12 @@ pub struct Entry {
     pub role: Role,
     /// Whether its content may be shown in a plan or a diff: false for `sensitive = true` and for every file that not everybody may read.
     pub shown: bool,
+    /// What is done about drift of it.
+    #[serde(default, skip_serializing_if = "DriftPolicy::is_default")]
+    pub drift: DriftPolicy,
+    /// Keys in it that belong to somebody else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ignored: Option<IgnoredKeys>,
     /// Where it comes from.
     pub origin: Origin,
 }
@@ -182,6 +192,9 @@ pub struct Unit {
     pub after: BTreeSet<UnitName>,
     /// The unit is made by Quadlet's generator: it cannot be enabled or disabled, its file can only be removed.
     pub generated: bool,
+    /// What is done about drift of it.
+    #[serde(default, skip_serializing_if = "DriftPolicy::is_default")]
+    pub drift: DriftPolicy,
     /// Where it comes from.
     pub origin: Origin,
 }
@@ -199,6 +212,7 @@ impl Desired {
         let origins = bare.entries.values_mut().map(|entry| &mut entry.origin);
         let origins = origins.chain(bare.units.values_mut().map(|unit| &mut unit.origin)).chain(bare.images.values_mut());
         let origins = origins.chain(bare.health.iter_mut().map(|check| &mut check.origin));
+        let origins = origins.chain(bare.exclusive.values_mut().map(|exclusive| &mut exclusive.origin));
         for origin in origins.chain(bare.hooks.iter_mut().map(|hook| &mut hook.origin)) {
             (origin.file, origin.line) = (String::new(), 0);
         }

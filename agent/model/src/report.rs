@@ -1,4 +1,4 @@
-//! How a pass ended, and the status document that tells it: versioned JSON, Flux's words where they fit.
+//! How a pass ended.
 //!
 //! A pass cannot fail, it can only end: every error becomes part of its [`Pass`]. Nothing in here may hold a secret; contents appear as
 //! digests only.
@@ -8,13 +8,6 @@ use serde::{Deserialize, Serialize};
 use crate::finding::Findings;
 use crate::names::ComponentName;
 use crate::plan::{Cause, Change, Problem};
-use crate::transaction::{Denied, Line, Phase};
-
-/// Version of the status document's format.
-pub const STATUS_FORMAT: u32 = 1;
-
-/// How many passes the status document remembers besides the last.
-pub const HISTORY: usize = 10;
 
 /// Why a pass was begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +21,8 @@ pub enum Wake {
     Asked,
     /// A failed poll is tried again.
     Retry,
+    /// Something that is managed was seen to change.
+    Event,
 }
 
 /// How a pass ended, from best to worst.
@@ -40,6 +35,10 @@ pub enum Outcome {
     Converged,
     /// Something differs and was not touched (`plan`).
     Planned,
+    /// Something differs, and is left as it is because the repository says so (`drift = "report"`) or something keeps changing it back.
+    Drifted,
+    /// A person holds something back (`suspend`, `pin`), or the host only observes.
+    Paused,
     /// The source could not be reached; the host is held on the last good state.
     Unreachable,
     /// Some resources could not be converged; the others are.
@@ -61,6 +60,8 @@ impl Outcome {
             Outcome::Unchanged => "unchanged",
             Outcome::Converged => "converged",
             Outcome::Planned => "planned",
+            Outcome::Drifted => "drifted",
+            Outcome::Paused => "paused",
             Outcome::Unreachable => "unreachable",
             Outcome::Partial => "partial",
             Outcome::Held => "held",
@@ -169,6 +170,9 @@ pub struct Pass {
     /// The generation in force at the end; 0: none yet.
     #[serde(default)]
     pub generation: u64,
+    /// What a person holds back, in one sentence; empty when nothing is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub paused: String,
     /// How long the parts of a change took; empty when there was none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<PartTime>,
@@ -191,63 +195,6 @@ pub struct PassLine {
     pub updates: usize,
     /// How many resources had drifted.
     pub drift: usize,
-}
-
-/// The status document.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Status {
-    /// [`STATUS_FORMAT`].
-    pub format: u32,
-    /// Version of the agent.
-    pub agent_version: String,
-    /// Process id of the running agent; 0 for a single pass by hand.
-    pub agent_pid: u32,
-    /// The host's name in the fleet.
-    pub host: String,
-    /// Whether the host is as the newest accepted revision wants it.
-    pub ready: bool,
-    /// One sentence: what is the matter, or that nothing is.
-    pub reason: String,
-    /// The revision that was last converged to without failures.
-    pub last_applied_revision: String,
-    /// The newest revision that was looked at.
-    pub last_attempted_revision: String,
-    /// [`crate::ledger::Ledger::generation`].
-    pub generation: u64,
-    /// How many files and units are managed.
-    pub managed_files: usize,
-    /// Likewise.
-    pub managed_units: usize,
-    /// The last pass, whole.
-    pub last_pass: Option<Pass>,
-    /// Passes before it that did or found something, newest first, at most [`HISTORY`].
-    pub history: Vec<PassLine>,
-    /// The last generation that was whole and healthy.
-    #[serde(default)]
-    pub good_generation: u64,
-    /// The change that is being tried, confirmed or undone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trial: Option<TrialLine>,
-    /// What is not tried again by itself, newest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub denied: Vec<Denied>,
-    /// How past changes ended, newest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub changes: Vec<Line>,
-}
-
-/// The change in progress, as the status document tells it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TrialLine {
-    /// How far it has come.
-    pub phase: Phase,
-    /// Its commit.
-    pub revision: String,
-    /// The generation that is being switched (or gone back) to.
-    pub generation: u64,
-    /// What could cut the host off, when it must be confirmed.
-    pub guarded: Vec<String>,
 }
 
 impl Pass {
@@ -275,6 +222,7 @@ impl Pass {
                 format!("{} updated, {} repaired", line.updates, line.drift)
             }
             Outcome::Planned => format!("{} to change", self.changes.len()),
+            Outcome::Drifted | Outcome::Paused => self.left_alone(),
             Outcome::Unreachable => format!("holding the last good state, the source cannot be used: {}", self.source_error),
             Outcome::Partial => {
                 let first = self.failures.iter().find(|f| !f.skipped).map(|f| format!("{}: {}", f.resource, f.message));
@@ -296,6 +244,18 @@ impl Pass {
 }
 
 impl Pass {
+    /// What differs and is not mended, and why.
+    fn left_alone(&self) -> String {
+        let held: Vec<&Change> = self.changes.iter().filter(|change| change.left_alone.is_some()).collect();
+        let first = held.first().map_or_else(String::new, |change| format!(": {}", change.resource));
+        match self.outcome {
+            Outcome::Paused if self.paused.is_empty() => format!("{} differ and are left alone{first}", held.len()),
+            Outcome::Paused if held.is_empty() => self.paused.clone(),
+            Outcome::Paused => format!("{}; {} differ{first}", self.paused, held.len()),
+            _ => format!("{} differ and are only reported{first}", held.len()),
+        }
+    }
+
     fn undone_reason(&self) -> String {
         let Some(undone) = &self.undone else { return "a change was undone".to_owned() };
         let revision: String = undone.revision.chars().take(12).collect();

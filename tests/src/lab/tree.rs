@@ -40,8 +40,17 @@ impl Suite {
             Self::Trixie => PACKAGES.to_vec(),
             // No container ever runs there.
             Self::Bookworm => {
-                let unused = ["netavark", "aardvark-dns", "nftables", "passt", "strace", "busybox-static"];
-                PACKAGES.iter().copied().filter(|name| !unused.contains(name)).chain(["rpm", "minisign"]).collect()
+                let unused = [
+                    "netavark",
+                    "aardvark-dns",
+                    "nftables",
+                    "passt",
+                    "strace",
+                    "busybox-static",
+                    "prometheus",
+                    "prometheus-alertmanager",
+                ];
+                PACKAGES.iter().copied().filter(|name| !unused.contains(name)).chain(["rpm"]).collect()
             }
         }
     }
@@ -92,6 +101,10 @@ const PACKAGES: &[&str] = &[
     // the registry and what its images are made of
     "docker-registry",
     "busybox-static",
+    // what reports are sent to, and what checks them
+    "prometheus",
+    "prometheus-alertmanager",
+    "minisign",
 ];
 
 /// Configuration that is laid into the tree at /lab and installed from there by `furnish.sh`.

@@ -99,7 +99,10 @@ fn put(desired: &mut Desired, component: &str, path: &str, node: Node) {
     let mode = if matches!(node, Node::Directory) { 0o750 } else { 0o640 };
     let state = FileState { node, mode, owner: "root".parse().unwrap(), group: "root".parse().unwrap() };
     let origin = Origin { component: component.parse().unwrap(), file: "x".to_owned(), line: 0 };
-    desired.entries.insert(path.parse().unwrap(), Entry { state, role: Role::Plain, shown: true, origin });
+    desired.entries.insert(
+        path.parse().unwrap(),
+        Entry { state, role: Role::Plain, shown: true, drift: trimtab_model::drift::DriftPolicy::default(), ignored: None, origin },
+    );
     desired.components.entry(component.parse().unwrap()).or_default();
 }
 

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use trimtab_model::ledger::Ledger;
-use trimtab_model::report::{Outcome, Pass, Status, Wake};
+use trimtab_model::report::{Outcome, Pass, Wake};
+use trimtab_model::status::Status;
 
 use super::machine::{answer, block_on, exit_of, refuse};
 use super::{complain, fail, say, status};

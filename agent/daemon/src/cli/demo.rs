@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args as ClapArgs;
-use trimtab_model::report::{Outcome, Status};
+use trimtab_model::report::Outcome;
+use trimtab_model::status::Status;
 
 use super::{complain, fail, status};
 use crate::config::Places;

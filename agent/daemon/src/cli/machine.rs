@@ -125,6 +125,7 @@ pub(super) fn exit_of(outcome: Outcome) -> ExitCode {
         Outcome::Unreachable | Outcome::Partial | Outcome::Held => ExitCode::FAILURE,
         Outcome::RolledBack => ExitCode::from(3),
         Outcome::Degraded => ExitCode::from(4),
+        Outcome::Drifted | Outcome::Paused => ExitCode::from(5),
         Outcome::Halted => ExitCode::from(78),
     }
 }

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use trimtab_model::report::{Pass, Status, Undone};
+use trimtab_model::report::{Pass, Undone};
+use trimtab_model::status::Status;
 use trimtab_model::transaction::Phase;
 
 use super::machine::Json;

@@ -1,7 +1,8 @@
 //! What is remembered of past passes, and the status document made of it.
 
 use trimtab_model::ledger::Ledger;
-use trimtab_model::report::{HISTORY, Outcome, Pass, PassLine, STATUS_FORMAT, Status, TrialLine};
+use trimtab_model::report::{Outcome, Pass, PassLine};
+use trimtab_model::status::{HISTORY, STATUS_FORMAT, Status, TrialLine};
 
 /// Past passes, as far as the status document tells of them.
 #[derive(Debug, Default)]
@@ -80,6 +81,7 @@ impl History {
             }),
             denied: ledger.denied.clone(),
             changes: ledger.history.clone(),
+            ..Status::default()
         }
     }
 }

@@ -143,6 +143,7 @@ impl Cycle {
             resumed: false,
             withheld_again: None,
             approving: None,
+            sightings: Vec::new(),
             flaps: super::flap::Flaps::default(),
             waiting_for: String::new(),
             in_vain: 0,

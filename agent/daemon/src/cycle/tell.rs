@@ -38,7 +38,9 @@ impl Cycle {
             Outcome::Unchanged if news && pass.number > 1 => tell!(info, "{outcome}: {reason}"),
             Outcome::Unchanged | Outcome::Planned => tell!(debug, "{outcome}: {reason}"),
             _ if !news => tell!(debug, "still {outcome}: {reason}"),
-            Outcome::Unreachable | Outcome::Partial | Outcome::Held => tell!(warn, "{outcome}: {reason}"),
+            Outcome::Drifted | Outcome::Paused | Outcome::Unreachable | Outcome::Partial | Outcome::Held => {
+                tell!(warn, "{outcome}: {reason}");
+            }
             Outcome::RolledBack => tell!(error, "{outcome}: {reason}"),
             Outcome::Degraded | Outcome::Halted => tell!(error, "{outcome}: {reason}"),
         }

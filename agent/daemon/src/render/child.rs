@@ -240,7 +240,7 @@ fn unpack(head: &Head, body: Vec<u8>, host: &Host) -> Result<Rendered, RenderErr
         serde_json::from_slice(&body[..index]).map_err(|source| WireError::Malformed { peer: "render worker", source })?;
     let (desired, list) = match answer {
         Answer::Refused(findings) => return Err(RenderError::Refused { findings }),
-        Answer::Rendered { desired, contents } => (desired, contents),
+        Answer::Rendered { desired, contents } => (*desired, contents),
     };
     let mut rendered = Rendered { desired, ..Rendered::default() };
     let mut rest = &body[index..];

@@ -49,6 +49,6 @@ struct Request {
 /// What the child answers.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    Rendered { desired: Desired, contents: Vec<(Digest, u64)> },
+    Rendered { desired: Box<Desired>, contents: Vec<(Digest, u64)> },
     Refused(Findings),
 }

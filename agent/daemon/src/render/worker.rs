@@ -56,7 +56,7 @@ pub fn worker(mut stdin: impl Read, mut stdout: impl Write) -> Result<(), Worker
     let (answer, contents) = match rendered {
         Ok(rendered) => {
             let list = rendered.contents.iter().map(|(digest, bytes)| (*digest, bytes.len() as u64)).collect();
-            (Answer::Rendered { desired: rendered.desired, contents: list }, rendered.contents)
+            (Answer::Rendered { desired: Box::new(rendered.desired), contents: list }, rendered.contents)
         }
         Err(findings) => (Answer::Refused(findings), std::collections::BTreeMap::new()),
     };

@@ -40,6 +40,7 @@ fn both<K: Ord + ToString, V>(
             cause: Cause::Update,
             differs: differs.clone(),
             replaces: false,
+            left_alone: None,
             origin: origin(from).clone(),
         };
         (!differs.is_empty()).then(change)

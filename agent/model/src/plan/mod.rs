@@ -22,6 +22,7 @@ pub use show::{Texts, show, show_compared};
 use serde::{Deserialize, Serialize};
 
 use crate::desired::Origin;
+use crate::drift::LeftAlone;
 use crate::ledger::Before;
 use crate::names::{ComponentName, HostPath, UnitName};
 use crate::observed::Expected;
@@ -97,6 +98,9 @@ pub struct Change {
     /// Something of the operator's stands there and is replaced; it is kept in the backup and put back when the path leaves.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replaces: bool,
+    /// Why nothing is done about it, when nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_alone: Option<LeftAlone>,
     /// Where it comes from in the repository.
     pub origin: Origin,
 }

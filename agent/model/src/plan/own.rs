@@ -216,7 +216,14 @@ mod tests {
     }
 
     fn entry(content: &str, role: Role) -> Entry {
-        Entry { state: state(content), role, shown: true, origin: origin() }
+        Entry {
+            state: state(content),
+            role,
+            shown: true,
+            drift: crate::drift::DriftPolicy::default(),
+            ignored: None,
+            origin: origin(),
+        }
     }
 
     fn agent(uses: &[&str]) -> Unit {
@@ -229,6 +236,7 @@ mod tests {
             uses: uses.iter().map(|text| path(text)).collect(),
             after: BTreeSet::new(),
             generated: false,
+            drift: crate::drift::DriftPolicy::default(),
             origin: origin(),
         }
     }

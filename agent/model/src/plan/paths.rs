@@ -79,6 +79,7 @@ impl Place<'_> {
             cause,
             differs,
             replaces: self.owned.is_none() && !matches!(self.found, Found::Missing),
+            left_alone: None,
             origin: want.origin.clone(),
         });
         plan.steps.push(Step {
@@ -125,6 +126,7 @@ impl Place<'_> {
             cause,
             differs: vec![difference("wanted", kind_word(&owned.state.node), "no longer in the repository")],
             replaces: false,
+            left_alone: None,
             origin: owned.origin.clone(),
         };
         plan.changes.push(change);
@@ -249,5 +251,13 @@ pub(super) fn kind_word(node: &Node) -> &'static str {
 /// A unit or image change has no path; its origin says where it comes from.
 pub(super) fn plain_change(resource: String, verb: Verb, cause: Cause, differs: (&str, &str, &str), origin: &Origin) -> Change {
     let (property, found, wanted) = differs;
-    Change { resource, verb, cause, differs: vec![difference(property, found, wanted)], replaces: false, origin: origin.clone() }
+    Change {
+        resource,
+        verb,
+        cause,
+        differs: vec![difference(property, found, wanted)],
+        replaces: false,
+        left_alone: None,
+        origin: origin.clone(),
+    }
 }

@@ -110,6 +110,7 @@ impl<'b> Pass<'b> {
                 hooks,
                 confirm: choice.components.iter().filter_map(|(name, c)| Some((name.clone(), c.confirm?))).collect(),
                 isolated: choice.components.iter().filter(|(_, c)| c.isolate).map(|(name, _)| name.clone()).collect(),
+                exclusive: BTreeMap::new(),
             },
             contents: BTreeMap::new(),
         };
@@ -192,5 +193,5 @@ fn entry(ready: Ready<'_>, role: Option<Role>, contents: &mut BTreeMap<Digest, V
     });
     let readable = !matches!(node, Node::File { .. }) || draft.mode & 0o004 != 0;
     let state = FileState { node, mode: draft.mode, owner: draft.owner, group: draft.group };
-    Entry { state, role, shown: readable && !draft.sensitive, origin }
+    Entry { state, role, shown: readable && !draft.sensitive, drift: crate::drift::DriftPolicy::default(), ignored: None, origin }
 }

@@ -319,6 +319,7 @@ impl<'r> Builder<'r, '_> {
             uses,
             after,
             generated: quadlet.is_some(),
+            drift: crate::drift::DriftPolicy::default(),
             origin,
         };
         self.made.managed.insert(name.clone(), unit);

@@ -86,7 +86,7 @@ pub(crate) fn entry(content: &str, role: Role) -> Entry {
 pub(crate) fn entry_of(component: &str, content: &str, role: Role) -> Entry {
     let node = Node::File { digest: Digest::of(content.as_bytes()), size: content.len() as u64 };
     let state = FileState { node, mode: 0o644, owner: "root".parse().unwrap(), group: "root".parse().unwrap() };
-    Entry { state, role, shown: true, origin: origin(component) }
+    Entry { state, role, shown: true, drift: crate::drift::DriftPolicy::default(), ignored: None, origin: origin(component) }
 }
 
 pub(crate) fn service(definition: &str, uses: &[&str]) -> Unit {
@@ -103,6 +103,7 @@ pub(crate) fn service_of(component: &str, definition: &str, uses: &[&str]) -> Un
         uses: uses.iter().map(|text| path(text)).collect(),
         after: BTreeSet::new(),
         generated: false,
+        drift: crate::drift::DriftPolicy::default(),
         origin: origin(component),
     }
 }

@@ -126,6 +126,7 @@ fn what_could_cut_the_host_off() {
         cause: Cause::Update,
         differs: Vec::new(),
         replaces: false,
+        left_alone: None,
         origin: crate::plan::tests::host::origin("c"),
     };
     let told = |resources: &[&str]| network_shaped(&Plan { changes: resources.iter().map(change).collect(), ..Plan::default() });

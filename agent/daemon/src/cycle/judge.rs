@@ -1,0 +1,160 @@
+//! What an answer of the source means for this host: accepted, refused, wrong, the same as before.
+
+use std::time::Instant;
+
+use trimtab_model::report::{Failure, Outcome, Pass};
+use trimtab_model::transaction::Denied;
+
+use super::source::{Answer, Key};
+use super::{Cycle, Hold, Refused, Wanted, attempt, worsen};
+use crate::log::chain;
+use crate::trust::Class;
+
+impl Cycle {
+    pub(super) fn judge(&mut self, answer: Answer, pass: &mut Pass) -> Option<Wanted> {
+        match answer {
+            Answer::Same { key } => {
+                "unchanged".clone_into(&mut pass.trust.verdict);
+                pass.trust.signer = self.signer();
+                self.tell_known_again(&key, pass);
+                None
+            }
+            Answer::Rendered { proven, proven_at, new, key, rendered } => {
+                attempt::part(pass, "render", proven_at);
+                self.accept(&proven, new, pass)?;
+                let rendered = *rendered;
+                let effect = rendered.desired.effect();
+                Some(Wanted {
+                    key,
+                    desired: rendered.desired,
+                    contents: rendered.contents,
+                    fresh: true,
+                    effect,
+                    all: None,
+                    withheld: Vec::new(),
+                    asked: None,
+                })
+            }
+            Answer::Wrong { proven, new, key, findings } => {
+                self.accept(&proven, new, pass)?;
+                pass.findings = findings;
+                worsen(pass, Outcome::Held);
+                self.history.attempted(&key.commit);
+                self.refuse(key, Outcome::Held, None, pass);
+                None
+            }
+            Answer::Refused { verdict, commit } => {
+                verdict.code().clone_into(&mut pass.trust.verdict);
+                pass.trust.message =
+                    verdict.cause().map_or_else(|| verdict.to_string(), |cause| format!("{verdict}: {}", chain(cause)));
+                self.history.attempted(&commit);
+                worsen(pass, outcome_of(verdict.class().unwrap_or(Class::Hold)));
+                if pass.outcome == Outcome::Unreachable {
+                    pass.source_error.clone_from(&pass.trust.message);
+                }
+                self.tell_undone(pass);
+                None
+            }
+            Answer::Full { message, commit } => {
+                self.history.attempted(&commit);
+                let message = format!("there is a new revision, and no room to fetch it: {message}");
+                pass.failures.push(Failure { resource: "store".to_owned(), message, skipped: false });
+                worsen(pass, Outcome::Partial);
+                None
+            }
+            Answer::Trouble { message, class, commit } => {
+                pass.source_error = message;
+                if !commit.is_empty() {
+                    self.history.attempted(&commit);
+                }
+                worsen(pass, outcome_of(class));
+                self.tell_undone(pass);
+                None
+            }
+        }
+    }
+
+    /// The newest revision that was ever accepted is not in force, for it was undone: that stays so while the source cannot be asked.
+    pub(super) fn tell_undone(&self, pass: &mut Pass) {
+        let newest = self.trust_state.as_ref().map(|state| state.commit.to_string());
+        let denied = self.ledger.denied.iter().find(|denied| Some(&denied.revision) == newest.as_ref());
+        if let Some(denied) = denied {
+            pass.undone = Some(denied.told());
+            worsen(pass, Outcome::RolledBack);
+        }
+    }
+
+    /// Remembers a proven commit, durably, before anything follows from it. `None`: it could not be remembered, so it is not acted on.
+    fn accept(&mut self, proven: &crate::trust::prove::Proven, new: bool, pass: &mut Pass) -> Option<()> {
+        if new { "accepted" } else { "unchanged" }.clone_into(&mut pass.trust.verdict);
+        pass.trust.signer = proven.signer().to_string();
+        self.history.attempted(&proven.commit().to_string());
+        if self.hold == Hold::ReadOnly {
+            return Some(());
+        }
+        if new {
+            if let Err(error) = self.store.save_trust_state(&proven.state().to_text()) {
+                pass.failures.push(Failure { resource: "trust state".to_owned(), message: chain(&error), skipped: false });
+                worsen(pass, Outcome::Held);
+                return None;
+            }
+            let revision = proven.commit().to_string();
+            tracing::info!(
+                trimtab_pass = pass.number,
+                trimtab_revision = revision,
+                trimtab_outcome = "accepted",
+                "revision {revision} accepted, signed by {}",
+                proven.signer()
+            );
+            self.trust_state = Some(proven.state().clone());
+        }
+        Some(())
+    }
+
+    pub(super) fn signer(&self) -> String {
+        self.trust_state.as_ref().map_or_else(String::new, |state| {
+            if state.signer_name.is_empty() {
+                state.signer.to_string()
+            } else {
+                format!("{} ({})", state.signer_name, state.signer)
+            }
+        })
+    }
+
+    /// A revision is not put in force: the same is told for as long as it is the newest, without trying it again before `again`.
+    pub(super) fn refuse(&mut self, key: Key, outcome: Outcome, again: Option<Instant>, pass: &mut Pass) {
+        worsen(pass, outcome);
+        self.refused = Some(Refused { key, pass: Box::new(pass.clone()), outcome, again });
+    }
+
+    /// The tip is a revision that was refused, undone or taken over in part: the same is said again, without walking into it again.
+    fn tell_known_again(&self, key: &Key, pass: &mut Pass) {
+        if let Some(refused) = self.refused.as_ref().filter(|refused| refused.key == *key) {
+            pass.findings.clone_from(&refused.pass.findings);
+            pass.failures.clone_from(&refused.pass.failures);
+            pass.undone.clone_from(&refused.pass.undone);
+            worsen(pass, refused.outcome);
+            return;
+        }
+        // Another commit may want the same as the one that was denied.
+        let wants = self.current.as_ref().filter(|current| current.key == *key).and_then(|current| current.wants);
+        let is_it = |denied: &&Denied| denied.revision == key.commit || Some(denied.effect) == wants;
+        if let Some(denied) = self.ledger.denied.iter().find(is_it) {
+            pass.undone = Some(denied.told());
+            worsen(pass, Outcome::RolledBack);
+        }
+        let waiting = self.current.iter().flat_map(|current| &current.withheld).filter(|withheld| withheld.again);
+        for failure in waiting.filter_map(|withheld| withheld.because.clone()) {
+            pass.failures.push(failure);
+            worsen(pass, Outcome::Partial);
+        }
+    }
+}
+
+fn outcome_of(class: Class) -> Outcome {
+    match class {
+        Class::Retry => Outcome::Unreachable,
+        Class::Hold => Outcome::Held,
+        Class::Halt => Outcome::Halted,
+    }
+}
