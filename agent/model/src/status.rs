@@ -99,7 +99,7 @@ pub struct Status {
     /// What is watched by events.
     #[serde(default)]
     pub watch: WatchStatus,
-    /// What was counted since the agent was installed.
+    /// What was counted since boot.
     #[serde(default)]
     pub counters: Counters,
 }
@@ -278,7 +278,7 @@ pub struct WatchStatus {
     pub overflows: u64,
 }
 
-/// What was counted since the agent was installed; never goes down but with the state directory.
+/// What was counted since boot (the document lies in /run): counters as Prometheus means them, that may start anew.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Counters {
