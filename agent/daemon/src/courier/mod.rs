@@ -8,6 +8,7 @@
 //! Limits: one source per process; HTTP/1.1; no submodules, no bundle URIs, no redirects.
 
 mod client;
+mod deliver;
 mod http;
 mod local;
 mod meter;
@@ -28,7 +29,7 @@ use std::path::{Path, PathBuf};
 
 pub use gix_hash::ObjectId;
 
-pub use self::client::{Client, ClientError, Polled};
+pub use self::client::{Client, ClientError, Delivery, Polled};
 pub use self::meter::LinkError;
 pub use self::process::{run_as_process, source_of};
 pub use self::protocol::{Class, Traffic};
@@ -37,6 +38,7 @@ pub use self::serve::serve;
 pub use self::source::{Location, SourceConfig, SourceError};
 pub(crate) use source::masked;
 
+use crate::sinks::{Flaw, ShapeError, SinkConfig};
 use crate::wire::WireError;
 
 /// What a courier works with.
@@ -44,6 +46,8 @@ use crate::wire::WireError;
 pub struct CourierConfig {
     /// Where the repository is.
     pub source: SourceConfig,
+    /// Where reports may be sent.
+    pub sinks: Vec<SinkConfig>,
     /// Where objects are kept between polls; nobody else writes there.
     pub cache: PathBuf,
 }
@@ -62,6 +66,15 @@ pub enum CourierError {
     /// The source makes no sense.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// There is no such sink.
+    #[error("agent.toml has no sink {0:?}")]
+    NoSink(String),
+    /// The sinks make no sense.
+    #[error(transparent)]
+    Sink(#[from] Flaw),
+    /// Nothing can be made of a report for a sink.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
     /// A secret cannot be read.
     #[error("cannot read the secret {}", path.display())]
     Secret {
@@ -167,6 +180,9 @@ impl CourierError {
         match self {
             Self::Config { .. }
             | Self::Source(_)
+            | Self::NoSink(_)
+            | Self::Sink(_)
+            | Self::Shape(_)
             | Self::Secret { .. }
             | Self::SecretText { .. }
             | Self::Certificate { .. }
