@@ -7,6 +7,7 @@ mod bombs;
 mod faults;
 mod fetching;
 mod process;
+mod push;
 mod ssh;
 
 use std::collections::BTreeMap;
