@@ -144,6 +144,8 @@ impl Cycle {
             withheld_again: None,
             approving: None,
             sightings: Vec::new(),
+            seen: Vec::new(),
+            textfile: super::textfile::Textfile::default(),
             flaps: super::flap::Flaps::default(),
             waiting_for: String::new(),
             in_vain: 0,

@@ -4,7 +4,6 @@ use trimtab_model::plan::{Cause, Change};
 use trimtab_model::report::{Outcome, Pass};
 
 use super::{Cycle, Hold};
-use crate::log::chain;
 
 impl Cycle {
     /// Says and records how the pass ended. What lasts is said once, and what is well is not said at all.
@@ -62,18 +61,6 @@ impl Cycle {
         }
         self.history.record(pass);
         self.write_status();
-    }
-
-    /// For who looks: at the end of a pass, and when a trial in the middle of one begins to wait for something.
-    pub(super) fn write_status(&mut self) {
-        let pid = std::process::id();
-        let status = self.history.status(self.host.name.as_str(), if self.hold == Hold::Agent { pid } else { 0 }, &self.ledger);
-        let text = serde_json::to_vec_pretty(&status).expect("because plain data with string keys always serialises");
-        if let Err(error) = self.store.save_status(&text) {
-            // The report of a pass must not be what makes the next one fail.
-            // Not among what `once` answers, so it must not be filtered away with it.
-            tracing::warn!(target: "trimtab", "the status document cannot be written: {}", chain(&error));
-        }
     }
 }
 
