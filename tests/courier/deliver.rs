@@ -221,13 +221,13 @@ fn only_the_right_certificate_counts_on_both_sides() {
     };
     let (certificate, key) = right.issue(&["device"]);
     let shown = format!("client-cert = '{}'\nclient-key = '{}'\n", file("cert", &certificate), file("key", &key));
-    let authority = |pem: &str| format!("ca-file = '{}'\n", file("ca", pem));
+    let authority = |name: &str, pem: &str| format!("ca-file = '{}'\n", file(name, pem));
     let mut told = Vec::new();
     for (url, more) in [
-        (receiver.url(), format!("{}{shown}", authority(wrong.pem()))),
+        (receiver.url(), format!("{}{shown}", authority("wrong", wrong.pem()))),
         // The name in its certificate is another one: 127.0.0.2 is as much this machine as 127.0.0.1.
-        (receiver.url().replace("127.0.0.1", "[::ffff:127.0.0.1]"), format!("{}{shown}", authority(right.pem()))),
-        (receiver.url(), authority(right.pem())),
+        (receiver.url().replace("127.0.0.1", "[::ffff:127.0.0.1]"), format!("{}{shown}", authority("right", right.pem()))),
+        (receiver.url(), authority("right", right.pem())),
     ] {
         let (message, _) = Scene::new(&url, &more).refused();
         told.push(message);
@@ -236,7 +236,7 @@ fn only_the_right_certificate_counts_on_both_sides() {
     assert!(told[0].contains("UnknownIssuer") || told[0].contains("certificate"), "{}", told[0]);
     assert!(told[1].contains("not valid for name") || told[1].contains("certificate"), "{}", told[1]);
     assert!(receiver.taken().is_empty());
-    let mut good = Scene::new(&receiver.url(), &format!("{}{shown}", authority(right.pem())));
+    let mut good = Scene::new(&receiver.url(), &format!("{}{shown}", authority("right", right.pem())));
     assert!(matches!(good.deliver(), Delivery::Taken { .. }));
 }
 

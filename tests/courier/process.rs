@@ -148,12 +148,13 @@ fn lies_about_sizes_are_found_out() {
 fn answers_to_other_questions_and_huge_frames_are_refused() {
     let (_folder, socket) = liar(|stream, request| {
         let _ = match request {
-            Request::Poll { .. } => wire::send(stream, "agent", &Reply::Advanced { traffic: Traffic::default() }, &[]),
+            Request::Poll { .. } | Request::Deliver { .. } => {
+                wire::send(stream, "agent", &Reply::Advanced { traffic: Traffic::default() }, &[])
+            }
             // A body that nobody asked for.
             Request::Advance { .. } => wire::send(stream, "agent", &Reply::Advanced { traffic: Traffic::default() }, &[0; 100]),
             // Ids that nobody asked for.
             Request::Objects { .. } => wire::send(stream, "agent", &Reply::Missing { id: "5".repeat(40) }, &[]),
-            Request::Deliver { .. } => wire::send(stream, "agent", &Reply::Advanced { traffic: Traffic::default() }, &[]),
         };
     });
     let mut client = Client::connect(&socket, PATIENCE).unwrap();

@@ -3,6 +3,7 @@
 
 mod operator;
 mod past;
+mod reports;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -83,6 +84,19 @@ impl Sandbox {
 
     fn agent(&self) -> Agent {
         Agent(self.trimtab(&["agent"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// How many reports wait in the spool.
+    fn waiting(&self) -> usize {
+        let folder = fs::read_dir(self.root().join("var/lib/trimtab/spool"));
+        folder.map_or(0, |list| list.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "report")).count())
+    }
+
+    /// The last report that sink `ops` took.
+    fn delivered(&self) -> u64 {
+        let text = fs::read(self.root().join("var/lib/trimtab/spool/state.json")).unwrap_or_default();
+        let state: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        state["sinks"]["ops"]["delivered"].as_u64().unwrap_or_default()
     }
 
     fn status(&self) -> Option<Status> {

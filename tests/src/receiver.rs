@@ -3,7 +3,7 @@
 //! In the lab's machines it runs as a program of its own (`tests/examples/receiver.rs`) and keeps what it took in a folder.
 
 use std::collections::HashMap;
-use std::io::{self, BufReader, Write as _};
+use std::io::{self, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -186,18 +186,24 @@ impl Shared {
                 to.write_all(fine)?;
             }
             Manner::Moody if number % 3 == 1 => {
-                to.write_all(b"HTTP/1.1 503 Not Now\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")?
+                to.write_all(b"HTTP/1.1 503 Not Now\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")?;
             }
             Manner::TakesAndHangsUp | Manner::Moody => {
                 self.take(request, number);
                 return hang_up();
             }
             Manner::Answer(code, fields, page) => {
-                let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-                write!(to, "HTTP/1.1 {code} So\r\n{fields}Content-Length: {}\r\n\r\n{page}", page.len())?;
+                write!(to, "HTTP/1.1 {code} So\r\n")?;
+                for (name, value) in fields {
+                    write!(to, "{name}: {value}\r\n")?;
+                }
+                write!(to, "Content-Length: {}\r\n\r\n{page}", page.len())?;
             }
             Manner::Slams => return hang_up(),
-            Manner::Silent => self.until_over(|| Ok(std::thread::sleep(Duration::from_millis(20))))?,
+            Manner::Silent => self.until_over(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                Ok(())
+            })?,
             Manner::Trickles(pause) => self.until_over(|| {
                 std::thread::sleep(pause);
                 to.write_all(b"H").and_then(|()| to.flush())
