@@ -92,11 +92,15 @@ impl Sandbox {
         folder.map_or(0, |list| list.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "report")).count())
     }
 
-    /// The last report that sink `ops` took.
-    fn delivered(&self) -> u64 {
-        let text = fs::read(self.root().join("var/lib/trimtab/spool/state.json")).unwrap_or_default();
-        let state: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-        state["sinks"]["ops"]["delivered"].as_u64().unwrap_or_default()
+    /// The highest sequence that waits or is known to have been given.
+    fn newest(&self) -> u64 {
+        let spool = self.root().join("var/lib/trimtab/spool");
+        let state: serde_json::Value =
+            serde_json::from_slice(&fs::read(spool.join("state.json")).unwrap_or_default()).unwrap_or_default();
+        let names =
+            fs::read_dir(spool).into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let waiting = names.filter_map(|name| name.strip_suffix(".report")?.split('-').nth(1)?.parse().ok()).max();
+        waiting.max(state["sequence"].as_u64()).unwrap_or_default()
     }
 
     fn status(&self) -> Option<Status> {
