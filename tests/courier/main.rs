@@ -8,6 +8,7 @@ mod deliver;
 mod faults;
 mod fetching;
 mod process;
+mod push;
 mod ssh;
 
 use std::collections::BTreeMap;

@@ -443,7 +443,7 @@ impl Http for Web {
     ) -> gix::Result<GetResponse<Self::Headers, Self::ResponseBody>> {
         let exchange = match &self.assumed {
             Some(advertisement) => Exchange::FromMemory {
-                heads: b"content-type: application/x-git-upload-pack-advertisement\n".to_vec(),
+                heads: format!("content-type: application/x-{}-advertisement\n", service_of(url)).into_bytes(),
                 chunk: Chunk { bytes: advertisement.to_vec(), at: 0 },
             },
             None => Exchange::Prepared(Some(Outgoing {
@@ -477,6 +477,11 @@ impl Http for Web {
     fn configure(&mut self, _config: &dyn std::any::Any) -> gix::Result {
         Ok(())
     }
+}
+
+/// Which service a handshake asks for.
+fn service_of(url: &str) -> &str {
+    url.rsplit_once("service=").map_or("git-upload-pack", |(_, service)| service)
 }
 
 /// The URL of a location that is reached over HTTP.

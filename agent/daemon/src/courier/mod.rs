@@ -12,9 +12,11 @@ mod deliver;
 mod http;
 mod local;
 mod meter;
+mod offering;
 mod pack;
 mod process;
 pub mod protocol;
+mod push;
 mod remote;
 mod serve;
 mod session;
@@ -31,6 +33,7 @@ pub use self::client::{Client, ClientError, Delivery, Polled};
 pub use self::meter::LinkError;
 pub use self::process::{run_as_process, source_of};
 pub use self::protocol::{Class, Traffic};
+pub use self::push::push_status;
 pub use self::serve::serve;
 pub use self::source::{Location, SourceConfig, SourceError};
 pub(crate) use source::masked;
@@ -119,6 +122,16 @@ pub enum CourierError {
         /// What gix made of it.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The server takes no such push.
+    #[error("{host} did not take {reference}: {reason}")]
+    Declined {
+        /// Who.
+        host: String,
+        /// The reference.
+        reference: String,
+        /// Its own words, and those of its hooks.
+        reason: String,
+    },
     /// The server says it has no such object.
     #[error("the server has no object {0}")]
     Missing(ObjectId),
@@ -178,7 +191,8 @@ impl CourierError {
             | Self::NoSingleObjects
             | Self::Local { .. }
             | Self::NoSocket(_)
-            | Self::Client(_) => Class::Configuration,
+            | Self::Client(_)
+            | Self::Declined { .. } => Class::Configuration,
             Self::Missing(_) | Self::Bound(_) | Self::Costly(_) | Self::Pack(_) => Class::Hold,
             Self::Link(link) => link.class(),
             Self::Runtime(_) | Self::Refused { .. } | Self::Cache { .. } | Self::Request(_) | Self::Wire(_) => Class::Retry,
