@@ -41,7 +41,9 @@ fn the_containers_example_serves_its_page_and_a_second_pass_changes_nothing() {
     ana.push("A web server in a container");
     enrol(&m, &ana, "");
     converge(&m);
-    eventually("the page is served", 10, || m.try_sh("curl -sf --max-time 2 http://localhost:8080/").out.contains("The shop in Lyon"));
+    eventually("the page is served", 10, || {
+        m.try_sh("curl -sf --max-time 2 http://localhost:8080/").out.contains("The shop in Lyon")
+    });
     assert_eq!(m.sh("podman ps --format '{{.Names}}'"), "systemd-web");
     assert_eq!(m.sh("podman network ls --format '{{.Name}}' | grep -v '^podman$'"), "systemd-web");
     assert_eq!(m.sh("podman volume ls --format '{{.Name}}'"), "systemd-web-data");

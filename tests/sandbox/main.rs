@@ -3,6 +3,7 @@
 
 mod operator;
 mod past;
+mod policy;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -14,18 +14,21 @@ impl Cycle {
         }
         let (number, revision) = (pass.number, pass.revision.as_str());
         let failed = |change: &&Change| pass.failures.iter().any(|failure| failure.resource == change.resource);
-        for change in pass.changes.iter().filter(|change| !failed(change)) {
+        let news = self.history.is_news(&matter(pass));
+        // What is left as it is lasts, and is told once.
+        let is_told = |change: &&Change| news || change.left_alone.is_none();
+        for change in pass.changes.iter().filter(|change| !failed(change)).filter(is_told) {
             let (resource, outcome) = (change.resource.as_str(), word(change));
             tracing::info!(
                 trimtab_pass = number,
                 trimtab_revision = revision,
                 trimtab_resource = resource,
                 trimtab_outcome = outcome,
-                "{resource}: {outcome}, {}",
-                differences(change)
+                "{resource}: {outcome}, {}{}",
+                differences(change),
+                change.left_alone.as_ref().map_or_else(String::new, |why| format!(" ({})", why.words()))
             );
         }
-        let news = self.history.is_news(&matter(pass));
         let (outcome, reason) = (pass.outcome.word(), pass.reason());
         // The level of an event is part of its call site.
         macro_rules! tell {
@@ -67,7 +70,8 @@ impl Cycle {
     /// For who looks: at the end of a pass, and when a trial in the middle of one begins to wait for something.
     pub(super) fn write_status(&mut self) {
         let pid = std::process::id();
-        let status = self.history.status(self.host.name.as_str(), if self.hold == Hold::Agent { pid } else { 0 }, &self.ledger);
+        let mut status = self.history.status(self.host.name.as_str(), if self.hold == Hold::Agent { pid } else { 0 }, &self.ledger);
+        (status.holds, status.mode) = (self.holds().clone(), self.settings.agent.mode);
         let text = serde_json::to_vec_pretty(&status).expect("because plain data with string keys always serialises");
         if let Err(error) = self.store.save_status(&text) {
             // The report of a pass must not be what makes the next one fail.
