@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::command::{DeclaredHook, read_hook};
 use super::file::read_components;
 use super::health::{DeclaredCheck, read_check};
+use super::ignore::{DeclaredKeys, read_ignored};
 use super::read::{Document, Located, Place, Table, brief, did_you_mean};
 use super::variable::{Variables, read_variables};
 use crate::bundle::{Blob, Bundle};
@@ -52,6 +53,8 @@ pub struct FileRule<'s> {
     pub mode: Option<u32>,
     /// Its content is never shown.
     pub sensitive: bool,
+    /// Keys in it that belong to somebody else.
+    pub ignored: Option<DeclaredKeys<'s>>,
     /// The path in the table.
     pub place: Place<'s>,
 }
@@ -168,6 +171,7 @@ impl<'s> Component<'s> {
             group: name(&mut table, "group", false, findings).map(|n| n.value),
             mode: mode(&mut table, findings),
             sensitive: table.boolean("sensitive", findings).is_some_and(|b| b.value),
+            ignored: read_ignored(&mut table, path.as_ref().map(|path| &path.value), findings),
             place: path.as_ref().map_or(table.place, |path| path.place),
         };
         table.finish(findings);

@@ -8,6 +8,7 @@ mod component;
 mod file;
 mod health;
 mod host;
+mod ignore;
 pub mod read;
 pub mod selector;
 pub mod time;
@@ -20,6 +21,8 @@ pub(crate) use component::{folder as component_folder, judge_target};
 pub use file::{FleetFile, Group, Settings};
 pub use health::{Ask, DeclaredCheck};
 pub use host::HostFile;
+pub use ignore::DeclaredKeys;
+pub(crate) use ignore::judge_content;
 pub use variable::{Variable, Variables, read_variables};
 
 /// The format that this version reads.

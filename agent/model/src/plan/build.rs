@@ -58,7 +58,13 @@ fn paths(desired: &Desired, observed: &Observed, ledger: &Ledger, plan: &mut Pla
     let all: BTreeSet<&HostPath> = desired.entries.keys().chain(ledger.entries.keys()).collect();
     for path in all {
         let found = observed.entries.get(path).unwrap_or(&Found::Missing);
-        let place = Place { path, want: desired.entries.get(path), found, owned: ledger.entries.get(path) };
+        let place = Place {
+            path,
+            want: desired.entries.get(path),
+            found,
+            owned: ledger.entries.get(path),
+            alike: observed.alike.get(path).copied().unwrap_or_default(),
+        };
         place.decide(&accounts, plan);
     }
     let substantial: BTreeSet<&str> = plan

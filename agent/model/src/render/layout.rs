@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use crate::bundle::{Blob, BlobKind, Bundle};
 use crate::facts::PathPolicy;
 use crate::finding::Findings;
-use crate::fleet::Component;
 use crate::fleet::read::{Place, brief, did_you_mean};
+use crate::fleet::{Component, DeclaredKeys};
 use crate::names::{AccountName, ComponentName, HostPath, UnitName};
 
 /// The folders of a component.
@@ -32,6 +32,7 @@ pub(super) struct Draft<'b> {
     pub(super) owner: AccountName,
     pub(super) group: AccountName,
     pub(super) sensitive: bool,
+    pub(super) ignored: Option<DeclaredKeys<'b>>,
     pub(super) part: Part,
 }
 
@@ -86,7 +87,7 @@ pub(super) fn lay_out<'b>(
         let Some(what) = content(file.as_str(), blob, findings) else { continue };
         let mode = if blob.kind == BlobKind::Executable { 0o755 } else { 0o644 };
         let (owner, group, component) = (root(), root(), component.name.clone());
-        drafts.push(Draft { path, component, place, what, mode, owner, group, sensitive: false, part });
+        drafts.push(Draft { path, component, place, what, mode, owner, group, sensitive: false, ignored: None, part });
     }
     except(component, &mut drafts, findings);
     for made in &component.directories {
@@ -99,6 +100,7 @@ pub(super) fn lay_out<'b>(
             owner: made.owner.clone().unwrap_or_else(root),
             group: made.group.clone().unwrap_or_else(root),
             sensitive: false,
+            ignored: None,
             part: Part::Plain,
         });
     }
@@ -112,6 +114,7 @@ pub(super) fn lay_out<'b>(
             owner: root(),
             group: root(),
             sensitive: false,
+            ignored: None,
             part: Part::Plain,
         });
     }
@@ -285,7 +288,7 @@ fn content<'b>(file: &str, blob: &'b Blob, findings: &mut Findings) -> Option<Wh
 }
 
 /// Applies `[[file]]`.
-fn except(component: &Component<'_>, drafts: &mut [Draft<'_>], findings: &mut Findings) {
+fn except<'b>(component: &Component<'b>, drafts: &mut [Draft<'b>], findings: &mut Findings) {
     for (path, rule) in &component.files {
         let Some(draft) = drafts.iter_mut().find(|draft| draft.path == *path) else {
             let help = did_you_mean(path.as_str(), drafts.iter().map(|draft| draft.path.as_str()));
@@ -299,6 +302,7 @@ fn except(component: &Component<'_>, drafts: &mut [Draft<'_>], findings: &mut Fi
         }
         draft.mode = rule.mode.unwrap_or(draft.mode);
         draft.sensitive = rule.sensitive;
+        draft.ignored.clone_from(&rule.ignored);
         if let Some(owner) = &rule.owner {
             draft.owner = owner.clone();
         }
