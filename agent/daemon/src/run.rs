@@ -2,6 +2,9 @@
 //!
 //! Sequential on purpose: one pass at a time, on one thread. The watchdog is fed by this loop and not by a thread of its own, so a
 //! pass that hangs for good is seen by systemd and ended.
+//!
+//! What event sources see makes the loop look at once; whether it is worth a pass, the look decides ([`Cycle::heed`]), so that neither our own
+//! writes nor a `touch` is followed by one. The look at the interval stays: a lost event costs time, never truth.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +13,7 @@ use trimtab_model::report::{Outcome, Pass, Wake};
 
 use crate::config::AgentSettings;
 use crate::cycle::Cycle;
+use crate::watch::Watch;
 
 /// A pass may wait for many images and units, one after the other; one that takes longer than this hangs, and the watchdog may have it.
 const LONGEST_PASS: Duration = Duration::from_secs(3 * 3600);
@@ -33,7 +37,11 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("first pass")]);
     let mut wake = Wake::Start;
     let (mut failures, mut poll_at) = (0, Instant::now());
+    let mut watch = Watch::new(cycle.root());
     loop {
+        // Before the look: what changes after it is seen.
+        arm(&mut watch, cycle);
+        cycle.saw(watch.take().sightings);
         let ask = matches!(wake, Wake::Start | Wake::Asked) || Instant::now() >= poll_at;
         let pass = {
             // SIGHUP waits for the end of the pass; SIGTERM ends it where it waits, and the next start finishes what it began.
@@ -67,12 +75,22 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
         // While the source is asked ever more seldom, the host is looked at as often as always.
         let deadline = if failures == 0 { poll_at } else { poll_at.min(now + pause(&cycle.settings().agent, 0)) };
         wake = if deadline == poll_at && failures > 0 { Wake::Retry } else { Wake::Timer };
+        arm(&mut watch, cycle);
         loop {
             tokio::select! {
+                () = watch.due() => {
+                    // Before the look, as above; and a change of the way to what is managed says that it must be.
+                    arm(&mut watch, cycle);
+                    if cycle.heed(watch.take()).await {
+                        wake = Wake::Event;
+                        break;
+                    }
+                }
                 () = tokio::time::sleep_until(deadline.into()) => break,
                 () = feed() => notify(&[sd_notify::NotifyState::Watchdog]),
                 _ = hangup.recv() => {
                     cycle.reread();
+                    watch.calm();
                     wake = Wake::Asked;
                     break;
                 }
@@ -81,6 +99,11 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
             }
         }
     }
+}
+
+fn arm(watch: &mut Watch, cycle: &mut Cycle) {
+    watch.arm(&cycle.watched(), cycle.settings().drift.max_watches, cycle.has_systemd());
+    cycle.watch_status(watch.status());
 }
 
 fn leave() -> End {

@@ -11,6 +11,7 @@ mod attempt;
 mod carry;
 mod confirm;
 mod flap;
+mod heed;
 mod history;
 mod hooks;
 mod judge;
@@ -37,6 +38,7 @@ use trimtab_model::ledger::Ledger;
 use trimtab_model::names::UnitName;
 use trimtab_model::plan::Plan;
 use trimtab_model::report::{Failure, Outcome, Pass, TrustReport, Undone, Wake};
+use trimtab_model::status::WatchStatus;
 use trimtab_model::transaction::{self, Denied, Generation, Withheld};
 
 use crate::apply::Machine;
@@ -170,6 +172,8 @@ pub struct Cycle {
     approving: Option<String>,
     /// What event sources saw change since the last pass.
     sightings: Vec<Sighting>,
+    /// How event sources watch.
+    watch: WatchStatus,
 }
 
 /// What a look found: the pass so far, and the plan.
@@ -295,6 +299,11 @@ impl Cycle {
     }
 
     fn begin(&mut self, wake: Wake) -> Pass {
+        Pass { number: self.history.next_number(), remarks: std::mem::take(&mut self.remarks), ..self.blank(wake) }
+    }
+
+    /// A pass that nothing is known of yet.
+    fn blank(&self, wake: Wake) -> Pass {
         let now_ms = now_ms();
         let misread = self.misread.iter().map(|message| Failure {
             resource: "local configuration".to_owned(),
@@ -302,7 +311,7 @@ impl Cycle {
             skipped: false,
         });
         Pass {
-            number: self.history.next_number(),
+            number: 0,
             wake,
             started: now_ms / 1000,
             started_ms: now_ms,
@@ -316,7 +325,7 @@ impl Cycle {
             problems: Vec::new(),
             failures: misread.collect(),
             kept: Vec::new(),
-            remarks: std::mem::take(&mut self.remarks),
+            remarks: Vec::new(),
             undone: None,
             generation: self.ledger.generation,
             paused: String::new(),

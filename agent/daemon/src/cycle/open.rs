@@ -144,6 +144,7 @@ impl Cycle {
             withheld_again: None,
             approving: None,
             sightings: Vec::new(),
+            watch: trimtab_model::status::WatchStatus::default(),
             flaps: super::flap::Flaps::default(),
             waiting_for: String::new(),
             in_vain: 0,

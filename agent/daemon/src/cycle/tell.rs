@@ -67,7 +67,8 @@ impl Cycle {
     /// For who looks: at the end of a pass, and when a trial in the middle of one begins to wait for something.
     pub(super) fn write_status(&mut self) {
         let pid = std::process::id();
-        let status = self.history.status(self.host.name.as_str(), if self.hold == Hold::Agent { pid } else { 0 }, &self.ledger);
+        let mut status = self.history.status(self.host.name.as_str(), if self.hold == Hold::Agent { pid } else { 0 }, &self.ledger);
+        status.watch.clone_from(&self.watch);
         let text = serde_json::to_vec_pretty(&status).expect("because plain data with string keys always serialises");
         if let Err(error) = self.store.save_status(&text) {
             // The report of a pass must not be what makes the next one fail.

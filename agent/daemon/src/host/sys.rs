@@ -1,4 +1,4 @@
-//! The one module with unsafe code: giving memory back to the system between passes.
+//! The one module with unsafe code: giving memory back to the system between passes, and what the kernel calls a directory in its file events.
 //!
 //! A pass touches megabytes that an idle agent does not need. Guarantees: [`give_back`] changes nothing that the program can see; what it
 //! lets go is read again from the page cache when it is used. Limits: it is advice; where the kernel or the allocator does not take it,
@@ -8,14 +8,64 @@
 //! memory. `MADV_DONTNEED` is given for mappings of this program's own file that are readable, executable and *not writable*: position
 //! independent code has no relocations in its text, so no page of it was ever changed, and discarding the mapping of an unchanged private
 //! file page loses nothing. It is never given for data, relocated or not.
+//!
+//! `name_to_handle_at` (which neither nix nor every libc has) writes at most `bytes` bytes behind the header that it is given, and `bytes` is
+//! the size of the array that stands there; what it says that it wrote is bounded again before it is used. The empty name, the descriptor
+//! and the mount id live until the call is back.
 #![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+
+/// The longest handle that a file system gives (`MAX_HANDLE_SZ`).
+const LONGEST_HANDLE: usize = 128;
+
+/// The kernel gives the handle that fanotify uses, also where it could not be opened again (Linux 6.5; `AT_HANDLE_FID`).
+const AT_HANDLE_FID: libc::c_int = 0x200;
+
+/// `struct file_handle` of name_to_handle_at(2), with room.
+#[repr(C)]
+struct RawHandle {
+    bytes: u32,
+    kind: i32,
+    handle: [u8; LONGEST_HANDLE],
+}
+
+/// The file handle of an open file or directory, type and bytes: what fanotify names it by.
+pub fn file_handle(of: BorrowedFd<'_>) -> nix::Result<(i32, Vec<u8>)> {
+    let ask = |flags: libc::c_int| {
+        let mut raw = RawHandle { bytes: 128, kind: 0, handle: [0; LONGEST_HANDLE] };
+        let mut mount: libc::c_int = 0;
+        // SAFETY: every pointer is to a live value of the size that the call writes; see the module's audit.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_name_to_handle_at,
+                of.as_raw_fd(),
+                c"".as_ptr(),
+                &raw mut raw,
+                &raw mut mount,
+                libc::AT_EMPTY_PATH | flags,
+            )
+        };
+        Errno::result(done)?;
+        let length = usize::try_from(raw.bytes).unwrap_or(0).min(LONGEST_HANDLE);
+        Ok((raw.kind, raw.handle[..length].to_vec()))
+    };
+    match ask(AT_HANDLE_FID) {
+        // Older kernels do not know the flag.
+        Err(Errno::EINVAL) => ask(0),
+        known => known,
+    }
+}
 
 /// Gives back what a pass needed and waiting does not: free heap, and the mapped pages of the program's own code.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: no preconditions; see the module's audit.
     unsafe {
-        nix::libc::malloc_trim(0);
+        libc::malloc_trim(0);
     }
     let (Ok(maps), Ok(program)) = (std::fs::read_to_string("/proc/self/maps"), std::fs::read_link("/proc/self/exe")) else {
         return;
@@ -24,7 +74,7 @@ pub fn give_back() {
     for (start, length) in maps.lines().filter_map(|line| code(line, &program)) {
         // SAFETY: the range is a whole mapping of this process, made from a file, never writable; see the module's audit.
         unsafe {
-            nix::libc::madvise(start as *mut nix::libc::c_void, length, nix::libc::MADV_DONTNEED);
+            libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED);
         }
     }
 }

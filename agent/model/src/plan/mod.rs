@@ -16,7 +16,7 @@ mod units;
 pub use build::plan;
 pub use compare::compare;
 pub use own::{AGENT, GUARD, GUARD_PATH, PROGRAM};
-pub use paths::before;
+pub use paths::{before, has_drifted};
 pub use show::{Texts, show, show_compared};
 
 use serde::{Deserialize, Serialize};

@@ -6,6 +6,7 @@
 
 mod bus;
 mod jobs;
+mod signals;
 mod transient;
 mod watch;
 
@@ -18,6 +19,7 @@ use trimtab_model::observed::UnitFound;
 pub(crate) use bus::Changes;
 use bus::{Bus, Properties};
 pub use jobs::{JobOutcome, JobVerb};
+pub(crate) use signals::{Signal, Signals};
 pub(crate) use transient::{TransientEnd, TransientOutput, TransientUnit};
 
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
