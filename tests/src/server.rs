@@ -341,7 +341,8 @@ impl Shared {
                 Response::plain("400 Bad Request", "ask for info/refs first")
             }
             Fault::Canned(bytes) if post => {
-                let kind = "application/x-git-upload-pack-result".to_owned();
+                let service = if request.path.ends_with("git-receive-pack") { "receive" } else { "upload" };
+                let kind = format!("application/x-git-{service}-pack-result");
                 Response { status: "200 OK".to_owned(), headers: vec![("Content-Type".to_owned(), kind)], body: bytes.clone() }
             }
             _ => self

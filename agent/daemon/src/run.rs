@@ -18,6 +18,9 @@ use crate::watch::Watch;
 /// A pass may wait for many images and units, one after the other; one that takes longer than this hangs, and the watchdog may have it.
 const LONGEST_PASS: Duration = Duration::from_secs(3 * 3600);
 
+/// For looking whether what was seen is worth a pass.
+const LONGEST_HEED: Duration = Duration::from_secs(20);
+
 /// What ended the loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -38,10 +41,13 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
     let mut wake = Wake::Start;
     let (mut failures, mut poll_at) = (0, Instant::now());
     let mut watch = Watch::new(cycle.root());
+    let mut delivery = None;
     loop {
         // Before the look: what changes after it is seen.
         arm(&mut watch, cycle);
         cycle.saw(watch.take().sightings);
+        // Beside the passes: a receiver that is slow must not delay a repair. It ends with the runtime.
+        delivery = delivery.or_else(|| cycle.outbox().map(|outbox| tokio::spawn(outbox.deliver(cycle.reach()))));
         let ask = matches!(wake, Wake::Start | Wake::Asked) || Instant::now() >= poll_at;
         let pass = {
             // SIGHUP waits for the end of the pass; SIGTERM ends it where it waits, and the next start finishes what it began.
@@ -81,12 +87,14 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
                 () = watch.due() => {
                     // Before the look, as above; and a change of the way to what is managed says that it must be.
                     arm(&mut watch, cycle);
-                    if cycle.heed(watch.take()).await {
+                    // One that takes long is better done by a pass, beside which the watchdog is fed.
+                    if tokio::time::timeout(LONGEST_HEED, cycle.heed(watch.take())).await.unwrap_or(true) {
                         wake = Wake::Event;
                         break;
                     }
                 }
                 () = tokio::time::sleep_until(deadline.into()) => break,
+                () = until(cycle.beats_at()) => cycle.beat(),
                 () = feed() => notify(&[sd_notify::NotifyState::Watchdog]),
                 _ = hangup.recv() => {
                     cycle.reread();
@@ -109,6 +117,14 @@ fn arm(watch: &mut Watch, cycle: &mut Cycle) {
 fn leave() -> End {
     notify(&[sd_notify::NotifyState::Stopping]);
     End::Asked
+}
+
+/// Until then; for ever when there is no such time.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Until the watchdog wants to be fed; for ever when nobody watches.

@@ -2,8 +2,9 @@
 
 use trimtab_model::plan::{Cause, Change};
 use trimtab_model::report::{Outcome, Pass};
+use trimtab_model::status::Status;
 
-use super::{Cycle, Hold};
+use super::{Cycle, Hold, now_ms};
 use crate::log::chain;
 
 impl Cycle {
@@ -61,15 +62,26 @@ impl Cycle {
             tracing::warn!(trimtab_pass = number, "{remark}");
         }
         self.history.record(pass);
+        let events = self.happened(pass, news);
+        self.report(pass, events);
         self.write_status();
+    }
+
+    /// The status document as it is now.
+    pub(super) fn status(&self) -> Status {
+        let pid = if self.hold == Hold::Agent { std::process::id() } else { 0 };
+        let mut status = self.history.status(self.host.name.as_str(), pid, &self.ledger);
+        status.at_ms = now_ms();
+        status.watch.clone_from(&self.watch);
+        if let Some(outbox) = &self.sending.outbox {
+            (status.device, status.queue) = (outbox.device(), outbox.queue());
+        }
+        status
     }
 
     /// For who looks: at the end of a pass, and when a trial in the middle of one begins to wait for something.
     pub(super) fn write_status(&mut self) {
-        let pid = std::process::id();
-        let mut status = self.history.status(self.host.name.as_str(), if self.hold == Hold::Agent { pid } else { 0 }, &self.ledger);
-        status.watch.clone_from(&self.watch);
-        let text = serde_json::to_vec_pretty(&status).expect("because plain data with string keys always serialises");
+        let text = serde_json::to_vec_pretty(&self.status()).expect("because plain data with string keys always serialises");
         if let Err(error) = self.store.save_status(&text) {
             // The report of a pass must not be what makes the next one fail.
             // Not among what `once` answers, so it must not be filtered away with it.
