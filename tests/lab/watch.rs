@@ -11,7 +11,7 @@ use crate::trial::status;
 /// Starts an agent that looks by itself once an hour, and waits for its first pass.
 fn start(m: &Machine) {
     m.sh("sed -i 's/^interval = .*/interval = \"1h\"/' /etc/trimtab/agent.toml && systemctl enable --quiet --now trimtab.service");
-    eventually("the first pass", 20, || {
+    eventually("the first pass, and ears", 20, || {
         status(m, "[.agentPid > 0, .lastPass.wake, .watch.files, .watch.units]") == r#"[true,"start","fanotify",true]"#
     });
 }
@@ -64,7 +64,9 @@ fn drift_of_files_and_units_is_repaired_as_it_happens() {
     repaired(&m, "systemctl stop one", || active("one"));
     repaired(&m, "systemctl kill -s KILL one", || active("one"));
     repaired(&m, "systemctl disable -q one", || m.try_sh("systemctl is-enabled one").out == "enabled");
-    repaired(&m, "podman stop -t 0 systemd-web >/dev/null", || active("web") && m.try_sh("curl -sf http://localhost:8080/version").out == "1");
+    repaired(&m, "podman stop -t 0 systemd-web >/dev/null", || {
+        active("web") && m.try_sh("curl -sf http://localhost:8080/version").out == "1"
+    });
 
     // What differs in nothing is followed by no pass.
     let before = passes(&m);

@@ -30,7 +30,11 @@ impl Cycle {
 
     /// How event sources watch, for the status document.
     pub fn watch_status(&mut self, status: WatchStatus) {
+        let is_news = self.watch != status && self.history.is_begun();
         self.watch = status;
+        if is_news {
+            self.write_status();
+        }
     }
 
     /// Takes note of what event sources saw; true: a pass is worth it.

@@ -44,6 +44,11 @@ impl History {
         news
     }
 
+    /// Whether there was a pass to tell of.
+    pub(super) fn is_begun(&self) -> bool {
+        self.last.is_some()
+    }
+
     /// Whether the last pass left this as it should not be.
     pub(super) fn left(&self, resource: &str) -> bool {
         self.all_left().any(|left| left == resource)

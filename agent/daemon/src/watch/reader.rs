@@ -111,7 +111,8 @@ impl Inbox {
         !std::mem::replace(&mut self.moved, true)
     }
 
-    fn note_now(&mut self) {
+    /// The loop is to be woken.
+    pub(super) fn note_now(&mut self) {
         let now = Instant::now();
         self.span = Some((self.span.map_or(now, |(first, _)| first), now));
     }

@@ -63,13 +63,19 @@ async fn hear(units: Vec<UnitName>, shared: Arc<Shared>) {
                 {
                     let mut inbox = shared.inbox();
                     inbox.hears_units = true;
+                    // So that the status document tells it.
+                    inbox.note_now();
                     if deaf {
                         inbox.note_everything();
                     }
                 }
                 shared.notify.notify_one();
                 follow(signals, &shared).await;
-                shared.inbox().hears_units = false;
+                let mut inbox = shared.inbox();
+                inbox.hears_units = false;
+                inbox.note_now();
+                drop(inbox);
+                shared.notify.notify_one();
             }
             Err(error) => tracing::debug!("{}", crate::log::chain(&error)),
         }
