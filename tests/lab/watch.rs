@@ -30,7 +30,7 @@ fn repaired(m: &Machine, spoil: &str, holds: impl Fn() -> bool) {
     let took = began.elapsed();
     assert_eq!(status(m, ".lastPass.wake"), "event", "after {spoil}");
     // Starting a unit is followed by signals of that.
-    std::thread::sleep(Duration::from_millis(1200));
+    std::thread::sleep(Duration::from_secs(1));
     assert_eq!(passes(m), before + 1, "one pass and no more after {spoil}: {}", m.sh("journalctl -u trimtab -o cat | tail -n 12"));
     println!("{:>6} ms  {spoil}", took.as_millis());
 }
@@ -79,4 +79,50 @@ fn drift_of_files_and_units_is_repaired_as_it_happens() {
     m.sh("systemctl kill -s KILL trimtab");
     eventually("it is back", 20, || status(&m, ".lastPass.wake") == "start" && active("trimtab"));
     repaired(&m, "echo SETTING=again > /etc/one.conf", setting);
+}
+
+/// What the agent says of the last change of a resource that it was told of.
+fn who(m: &Machine, resource: &str) -> String {
+    let said = format!(
+        "journalctl -u trimtab -o json | jq -r 'select(.TRIMTAB_RESOURCE == \"{resource}\" and .TRIMTAB_ACTOR) | .TRIMTAB_ACTOR' | tail -n 1"
+    );
+    m.sh(&said)
+}
+
+#[test]
+fn who_did_it_is_named_and_never_guessed() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    scene(&m);
+    m.write("/etc/systemd/system/trimtab.service.d/debug.conf", "[Service]\nEnvironment=TRIMTAB_LOG=debug\n");
+    m.sh("systemctl daemon-reload");
+    start(&m);
+    let setting = || m.read("/etc/one.conf") == "SETTING=1";
+
+    // A person with root's rights, as sshd, login and sudo make them: the kernel keeps who logged in.
+    m.sh("useradd -u 1000 bob");
+    repaired(&m, "sh -c 'echo 1000 > /proc/self/loginuid; echo SETTING=bob > /etc/one.conf; sleep 0.5'", setting);
+    let told = who(&m, "file /etc/one.conf");
+    assert!(told.starts_with("sh (pid ") && told.contains("as root login bob"), "{told}");
+    // A service.
+    repaired(&m, "systemd-run -q --wait -u meddler sh -c 'echo SETTING=x > /etc/one.conf; sleep 0.5'", setting);
+    let told = who(&m, "file /etc/one.conf");
+    assert!(told.starts_with("sh (pid ") && told.ends_with("as root in meddler.service"), "{told}");
+    // A container that was given the folder.
+    let image = format!("localhost:5000/busybox@{}", m.read("/var/lib/lab/busybox-1"));
+    let inside = "echo SETTING=box > /host/one.conf; sleep 0.5; true";
+    repaired(&m, &format!("podman run --rm -q -v /etc:/host {image} /bin/sh -c '{inside}'"), setting);
+    let told = who(&m, "file /etc/one.conf");
+    assert!(told.starts_with("sh (pid ") && told.contains("libpod-") && told.ends_with(".scope"), "{told}");
+    // One that is gone before anybody can look is a number at least, and never somebody else.
+    repaired(&m, "sed -i s/1/2/ /etc/one.conf", setting);
+    let told = who(&m, "file /etc/one.conf");
+    assert!(told.starts_with("sed (pid ") || (told.starts_with("pid ") && told.contains("gone")), "{told}");
+
+    let active = || m.try_sh("systemctl is-active one").out == "active";
+    repaired(&m, "systemctl kill -s KILL one", active);
+    assert_eq!(who(&m, "unit one.service"), "one.service itself (it ended: signal)");
+    // systemd does not say who asked it for a job.
+    std::thread::sleep(Duration::from_secs(1));
+    repaired(&m, "systemctl stop one", active);
+    assert_eq!(who(&m, "unit one.service"), "unknown");
 }

@@ -32,7 +32,7 @@ use std::time::Instant;
 
 use trimtab_model::desired::Desired;
 use trimtab_model::digest::Digest;
-use trimtab_model::drift::{Sighting, Watched};
+use trimtab_model::drift::{Actor, Sighting, Watched};
 use trimtab_model::facts::Host;
 use trimtab_model::finding::Findings;
 use trimtab_model::ledger::Ledger;
@@ -222,6 +222,10 @@ impl Cycle {
 
     /// What event sources saw change; the next pass tells it with what it finds.
     pub fn saw(&mut self, sightings: Vec<Sighting>) {
+        for Sighting { resource, actor, .. } in &sightings {
+            let who = actor.as_ref().map_or_else(|| "unknown".to_owned(), Actor::words);
+            tracing::debug!(trimtab_resource = resource.as_str(), trimtab_actor = who.as_str(), "{resource}: changed by {who}");
+        }
         self.sightings.extend(sightings);
     }
 

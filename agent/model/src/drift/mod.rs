@@ -125,7 +125,7 @@ impl Actor {
         if self.result.is_empty() {
             part("in", &self.unit);
         } else {
-            parts.push(format!("{} by itself ({})", self.unit, self.result));
+            parts.push(format!("{} itself (it ended: {})", self.unit, self.result));
         }
         if parts.is_empty() { "unknown".to_owned() } else { parts.join(" ") }
     }
