@@ -57,7 +57,7 @@ impl Scene {
         let due = async { tokio::time::timeout(Duration::from_secs(2), self.watch.due()).await };
         let _ = self.runtime.block_on(due);
         self.arm();
-        self.watch.take()
+        self.watch.take(&[])
     }
 
     /// The resources that a command has seen change.
@@ -75,7 +75,7 @@ impl Scene {
     fn ignores(&mut self, command: &str) {
         shell(self.folder.path(), command);
         std::thread::sleep(Duration::from_millis(150));
-        let glimpse = self.watch.take();
+        let glimpse = self.watch.take(&[]);
         assert!(glimpse.is_empty(), "after {command}: {glimpse:?}");
     }
 }

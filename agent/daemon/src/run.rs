@@ -45,7 +45,7 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
     loop {
         // Before the look: what changes after it is seen.
         arm(&mut watch, cycle);
-        cycle.saw(watch.take().sightings);
+        cycle.saw(watch.take(&cycle.own_jobs()).sightings);
         // Beside the passes: a receiver that is slow must not delay a repair. It ends with the runtime.
         delivery = delivery.or_else(|| cycle.outbox().map(|outbox| tokio::spawn(outbox.deliver(cycle.reach()))));
         let ask = matches!(wake, Wake::Start | Wake::Asked) || Instant::now() >= poll_at;
@@ -81,19 +81,26 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
         // While the source is asked ever more seldom, the host is looked at as often as always.
         let deadline = if failures == 0 { poll_at } else { poll_at.min(now + pause(&cycle.settings().agent, 0)) };
         wake = if deadline == poll_at && failures > 0 { Wake::Retry } else { Wake::Timer };
+        watch.expect(pass.changes.iter().map(|change| change.resource.as_str()).filter(|resource| resource.starts_with("unit ")));
         arm(&mut watch, cycle);
+        let wakes_at = cycle.wakes_at();
         loop {
             tokio::select! {
                 () = watch.due() => {
                     // Before the look, as above; and a change of the way to what is managed says that it must be.
                     arm(&mut watch, cycle);
+                    let glimpse = watch.take(&cycle.own_jobs());
                     // One that takes long is better done by a pass, beside which the watchdog is fed.
-                    if tokio::time::timeout(LONGEST_HEED, cycle.heed(watch.take())).await.unwrap_or(true) {
+                    if tokio::time::timeout(LONGEST_HEED, cycle.heed(glimpse)).await.unwrap_or(true) {
                         wake = Wake::Event;
                         break;
                     }
                 }
                 () = tokio::time::sleep_until(deadline.into()) => break,
+                () = until(wakes_at) => {
+                    wake = Wake::Timer;
+                    break;
+                }
                 () = until(cycle.beats_at()) => cycle.beat(),
                 () = feed() => notify(&[sd_notify::NotifyState::Watchdog]),
                 _ = hangup.recv() => {

@@ -28,6 +28,11 @@ impl Cycle {
         self.machine.systemd.is_some()
     }
 
+    /// The last jobs that were queued by us.
+    pub fn own_jobs(&self) -> Vec<String> {
+        self.machine.systemd.as_ref().map(|systemd| systemd.own_jobs()).unwrap_or_default()
+    }
+
     /// How event sources watch, for the status document.
     pub fn watch_status(&mut self, status: WatchStatus) {
         let is_news = self.watch != status && self.history.is_begun();

@@ -13,6 +13,7 @@ mod records;
 mod units;
 mod who;
 
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -200,14 +201,20 @@ impl Watch {
         }
     }
 
-    /// What was seen since it was last asked, with the names of those who did it.
-    pub fn take(&mut self) -> Glimpse {
+    /// These units were just started, stopped or changed by us: the signals of that, once each, are no sign of trouble.
+    pub fn expect<'a>(&mut self, resources: impl Iterator<Item = &'a str>) {
+        self.pace.expect(Instant::now(), resources);
+    }
+
+    /// What was seen since it was last asked, with the names of those who did it. `own`: jobs of systemd's that were ours.
+    pub fn take(&mut self, own: &[String]) -> Glimpse {
         let Some(reader) = &self.reader else { return Glimpse::default() };
-        let (seen, everything, jobs) = {
+        let (seen, everything, asked) = {
             let mut inbox = reader.shared.inbox();
             inbox.span = None;
-            inbox.jobs.retain(|_, at| at.elapsed() < JOB);
-            (std::mem::take(&mut inbox.seen), std::mem::take(&mut inbox.everything), inbox.jobs.clone())
+            inbox.jobs.retain(|job| job.at.elapsed() < JOB && !own.contains(&job.job));
+            let asked: BTreeSet<String> = inbox.jobs.iter().map(|job| job.unit.clone()).collect();
+            (std::mem::take(&mut inbox.seen), std::mem::take(&mut inbox.everything), asked)
         };
         if seen.is_empty() && !everything {
             return Glimpse::default();
@@ -218,7 +225,7 @@ impl Watch {
         for (resource, seen) in seen {
             let actor = match resource.strip_prefix("unit ") {
                 // Without a job it was the unit that changed; how, who looks at it finds out.
-                Some(unit) if !jobs.contains_key(unit) => Some(Actor { unit: unit.to_owned(), ..Actor::default() }),
+                Some(unit) if !asked.contains(unit) => Some(Actor { unit: unit.to_owned(), ..Actor::default() }),
                 Some(_) => None,
                 None => seen.actor.map(|actor| who::named(actor, |uid| self.accounts.user_name(uid))),
             };
@@ -273,11 +280,11 @@ mod tests {
                 assert!(run("echo x > d/a; seq 0 40000 | sed 's|^|d/n|' | xargs touch").success());
             }
             watch.due().await;
-            let seen = watch.take();
+            let seen = watch.take(&[]);
             assert!(seen.everything && watch.status().overflows == 1, "{seen:?} {:?}", watch.status());
             assert!(run("echo y > d/a").success());
             tokio::time::timeout(Duration::from_secs(3), watch.due()).await.expect("because it goes on");
-            assert_eq!(watch.take().sightings.len(), 1);
+            assert_eq!(watch.take(&[]).sightings.len(), 1);
         }
     }
 }

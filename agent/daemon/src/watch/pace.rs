@@ -24,6 +24,9 @@ pub(super) const LONGEST: Duration = Duration::from_secs(30);
 /// After this long without an event it counts as new again.
 const FORGET: Duration = Duration::from_secs(60);
 
+/// What we did is told of within this.
+const SOON: Duration = Duration::from_secs(5);
+
 /// How many resources are remembered; beyond that the coldest are forgotten.
 const MAX_HOT: usize = 2048;
 
@@ -31,6 +34,7 @@ const MAX_HOT: usize = 2048;
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     hot: BTreeMap<String, Heat>,
+    expected: BTreeMap<String, Instant>,
     last: Option<Instant>,
 }
 
@@ -58,11 +62,19 @@ impl Pace {
         settled.max(ready).max(apart)
     }
 
+    /// The next event of each of these is our own doing, if it comes soon.
+    pub(super) fn expect<'a>(&mut self, now: Instant, resources: impl Iterator<Item = &'a str>) {
+        self.expected = resources.take(MAX_HOT).map(|resource| (resource.to_owned(), now)).collect();
+    }
+
     /// These are looked at now.
     pub(super) fn looked<'a>(&mut self, now: Instant, seen: impl Iterator<Item = &'a str>) {
         self.last = Some(now);
         self.hot.retain(|_, heat| now.saturating_duration_since(heat.last) < FORGET);
         for resource in seen {
+            if self.expected.remove(resource).is_some_and(|at| now.saturating_duration_since(at) < SOON) {
+                continue;
+            }
             if let Some(heat) = self.hot.get_mut(resource) {
                 heat.times = heat.times.saturating_add(1);
                 heat.last = now;
@@ -106,6 +118,23 @@ mod tests {
         now += FORGET;
         pace.looked(now, ["other"].into_iter());
         assert!(pace.due(now, now, ["storm"].into_iter()) <= now + APART);
+    }
+
+    #[test]
+    fn what_we_did_ourselves_makes_nothing_hot() {
+        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        for _ in 0..20 {
+            pace.expect(now, ["unit a.service"].into_iter());
+            pace.looked(now, ["unit a.service"].into_iter());
+            now += APART;
+        }
+        assert_eq!(pace.due(now, now, ["unit a.service"].into_iter()), now + QUIET);
+        // Expected once, not for ever.
+        pace.expect(now, ["unit a.service"].into_iter());
+        for _ in 0..6 {
+            pace.looked(now, ["unit a.service"].into_iter());
+        }
+        assert!(pace.due(now, now, ["unit a.service"].into_iter()) > now + APART);
     }
 
     #[test]

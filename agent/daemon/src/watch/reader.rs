@@ -6,8 +6,8 @@
 //! a little longer each time, up to [`SLOWEST`]: a busy neighbour, or a file that is written all the time, costs a few wake-ups a second. Limits:
 //! who it was is then more often gone.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,15 @@ pub(super) struct Seen {
     pub(super) actor: Option<Actor>,
 }
 
+/// A job of systemd's that ended: who asked for it is not told.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) unit: String,
+    /// Its object path.
+    pub(super) job: String,
+    pub(super) at: Instant,
+}
+
 /// Between the thread and the loop.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
@@ -66,8 +75,8 @@ pub(super) struct Inbox {
     pub(super) overflows: u64,
     /// How many events in a row were of directories that nobody knows.
     strange: u32,
-    /// Units whose state changed through a job, and when: who asked for it is not known.
-    pub(super) jobs: HashMap<String, Instant>,
+    /// Jobs of managed units that ended lately, oldest first.
+    pub(super) jobs: VecDeque<Job>,
     /// systemd's signals are heard.
     pub(super) hears_units: bool,
     /// The group that the thread is to change to.

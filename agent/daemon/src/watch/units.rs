@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use trimtab_model::names::UnitName;
 
-use super::reader::Shared;
+use super::reader::{Job, Shared};
 use crate::host::units::{Signal, Signals};
 
 /// After the connection broke, this long nothing is tried.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// How many units' jobs are remembered.
-const MAX_JOBS: usize = 1024;
+/// How many jobs are remembered.
+const MAX_JOBS: usize = 512;
 
 /// The task that listens; it ends with this.
 #[derive(Debug, Default)]
@@ -99,10 +99,11 @@ async fn follow(mut signals: Signals, shared: &Shared) {
                 }
                 !same
             }
-            Signal::Job { unit } => {
-                if inbox.jobs.len() < MAX_JOBS || inbox.jobs.contains_key(&unit) {
-                    inbox.jobs.insert(unit, Instant::now());
+            Signal::Job { unit, job } => {
+                if inbox.jobs.len() == MAX_JOBS {
+                    inbox.jobs.pop_front();
                 }
+                inbox.jobs.push_back(Job { unit, job, at: Instant::now() });
                 false
             }
             Signal::Files => {

@@ -165,6 +165,11 @@ impl Systemd {
         self.bus.rest();
     }
 
+    /// The last jobs that were ours, by object path.
+    pub fn own_jobs(&self) -> Vec<String> {
+        self.bus.own_jobs()
+    }
+
     /// The state of each unit. A template has only a file, so only its file's state is told.
     pub async fn observe(&self, units: impl Iterator<Item = &UnitName>) -> Result<BTreeMap<UnitName, UnitFound>, UnitError> {
         let mut all = BTreeMap::new();

@@ -41,6 +41,8 @@ pub(crate) enum Signal {
     Job {
         /// The unit.
         unit: String,
+        /// The job's object path.
+        job: String,
     },
     /// Unit files were changed through systemd, or it has read all of them again.
     Files,
@@ -103,9 +105,9 @@ impl Signals {
                 Some(Signal::State { unit, active: text("ActiveState")?, sub: text("SubState")? })
             }
             "JobRemoved" => {
-                let (_, _, unit, _) = body.deserialize::<(u32, zbus::ObjectPath<'_>, &str, &str)>().ok()?;
+                let (_, job, unit, _) = body.deserialize::<(u32, zbus::ObjectPath<'_>, &str, &str)>().ok()?;
                 let is_ours = self.units.contains_key(&unit_path(unit));
-                is_ours.then(|| Signal::Job { unit: unit.to_owned() })
+                is_ours.then(|| Signal::Job { unit: unit.to_owned(), job: job.to_string() })
             }
             "UnitFilesChanged" => Some(Signal::Files),
             // True when it begins, false when it is done.
