@@ -72,7 +72,7 @@ impl Cycle {
             let (user, group) = (owned.state.owner.as_str(), owned.state.group.as_str());
             observed.users.insert(user.to_owned(), self.machine.accounts.user(user));
             observed.groups.insert(group.to_owned(), self.machine.accounts.group(group));
-            plan::has_drifted(&owned.state, &found, &observed) || self.history.left(&format!("file {path}"))
+            plan::has_drifted(&owned.state, &found, &observed) || self.is_left(&format!("file {path}"))
         })
     }
 
@@ -85,8 +85,14 @@ impl Cycle {
         let found: BTreeSet<&String> = found.collect();
         let sighted: BTreeSet<&String> = glimpse.sightings.iter().map(|sighting| &sighting.resource).collect();
         // What was seen to change is looked at by a pass when it differs, or did.
-        let news = found.iter().any(|resource| sighted.contains(*resource) || !self.history.left(resource));
-        news || self.history.all_left().any(|resource| !found.contains(&resource.to_owned()))
+        let news = found.iter().any(|resource| sighted.contains(*resource) || !self.is_left(resource));
+        let left = self.history.all_left().chain(self.kept.book.standing.keys().map(String::as_str));
+        news || left.into_iter().any(|resource| !found.iter().any(|found| *found == resource))
+    }
+
+    /// Whether this was not as it should be when it was looked at last.
+    fn is_left(&self, resource: &str) -> bool {
+        self.kept.book.standing.contains_key(resource) || self.history.left(resource)
     }
 
     /// A unit that changed without a job is told with how it ended, if it did.

@@ -2,10 +2,8 @@
 
 use trimtab_model::plan::{Cause, Change};
 use trimtab_model::report::{Outcome, Pass};
-use trimtab_model::status::Status;
 
-use super::{Cycle, Hold, now_ms};
-use crate::log::chain;
+use super::{Cycle, Hold};
 
 impl Cycle {
     /// Says and records how the pass ended. What lasts is said once, and what is well is not said at all.
@@ -15,7 +13,7 @@ impl Cycle {
         }
         let (number, revision) = (pass.number, pass.revision.as_str());
         let failed = |change: &&Change| pass.failures.iter().any(|failure| failure.resource == change.resource);
-        for change in pass.changes.iter().filter(|change| !failed(change)) {
+        for change in pass.changes.iter().filter(|change| change.cause != Cause::Drift && !failed(change)) {
             let (resource, outcome) = (change.resource.as_str(), word(change));
             tracing::info!(
                 trimtab_pass = number,
@@ -62,31 +60,9 @@ impl Cycle {
             tracing::warn!(trimtab_pass = number, "{remark}");
         }
         self.history.record(pass);
-        let events = self.happened(pass, news);
+        let events = self.note_pass(pass);
         self.report(pass, events);
         self.write_status();
-    }
-
-    /// The status document as it is now.
-    pub(super) fn status(&self) -> Status {
-        let pid = if self.hold == Hold::Agent { std::process::id() } else { 0 };
-        let mut status = self.history.status(self.host.name.as_str(), pid, &self.ledger);
-        status.at_ms = now_ms();
-        status.watch.clone_from(&self.watch);
-        if let Some(outbox) = &self.sending.outbox {
-            (status.device, status.queue) = (outbox.device(), outbox.queue());
-        }
-        status
-    }
-
-    /// For who looks: at the end of a pass, and when a trial in the middle of one begins to wait for something.
-    pub(super) fn write_status(&mut self) {
-        let text = serde_json::to_vec_pretty(&self.status()).expect("because plain data with string keys always serialises");
-        if let Err(error) = self.store.save_status(&text) {
-            // The report of a pass must not be what makes the next one fail.
-            // Not among what `once` answers, so it must not be filtered away with it.
-            tracing::warn!(target: "trimtab", "the status document cannot be written: {}", chain(&error));
-        }
     }
 }
 
