@@ -2,7 +2,8 @@
 //!
 //! Answers go to standard output, remarks and errors to standard error; colour only on terminals. Exit codes are the same
 //! everywhere: 0 done or nothing to do, 1 error, 2 changes (plan, once, diff), 3 the newest revision was tried and undone, 4 and not all
-//! of it could be undone, 64 wrong usage, 75 busy or try again later, 78 a person must look at the local configuration or memory.
+//! of it could be undone, 5 something is left as it is because the repository or a person says so, 64 wrong usage, 75 busy or try again later,
+//! 78 a person must look at the local configuration or memory.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ mod ask;
 mod backups;
 mod demo;
 mod endpoint;
+mod follow;
 mod init;
 mod machine;
 mod own;
@@ -87,9 +89,10 @@ enum Command {
     /// the repository says, 1 when not, 75 when no agent runs or the time is over.
     #[command(after_help = "Example:\n  trimtab sync && systemctl is-active app.service")]
     Sync(ask::Wait),
-    /// How this host is: the last pass, the revision, what differs; exit 1 when it is not ready or its agent does not run.
-    #[command(after_help = "Example:\n  trimtab status --json | jq .ready")]
-    Status(machine::Json),
+    /// How this host is: what is the matter, since when, and what to do. Exit 0 when it is ready, 5 when all is well but for what the
+    /// repository or a person wants left alone, 1 when it is not ready or its agent does not run.
+    #[command(after_help = "Example:\n  trimtab status --json | jq .ready\n  trimtab status --watch")]
+    Status(status::StatusArgs),
     /// Check a fleet repository, as CI would: every file, every component, every host; all problems at once.
     #[command(after_help = "Example:\n  trimtab validate .")]
     Validate(repository::ValidateArgs),
@@ -180,7 +183,7 @@ pub fn main() -> ExitCode {
         Command::Backups(args) => backups::run(&places, &args),
         Command::Uninstall(args) => uninstall::run(&places, &args),
         Command::Sync(wait) => ask::sync(&places, wait),
-        Command::Status(json) => status::run(&places, json),
+        Command::Status(args) => status::run(&places, args),
         Command::Validate(args) => repository::validate(&args),
         Command::Render(args) => repository::render(&args),
         Command::Facts => machine::facts(&places),

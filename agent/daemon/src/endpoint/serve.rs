@@ -22,13 +22,13 @@ use super::document::Reader;
 use super::listen::{EndpointError, Listener};
 
 /// How many connections at once; more wait in the kernel's queue.
-const CLIENTS: usize = 16;
+const CLIENTS: usize = 32;
 /// How large a header may be, and the buffer of a connection (the least that hyper takes).
 const HEAD: usize = 8192;
 /// How long a client may take for its header, and may say nothing between two requests.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// How long a connection may last: a scraper that comes each 15 seconds opens another one now and then.
-const LIFE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a connection may last; a scraper opens another one for each visit.
+const LIFE: Duration = Duration::from_secs(30);
 /// How long nobody may ask until the process leaves.
 const IDLE: Duration = Duration::from_secs(30);
 
