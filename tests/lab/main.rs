@@ -18,6 +18,7 @@ mod package;
 mod refuse;
 mod rollback;
 mod selfupdate;
+mod status;
 #[cfg(target_arch = "x86_64")]
 mod sweep;
 mod trial;

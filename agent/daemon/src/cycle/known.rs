@@ -116,12 +116,18 @@ impl Cycle {
 
     fn clock(&self, now: u64) -> Clock {
         let floor = self.trust_state.as_ref().map_or(0, |state| state.time_floor.max(state.accepted_at));
-        match is_clock_kept() {
+        match is_clock_kept().or_else(|| self.is_marked()) {
             _ if now < floor => Clock::Behind,
             Some(true) => Clock::Synchronised,
             Some(false) => Clock::Unsynchronised,
             None => Clock::Unknown,
         }
+    }
+
+    /// What systemd-timesyncd leaves when it has set the clock; the agent's own unit does not let it ask the kernel.
+    fn is_marked(&self) -> Option<bool> {
+        let mark = self.places.root.join("run/systemd/timesync/synchronized");
+        (!self.places.is_sandbox() && mark.exists()).then_some(true)
     }
 
     /// Remembers how the managed units are, for the status document.
