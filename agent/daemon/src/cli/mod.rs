@@ -23,6 +23,7 @@ mod machine;
 mod own;
 mod past;
 mod probe;
+mod reports;
 mod repository;
 mod status;
 mod uninstall;
@@ -93,6 +94,9 @@ enum Command {
     /// repository or a person wants left alone, 1 when it is not ready or its agent does not run.
     #[command(after_help = "Example:\n  trimtab status --json | jq .ready\n  trimtab status --watch")]
     Status(status::StatusArgs),
+    /// The reports that wait to be sent to the sinks of agent.toml.
+    #[command(after_help = "Example:\n  trimtab reports list")]
+    Reports(reports::ReportsArgs),
     /// Check a fleet repository, as CI would: every file, every component, every host; all problems at once.
     #[command(after_help = "Example:\n  trimtab validate .")]
     Validate(repository::ValidateArgs),
@@ -184,6 +188,7 @@ pub fn main() -> ExitCode {
         Command::Uninstall(args) => uninstall::run(&places, &args),
         Command::Sync(wait) => ask::sync(&places, wait),
         Command::Status(args) => status::run(&places, args),
+        Command::Reports(args) => reports::run(&places, &args),
         Command::Validate(args) => repository::validate(&args),
         Command::Render(args) => repository::render(&args),
         Command::Facts => machine::facts(&places),

@@ -33,7 +33,7 @@ pub(super) struct UninstallArgs {
     /// Give everything back first: originals come back, units are stopped and removed, files and made directories go.
     #[arg(long)]
     remove: bool,
-    /// Also how this host was enrolled: agent.toml, trust.toml, and /etc/trimtab when nothing else is in it.
+    /// Also how this host was enrolled: agent.toml, trust.toml, the device's key, and /etc/trimtab when nothing else is in it.
     #[arg(long)]
     purge: bool,
     /// Do not ask.
@@ -218,9 +218,9 @@ fn memory(places: &Places) -> [PathBuf; 4] {
 }
 
 fn enrolment(places: &Places) -> Vec<PathBuf> {
-    let (agent, trust) = (places.agent_toml(), places.trust_toml());
-    let folder = agent.parent().map(PathBuf::from);
-    [agent, trust].into_iter().chain(folder).collect()
+    let folder = places.agent_toml().parent().map(PathBuf::from);
+    let files = [places.agent_toml(), places.trust_toml(), places.device_key(), places.device_pub()];
+    files.into_iter().filter(|file| file.exists()).chain(folder).collect()
 }
 
 /// What could not be removed, and why.
@@ -235,7 +235,7 @@ fn forget(places: &Places, purge: bool) -> Vec<String> {
         told(folder, ended);
     }
     if purge {
-        for file in [places.agent_toml(), places.trust_toml()] {
+        for file in [places.agent_toml(), places.trust_toml(), places.device_key(), places.device_pub()] {
             let ended = std::fs::remove_file(&file);
             told(file, ended);
         }

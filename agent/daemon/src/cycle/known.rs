@@ -77,6 +77,10 @@ impl Cycle {
             changes: ledger.history.clone(),
             ..self.history.status()
         };
+        if let Some(outbox) = &self.sending.outbox {
+            (status.device, status.queue) = (outbox.device(), outbox.queue());
+        }
+        status.tell_drift(&book);
         let moment = Moment {
             now: now_ms / 1000,
             booted: (now_ms / 1000).saturating_sub(crate::host::facts::uptime()),

@@ -20,6 +20,7 @@ mod look;
 mod open;
 mod own;
 mod requests;
+mod send;
 mod source;
 mod tell;
 mod textfile;
@@ -46,6 +47,7 @@ use crate::apply::Machine;
 use crate::config::{Places, Settings};
 use crate::host::units::JobVerb;
 use crate::log::chain;
+pub(crate) use crate::log::now_ms;
 use crate::store::Store;
 use crate::trust::Class;
 use crate::trust::keys::TrustConfig;
@@ -173,6 +175,7 @@ pub struct Cycle {
     approving: Option<String>,
     /// What event sources saw change since the last pass.
     sightings: Vec<Sighting>,
+    sending: send::Sending,
     /// The managed units as they were seen last.
     seen: Vec<UnitStatus>,
     textfile: textfile::Textfile,
@@ -437,10 +440,4 @@ impl Cycle {
 /// An outcome only ever gets worse in a pass.
 fn worsen(pass: &mut Pass, outcome: Outcome) {
     pass.outcome = pass.outcome.max(outcome);
-}
-
-/// Milliseconds since 1970; the clock is read here and handed on as a value.
-pub(crate) fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -11,6 +11,7 @@ use trimtab_model::transaction::Phase;
 
 use super::history::History;
 use super::own::Itself;
+use super::send::Sending;
 use super::{Current, Cycle, Matter};
 use crate::apply::{Machine, Patience};
 use crate::config::{ConfigError, Places, Settings};
@@ -117,6 +118,7 @@ impl Cycle {
         let runner = systemd.clone().map_or(Runner::Child, Runner::Systemd);
         let itself = Itself::open(&program, hold, systemd.is_some(), store.places());
         let scratch = places.runtime().join("scratch");
+        let sending = Sending::open(places, &settings, hold, &mut remarks);
         let machine = Machine { root, accounts, systemd, runner, patience: patience(&settings), scratch };
         Ok(Self {
             inputs: inputs(&host, &trust),
@@ -144,6 +146,7 @@ impl Cycle {
             withheld_again: None,
             approving: None,
             sightings: Vec::new(),
+            sending,
             seen: Vec::new(),
             textfile: super::textfile::Textfile::default(),
             flaps: super::flap::Flaps::default(),
@@ -174,6 +177,7 @@ impl Cycle {
         let host = host(&settings, &self.machine.root)?;
         self.inputs = inputs(&host, &trust);
         self.machine.patience = patience(&settings);
+        self.sending.reread(&self.places, &settings, self.hold, &mut self.remarks);
         (self.settings, self.trust, self.host) = (settings, trust, host);
         Ok(())
     }

@@ -60,6 +60,8 @@ impl Cycle {
             tracing::warn!(trimtab_pass = number, "{remark}");
         }
         self.history.record(pass);
+        let events = self.happened(pass, news);
+        self.report(pass, events);
         self.write_status();
     }
 }
