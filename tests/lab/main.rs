@@ -19,6 +19,7 @@ mod package;
 mod refuse;
 mod rollback;
 mod selfupdate;
+mod status;
 #[cfg(target_arch = "x86_64")]
 mod sweep;
 mod trial;

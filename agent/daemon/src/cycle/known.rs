@@ -9,7 +9,7 @@ use trimtab_model::condition::{Moment, conditions};
 use trimtab_model::desired::Desired;
 use trimtab_model::names::UnitName;
 use trimtab_model::observed::UnitFound;
-use trimtab_model::status::{Clock, ConditionKind, DRIFTS, Status, TrialLine, TrustStatus, Truth, UNITS, UnitStatus, transition};
+use trimtab_model::status::{Clock, ConditionKind, Status, TrialLine, TrustStatus, Truth, UNITS, UnitStatus, transition};
 
 use super::{Cycle, Hold, now_ms};
 use crate::host::sys::is_clock_kept;
@@ -81,10 +81,7 @@ impl Cycle {
         if let Some(outbox) = &self.sending.outbox {
             (status.device, status.queue) = (outbox.device(), outbox.queue());
         }
-        let mut standing: Vec<_> = book.standing.values().collect();
-        standing.sort_by_key(|drift| drift.id);
-        status.drift = standing.into_iter().take(DRIFTS).cloned().collect();
-        status.past_drift = book.past.iter().take(DRIFTS).cloned().collect();
+        status.tell_drift(book);
         let moment = Moment {
             now: now_ms / 1000,
             booted: (now_ms / 1000).saturating_sub(crate::host::facts::uptime()),
@@ -124,12 +121,18 @@ impl Cycle {
 
     fn clock(&self, now: u64) -> Clock {
         let floor = self.trust_state.as_ref().map_or(0, |state| state.time_floor.max(state.accepted_at));
-        match is_clock_kept() {
+        match is_clock_kept().or_else(|| self.is_marked()) {
             _ if now < floor => Clock::Behind,
             Some(true) => Clock::Synchronised,
             Some(false) => Clock::Unsynchronised,
             None => Clock::Unknown,
         }
+    }
+
+    /// What systemd-timesyncd leaves when it has set the clock; the agent's own unit does not let it ask the kernel.
+    fn is_marked(&self) -> Option<bool> {
+        let mark = self.places.root.join("run/systemd/timesync/synchronized");
+        (!self.places.is_sandbox() && mark.exists()).then_some(true)
     }
 
     /// Remembers how the managed units are, for the status document.
