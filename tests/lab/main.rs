@@ -16,6 +16,7 @@ mod health;
 mod operator;
 mod package;
 mod refuse;
+mod reports;
 mod rollback;
 mod selfupdate;
 #[cfg(target_arch = "x86_64")]
