@@ -113,6 +113,8 @@ proptest! {
             ready -= 1;
             let mut spool = Spool::open(&place, 7_000).unwrap();
             prop_assert!(spool.state.sequence >= given, "a start never goes back");
+            let spans: Vec<_> = spool.entries().map(|entry| (entry.since, entry.sequence)).collect();
+            prop_assert!(spans.windows(2).all(|two| two[0].1 < two[1].0), "what was merged is told twice: {:?}", spans);
             spool.fuse.set(if ready == 0 { u32::MAX } else { fuse });
             'life: for act in life {
                 match act {
