@@ -13,6 +13,7 @@ mod faults;
 mod fleet;
 mod harness;
 mod health;
+mod monitoring;
 mod operator;
 mod package;
 mod refuse;

@@ -18,7 +18,7 @@ impl Sandbox {
 }
 
 /// All that is beneath a folder: mode, and content or target.
-fn tree(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+pub(crate) fn tree(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     let mut found = BTreeMap::new();
     let mut open = vec![folder.to_owned()];
     while let Some(at) = open.pop() {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use trimtab_model::facts::PathPolicy;
 use trimtab_model::finding::{Finding, Spot};
 use trimtab_model::names::HostName;
+use trimtab_model::status::Mode;
 use trimtab_model::transaction::Limit;
 
 use crate::courier::{self, SourceConfig};
@@ -79,6 +80,8 @@ pub struct AgentSettings {
     /// How long one image may take to pull.
     #[serde(deserialize_with = "duration")]
     pub pull_timeout: Duration,
+    /// Whether the host is changed at all.
+    pub mode: Mode,
 }
 
 impl Default for AgentSettings {
@@ -89,6 +92,7 @@ impl Default for AgentSettings {
             retry_max: Duration::from_secs(900),
             unit_timeout: Duration::from_secs(120),
             pull_timeout: Duration::from_secs(900),
+            mode: Mode::Enforce,
         }
     }
 }
@@ -429,6 +433,7 @@ mod tests {
             ("guard", "settle = \"2h\"", "\"2h\" is not between one second and one hour"),
             ("guard", "settle = 10", "invalid type"),
             ("guard", "adopt = \"keep\"", "unknown variant `keep`, expected `replace` or `report`"),
+            ("agent", "mode = \"watch\"", "unknown variant `watch`, expected `enforce` or `observe`"),
             ("generations", "keep = 1001", "1001 is more than 1000"),
             ("generations", "max-mib = 99999999999999999", ""),
             ("generations", "max-gib = 1", "unknown field `max-gib`"),
