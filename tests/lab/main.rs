@@ -17,6 +17,7 @@ mod monitoring;
 mod operator;
 mod package;
 mod refuse;
+mod reports;
 mod rollback;
 mod selfupdate;
 mod status;
