@@ -41,7 +41,9 @@ fn the_containers_example_serves_its_page_and_a_second_pass_changes_nothing() {
     ana.push("A web server in a container");
     enrol(&m, &ana, "");
     converge(&m);
-    eventually("the page is served", 10, || m.try_sh("curl -sf http://localhost:8080/").out.contains("The shop in Lyon"));
+    eventually("the page is served", 10, || {
+        m.try_sh("curl -sf --max-time 2 http://localhost:8080/").out.contains("The shop in Lyon")
+    });
     assert_eq!(m.sh("podman ps --format '{{.Names}}'"), "systemd-web");
     assert_eq!(m.sh("podman network ls --format '{{.Name}}' | grep -v '^podman$'"), "systemd-web");
     assert_eq!(m.sh("podman volume ls --format '{{.Name}}'"), "systemd-web-data");
@@ -57,7 +59,7 @@ fn the_containers_example_serves_its_page_and_a_second_pass_changes_nothing() {
     m.sh(&format!("sed -i 's/The shop in Lyon/The shop by the river/' {host}"));
     ana.push("A new name");
     converge(&m);
-    eventually("the new page", 10, || m.try_sh("curl -sf http://localhost:8080/").out.contains("by the river"));
+    eventually("the new page", 10, || m.try_sh("curl -sf --max-time 2 http://localhost:8080/").out.contains("by the river"));
     let changes = before.changes(&Watched::new(&m, &["/etc/web", "/etc/containers"], &units));
     assert!(changes.contains(&"web.service".to_owned()), "{changes:?}");
     assert!(!changes.iter().any(|name| name.contains("network") || name.contains("volume")), "{changes:?}");
@@ -228,12 +230,12 @@ fn a_setting_of_the_kernel_is_applied_and_a_new_image_replaces_the_container() {
     ana.write("components/web/sysctl/50-web.conf", "net.ipv4.ip_default_ttl = 77\n").push("Version 1");
     enrol(&m, &ana, "");
     converge(&m);
-    eventually("version 1 answers", 10, || m.try_sh("curl -sf http://localhost:8080/version").out == "1");
+    eventually("version 1 answers", 10, || m.try_sh("curl -sf --max-time 2 http://localhost:8080/version").out == "1");
     assert_eq!(m.read("/proc/sys/net/ipv4/ip_default_ttl"), "77");
     fleet::container(&ana, "web", &second);
     ana.push("Version 2");
     converge(&m);
-    eventually("version 2 answers", 10, || m.try_sh("curl -sf http://localhost:8080/version").out == "2");
+    eventually("version 2 answers", 10, || m.try_sh("curl -sf --max-time 2 http://localhost:8080/version").out == "2");
 
     // An image that nobody has: the old one goes on serving.
     fleet::container(&ana, "web", &format!("sha256:{}", "0".repeat(64)));
@@ -242,5 +244,5 @@ fn a_setting_of_the_kernel_is_applied_and_a_new_image_replaces_the_container() {
     let said = refused(&m);
     assert!(said.contains("localhost:5000/busybox"), "{said}");
     before.assert_same(&Watched::new(&m, &["/etc/containers"], &["web.service"]));
-    assert_eq!(m.sh("curl -sf http://localhost:8080/version"), "2");
+    assert_eq!(m.sh("curl -sf --max-time 2 http://localhost:8080/version"), "2");
 }

@@ -82,7 +82,7 @@ fn a_killed_container_and_a_deleted_quadlet_file_come_back() {
     ana.push("A container");
     enrol(&m, &ana, "");
     converge(&m);
-    let answers = || m.try_sh("curl -sf http://localhost:8080/version").out == "1";
+    let answers = || m.try_sh("curl -sf --max-time 2 http://localhost:8080/version").out == "1";
     eventually("it answers", 10, answers);
     let spoils = [
         "podman kill systemd-web",

@@ -230,7 +230,7 @@ fn no_registry_or_no_podman_holds_up_the_container_alone() {
     eventually("drift is repaired meanwhile", 20, || m.read("/etc/two.conf") == "SETTING=1");
     // Nobody commits anything: that podman is there must be enough.
     m.sh("mv /usr/bin/podman.away /usr/bin/podman");
-    eventually("the container serves", 10, || m.try_sh("curl -sf http://localhost:8080/version").out == "1");
+    eventually("the container serves", 10, || m.try_sh("curl -sf --max-time 2 http://localhost:8080/version").out == "1");
     assert_lives(&m);
 }
 

@@ -37,7 +37,7 @@ fn a_quadlet_runs_from_the_local_registry() {
         ),
     );
     m.sh("systemctl daemon-reload && systemctl start web.service");
-    eventually("the container answers", 10, || m.try_sh("curl -sf http://localhost:8080/version").out == "1");
+    eventually("the container answers", 10, || m.try_sh("curl -sf --max-time 2 http://localhost:8080/version").out == "1");
     assert_eq!(m.sh("podman ps --format '{{.Names}}'"), "systemd-web");
 }
 

@@ -282,12 +282,12 @@ fn a_container_whose_image_is_not_there_holds_up_nobody_else() {
     assert!(told.code == 1 && told.out.contains(&format!("image localhost:5000/busybox@{second}: ")), "{told}");
     assert_eq!((running(), denied(&m).len()), (before.clone(), 0), "the old one runs on, and nobody is to blame");
     assert!(m.read("/etc/containers/systemd/web.container").contains(&first));
-    assert_eq!(m.sh("curl -sf http://localhost:8080/version"), "1");
+    assert_eq!(m.sh("curl -sf --max-time 2 http://localhost:8080/version"), "1");
     nothing_more(&m, &["/etc/containers/systemd", "/etc/one.conf"], &["web.service", "one.service"]);
     let (one, line) = (pids(&m, "one"), history(&m));
     m.sh(&format!("mv /srv/manifest {manifest}"));
     in_force(&m, &revision);
-    assert_eq!(m.sh("curl -sf http://localhost:8080/version"), "2");
+    assert_eq!(m.sh("curl -sf --max-time 2 http://localhost:8080/version"), "2");
     assert_ne!(running(), before);
     assert_eq!((pids(&m, "one"), history(&m)), (one, format!("3 committed *, {}", line.replace(" *", ""))));
 }

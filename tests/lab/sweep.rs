@@ -67,7 +67,7 @@ fn assert_is(m: &Machine, version: &str, at: &str) {
     assert_eq!(m.read("/etc/app/always.conf"), format!("version {version}"), "{at}");
     assert_eq!(m.sh("podman ps -a --format '{{.Names}}'"), "systemd-web", "{at}");
     eventually(&format!("{at}: the container serves version {version}"), 20, || {
-        m.try_sh("curl -sf http://localhost:8080/version").out == version
+        m.try_sh("curl -sf --max-time 2 http://localhost:8080/version").out == version
     });
     let gone = format!(
         "systemctl show -p LoadState --value only{other}; ls -d /etc/only{other}.conf /etc/systemd/system/only{other}.service \

@@ -19,6 +19,7 @@ pub mod fleet;
 pub mod health;
 pub mod hold;
 pub mod hook;
+pub mod keys;
 pub mod ledger;
 pub mod names;
 pub mod observed;

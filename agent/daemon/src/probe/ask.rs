@@ -17,6 +17,10 @@ pub const MAX_BODY: usize = 64 << 10;
 /// One question has this long.
 const ONE: Duration = Duration::from_secs(10);
 
+/// For one connection: whom it asks is this host. One that is made in the moment in which a container's port is being published hangs in the
+/// kernel for a minute, while the next one is answered.
+const CONNECT: Duration = Duration::from_secs(2);
+
 /// What to ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
@@ -94,6 +98,7 @@ fn client(tls: bool) -> Result<reqwest::Client, AskError> {
         .user_agent(concat!("trimtab/", env!("CARGO_PKG_VERSION")))
         // Each question is a new one: a connection that the old process still holds says nothing about the new one.
         .pool_max_idle_per_host(0)
+        .connect_timeout(CONNECT)
         // Always given, or reqwest would look for a provider that nobody installed, and panic.
         .tls_backend_preconfigured(tls)
         .build()
@@ -102,7 +107,10 @@ fn client(tls: bool) -> Result<reqwest::Client, AskError> {
 
 async fn once(client: &reqwest::Client, question: &Question) -> Result<(), String> {
     match question {
-        Question::Tcp(address) => TcpStream::connect(address).await.map(drop).map_err(|error| error.to_string()),
+        Question::Tcp(address) => match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
+            Ok(connected) => connected.map(drop).map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no connection within {}", humantime::format_duration(CONNECT))),
+        },
         Question::Http { url, status, body } => {
             let mut response = client.get(url).send().await.map_err(told)?;
             let is = response.status();
@@ -169,6 +177,23 @@ mod tests {
             }
         });
         address
+    }
+
+    #[test]
+    fn a_connection_that_hangs_does_not_hold_up_the_next() {
+        use nix::sys::socket::{Backlog, listen};
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        // Its queue is full, and stays so: each further connection hangs.
+        let first = std::net::TcpStream::connect(&address).unwrap();
+        let http = Question::Http { url: format!("http://{address}/"), status: Vec::new(), body: None };
+        for question in [Question::Tcp(address), http] {
+            let asked = ask(&question, timing(3_000));
+            let AskError::Unhealthy(why) = asked.unwrap_err() else { panic!("it was asked") };
+            assert!(!why.contains("no answer within 3s"), "the first one held up the others: {why}");
+        }
+        drop(first);
     }
 
     fn answer(head: &str, body: &str) -> Vec<u8> {
