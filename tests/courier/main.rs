@@ -4,6 +4,7 @@
 
 mod access;
 mod bombs;
+mod deliver;
 mod faults;
 mod fetching;
 mod process;

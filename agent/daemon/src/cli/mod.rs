@@ -20,6 +20,7 @@ mod machine;
 mod own;
 mod past;
 mod probe;
+mod reports;
 mod repository;
 mod status;
 mod uninstall;
@@ -89,6 +90,9 @@ enum Command {
     /// How this host is: the last pass, the revision, what differs; exit 1 when it is not ready or its agent does not run.
     #[command(after_help = "Example:\n  trimtab status --json | jq .ready")]
     Status(machine::Json),
+    /// The reports that wait to be sent to the sinks of agent.toml.
+    #[command(after_help = "Example:\n  trimtab reports list")]
+    Reports(reports::ReportsArgs),
     /// Check a fleet repository, as CI would: every file, every component, every host; all problems at once.
     #[command(after_help = "Example:\n  trimtab validate .")]
     Validate(repository::ValidateArgs),
@@ -176,6 +180,7 @@ pub fn main() -> ExitCode {
         Command::Uninstall(args) => uninstall::run(&places, &args),
         Command::Sync(wait) => ask::sync(&places, wait),
         Command::Status(json) => status::run(&places, json),
+        Command::Reports(args) => reports::run(&places, &args),
         Command::Validate(args) => repository::validate(&args),
         Command::Render(args) => repository::render(&args),
         Command::Facts => machine::facts(&places),

@@ -20,9 +20,9 @@ use super::source::Location;
 use super::{CourierConfig, CourierError, SourceConfig, chain, push};
 use crate::sinks::{self, Answer, HttpRequest, Outgoing, Parcel, Secrets, SinkConfig, SinkKind};
 
-/// How long a sink may be silent.
+/// How long a sink may be silent, if `[source]` has no less patience.
 const IDLE: Duration = Duration::from_secs(10);
-/// How long one delivery may take.
+/// How long one delivery may take, likewise.
 const TOTAL: Duration = Duration::from_secs(30);
 /// How many bytes all answers of a delivery may have.
 const ANSWERS: u64 = 256 << 10;
@@ -35,6 +35,8 @@ pub(super) struct Deliverer {
     hidden: Vec<String>,
     cache: PathBuf,
     open: Option<(String, Line)>,
+    idle: Duration,
+    total: Duration,
 }
 
 /// What one sink is spoken to with.
@@ -64,7 +66,8 @@ impl Deliverer {
     /// `hidden` is what must be in no message about the source.
     pub(super) fn new(config: &CourierConfig, hidden: Vec<String>) -> Self {
         let sinks = sinks::check_all(&config.sinks).map(|()| config.sinks.clone()).map_err(|flaw| Rc::new(flaw.into()));
-        Self { sinks, source: config.source.clone(), hidden, cache: config.cache.clone(), open: None }
+        let (idle, total) = (config.source.idle_timeout.min(IDLE), config.source.total_timeout.min(TOTAL));
+        Self { sinks, source: config.source.clone(), hidden, cache: config.cache.clone(), open: None, idle, total }
     }
 
     /// Sends what the agent handed over; whatever happens, the reply says it.
@@ -103,10 +106,10 @@ impl Deliverer {
 
     fn send(&mut self, sink: &SinkConfig, parcels: &[Parcel]) -> Result<Traffic, Refusal> {
         if self.open.as_ref().is_none_or(|(name, _)| *name != sink.name) {
-            self.open = Some((sink.name.clone(), Line::open(sink)?));
+            self.open = Some((sink.name.clone(), Line::open(sink, self.idle, self.total)?));
         }
         let (_, line) = self.open.as_ref().expect("because it was just opened");
-        line.meter.begin(TOTAL);
+        line.meter.begin(self.total);
         line.meter.allow(ANSWERS);
         for outgoing in sinks::shape(sink, parcels, &line.secrets).map_err(CourierError::from)? {
             match outgoing {
@@ -124,22 +127,22 @@ impl Deliverer {
 }
 
 impl Line {
-    fn open(sink: &SinkConfig) -> Result<Self, CourierError> {
+    fn open(sink: &SinkConfig, idle: Duration, total: Duration) -> Result<Self, CourierError> {
         let read = |path: &Option<PathBuf>| path.as_deref().map(super::secret).transpose();
         let secrets = Secrets {
             token: read(&sink.token_file)?,
             password: read(&sink.password_file)?,
             hmac: read(&sink.hmac_file)?.map(String::into_bytes),
         };
-        let meter = Rc::new(Meter::new(IDLE, TOTAL));
+        let meter = Rc::new(Meter::new(idle, total));
         // The same bounds and the same TLS as for the source; who we are is in the requests themselves.
         let way = SourceConfig {
             ca_file: sink.ca_file.clone(),
             client_cert: sink.client_cert.clone(),
             client_key: sink.client_key.clone(),
             proxy: sink.proxy.clone(),
-            idle_timeout: IDLE,
-            total_timeout: TOTAL,
+            idle_timeout: idle,
+            total_timeout: total,
             ..SourceConfig::new(Location::Local("/".into()))
         };
         let web = Web::new(&way, &sink.url, sink.url.starts_with("https:"), meter.clone())?;
@@ -161,7 +164,9 @@ impl Line {
 /// To the courier's own journal: the report counts as delivered, so its status has no room for it.
 #[allow(clippy::print_stderr)]
 fn remark(text: &str) {
-    eprintln!("trimtab courier: {text}");
+    // The journal takes the level from the line; a terminal would only show it.
+    let level = if std::env::var_os("JOURNAL_STREAM").is_some() { "<4>" } else { "" };
+    eprintln!("{level}trimtab courier: {text}");
 }
 
 impl Said {
@@ -177,7 +182,8 @@ impl Said {
             300..=399 => " (redirects are not followed: if that is right, set it as url)",
             _ => "",
         };
-        let location = if self.location.is_empty() { String::new() } else { format!(" to {}", self.location) };
+        let points = (300..400).contains(&self.code) && !self.location.is_empty();
+        let location = if points { format!(" to {}", self.location) } else { String::new() };
         let page = printable(&self.page);
         let page = if page.is_empty() { page } else { format!(": {page}") };
         format!("it answered {}{location}{advice}{page}", self.code)

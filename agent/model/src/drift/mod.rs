@@ -5,15 +5,20 @@
 //! [`DriftBook`] holds those that stand and the last of those that passed. It is written down before anything is repaired, so a drift that was
 //! found is told once, and only once, whatever is killed afterwards.
 
+mod book;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::desired::Origin;
 use crate::digest::Digest;
-use crate::event::Event;
+use crate::event::{Event, Said};
 use crate::names::{ComponentName, HostPath, UnitName};
 use crate::plan::Difference;
+pub use book::Look;
 
 /// What is done about drift of a resource. Updates from the repository are carried out whatever it says, but for `create-once`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -215,6 +220,10 @@ pub struct DriftBook {
     pub standing: BTreeMap<String, Drift>,
     /// Those that passed, newest first, at most [`MAX_PAST`].
     pub past: Vec<Drift>,
+    /// How many more stand than are remembered one by one.
+    pub beyond: usize,
+    /// What was told last of what lasts.
+    pub said: Said,
     /// Events that are not in the spool yet, oldest first, at most [`MAX_UNSENT`].
     pub unsent: Vec<Event>,
 }
