@@ -45,6 +45,9 @@ pub struct Settings {
     /// Where they go.
     #[serde(default, rename = "sink")]
     pub sinks: Vec<SinkConfig>,
+    /// Where the status goes beside `/run`.
+    #[serde(default)]
+    pub status: StatusSettings,
 }
 
 /// `[host]`.
@@ -182,6 +185,26 @@ impl Default for ReportSettings {
     fn default() -> Self {
         Self { heartbeat: Duration::from_secs(900), max_mib: 16, max_count: 500 }
     }
+}
+
+/// `[status]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct StatusSettings {
+    /// The metrics as a file for the node exporter's textfile collector; not written when it is not given.
+    #[serde(deserialize_with = "textfile")]
+    pub textfile: Option<PathBuf>,
+}
+
+/// A file that the collector reads: it takes none with another ending.
+fn textfile<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    let text = String::deserialize(from)?;
+    let path = Path::new(&text);
+    let is_plain = path.components().skip(1).all(|part| matches!(part, std::path::Component::Normal(_)));
+    if path.is_absolute() && is_plain && path.extension().is_some_and(|ending| ending == "prom") {
+        return Ok(Some(path.to_owned()));
+    }
+    Err(serde::de::Error::custom(format!("{text:?} is not an absolute path that ends in .prom")))
 }
 
 /// A number, or a share in quotes.
@@ -412,6 +435,10 @@ mod tests {
             ("reports", "heartbeat = \"1s\"", "\"1s\" is not between five seconds and one day"),
             ("reports", "max-count = 1", "1 is not between 2 and 10000"),
             ("reports", "max-gib = 1", "unknown field `max-gib`"),
+            ("status", "textfile = \"trimtab.prom\"", "is not an absolute path that ends in .prom"),
+            ("status", "textfile = \"/var/lib/x/trimtab.txt\"", "is not an absolute path that ends in .prom"),
+            ("status", "textfile = \"/var/../etc/trimtab.prom\"", "is not an absolute path that ends in .prom"),
+            ("status", "textfiles = \"/a.prom\"", "unknown field `textfiles`"),
         ] {
             let error = refusal(table, line);
             assert!(error.contains("a.toml:4:") && error.contains('^') && error.contains(says), "{table} {line}: {error}");

@@ -66,7 +66,7 @@ pub fn enrol(machine: &Machine, trusted: &Person<'_>, more: &str) {
     ));
     // So that a scenario that changes a unit does not wait ten seconds for it to settle; those about settling ask for more.
     machine.sh("sed -i 's/^\\[agent\\]$/[guard]\\nsettle = \"1s\"\\n\\n[agent]/' /etc/trimtab/agent.toml");
-    machine.sh("systemctl enable --quiet --now trimtab-courier.socket trimtab-guard.path");
+    machine.sh("systemctl enable --quiet --now trimtab-courier.socket trimtab-status.socket trimtab-guard.path");
 }
 
 /// A pass that must change something and end well.

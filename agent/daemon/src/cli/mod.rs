@@ -15,6 +15,7 @@ use crate::log::chain;
 mod ask;
 mod backups;
 mod demo;
+mod endpoint;
 mod init;
 mod machine;
 mod own;
@@ -115,6 +116,9 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         cache: Option<PathBuf>,
     },
+    /// The unprivileged process that serves the status document over HTTP; started by systemd, leaves when nobody asks.
+    #[command(hide = true, after_help = "Example:\n  trimtab endpoint --listen 127.0.0.1:9464")]
+    Endpoint(endpoint::EndpointArgs),
     /// The guard over a new trimtab; started by systemd from the program before it (trimtab-guard.service).
     #[command(hide = true)]
     RestoreSelf,
@@ -138,6 +142,7 @@ impl Command {
                 | Command::Facts
                 | Command::Version(_)
                 | Command::Courier { .. }
+                | Command::Endpoint(_)
                 | Command::Probe(_)
                 | Command::RenderWorker
         )
@@ -187,6 +192,7 @@ pub fn main() -> ExitCode {
         Command::Version(json) => version(json),
         Command::Courier { config, cache } => crate::courier::run_as_process(&config, &cache.unwrap_or_else(|| places.cache())),
         Command::Probe(asked) => probe::run(asked),
+        Command::Endpoint(args) => endpoint::run(&places, &args),
         Command::RestoreSelf => own::guard(&places),
         Command::RenderWorker => match crate::render::worker(std::io::stdin().lock(), std::io::stdout().lock()) {
             Ok(()) => ExitCode::SUCCESS,

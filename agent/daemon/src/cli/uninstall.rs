@@ -42,7 +42,7 @@ pub(super) struct UninstallArgs {
 }
 
 /// The units of this program, in the order in which they are stopped.
-const UNITS: [&str; 2] = ["trimtab.service", "trimtab-courier.socket"];
+const UNITS: [&str; 3] = ["trimtab.service", "trimtab-courier.socket", "trimtab-status.socket"];
 /// How long one of them may take to stop.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -127,7 +127,7 @@ fn what_is_forgotten(places: &Places, purge: bool) -> String {
         let _ = writeln!(text, "  {}", path.display());
     }
     if !places.is_sandbox() {
-        let _ = writeln!(text, "{} are stopped and disabled.", UNITS.join(" and "));
+        let _ = writeln!(text, "{} are stopped and disabled.", UNITS.join(", "));
     }
     text
 }

@@ -14,6 +14,7 @@ mod flap;
 mod history;
 mod hooks;
 mod judge;
+mod known;
 mod leave;
 mod look;
 mod open;
@@ -22,6 +23,7 @@ mod requests;
 mod send;
 mod source;
 mod tell;
+mod textfile;
 mod texts;
 mod undo;
 
@@ -38,6 +40,7 @@ use trimtab_model::ledger::Ledger;
 use trimtab_model::names::UnitName;
 use trimtab_model::plan::Plan;
 use trimtab_model::report::{Failure, Outcome, Pass, TrustReport, Undone, Wake};
+use trimtab_model::status::UnitStatus;
 use trimtab_model::transaction::{self, Denied, Generation, Withheld};
 
 use crate::apply::Machine;
@@ -173,6 +176,9 @@ pub struct Cycle {
     /// What event sources saw change since the last pass.
     sightings: Vec<Sighting>,
     sending: send::Sending,
+    /// The managed units as they were seen last.
+    seen: Vec<UnitStatus>,
+    textfile: textfile::Textfile,
 }
 
 /// What a look found: the pass so far, and the plan.
@@ -243,6 +249,9 @@ impl Cycle {
         self.end_watch();
         pass.generation = self.ledger.generation;
         pass.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if !pass.changes.is_empty() {
+            self.look_again().await;
+        }
         self.conclude(&mut pass);
         if let Some(systemd) = &self.machine.systemd {
             systemd.rest();
@@ -389,11 +398,13 @@ impl Cycle {
                 () = tokio::time::sleep(STILL) => tracing::info!(target: crate::log::PATIENCE, "still at it: asking the source"),
             }
         };
-        answer.unwrap_or_else(|error| Answer::Trouble {
+        let answer = answer.unwrap_or_else(|error| Answer::Trouble {
             message: format!("looking at the source ended unexpectedly: {error}"),
             class: Class::Retry,
             commit: String::new(),
-        })
+        });
+        self.history.polled(answer.is_reached(), now_ms() / 1000);
+        answer
     }
 
     /// Why nothing may be fetched, staged or remembered: a file system of ours is full.

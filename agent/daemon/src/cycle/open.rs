@@ -147,6 +147,8 @@ impl Cycle {
             approving: None,
             sightings: Vec::new(),
             sending,
+            seen: Vec::new(),
+            textfile: super::textfile::Textfile::default(),
             flaps: super::flap::Flaps::default(),
             waiting_for: String::new(),
             in_vain: 0,

@@ -2,10 +2,8 @@
 
 use trimtab_model::plan::{Cause, Change};
 use trimtab_model::report::{Outcome, Pass};
-use trimtab_model::status::Status;
 
-use super::{Cycle, Hold, now_ms};
-use crate::log::chain;
+use super::{Cycle, Hold};
 
 impl Cycle {
     /// Says and records how the pass ended. What lasts is said once, and what is well is not said at all.
@@ -65,27 +63,6 @@ impl Cycle {
         let events = self.happened(pass, news);
         self.report(pass, events);
         self.write_status();
-    }
-
-    /// The status document as it is now.
-    pub(super) fn status(&self) -> Status {
-        let pid = if self.hold == Hold::Agent { std::process::id() } else { 0 };
-        let mut status = self.history.status(self.host.name.as_str(), pid, &self.ledger);
-        status.at_ms = now_ms();
-        if let Some(outbox) = &self.sending.outbox {
-            (status.device, status.queue) = (outbox.device(), outbox.queue());
-        }
-        status
-    }
-
-    /// For who looks: at the end of a pass, and when a trial in the middle of one begins to wait for something.
-    pub(super) fn write_status(&mut self) {
-        let text = serde_json::to_vec_pretty(&self.status()).expect("because plain data with string keys always serialises");
-        if let Err(error) = self.store.save_status(&text) {
-            // The report of a pass must not be what makes the next one fail.
-            // Not among what `once` answers, so it must not be filtered away with it.
-            tracing::warn!(target: "trimtab", "the status document cannot be written: {}", chain(&error));
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Store, StoreError, read_document, write_beside};
+use super::{Store, StoreError, read_document, write_to};
 
 const TRUST: &str = "trust-state.json";
 const STATUS: &str = "status.json";
@@ -35,10 +35,12 @@ impl Store {
         Ok(TrustCopies { main: load(&self.file(TRUST))?, second: load(&self.places.trust_copy.join(TRUST))? })
     }
 
-    /// Replaces the status document. Not for everybody: why a unit failed is told with its last words, and they are its own. Not synced: it does not outlive a boot.
-    pub fn save_status(&self, status: &[u8]) -> Result<(), StoreError> {
+    /// Replaces the status document. Not for everybody: why a unit failed is told with its last words, and they are its own; `readers` is the
+    /// number of the one group that may read it. Not synced: it does not outlive a boot.
+    pub fn save_status(&self, status: &[u8], readers: Option<u32>) -> Result<(), StoreError> {
         self.writable()?;
-        write_beside(&self.places.runtime.join(STATUS), status, 0o640, false)
+        let path = self.places.runtime.join(STATUS);
+        write_to(&path, status, 0o640, false, readers)
     }
 
     /// The status document as it was saved last since boot.
