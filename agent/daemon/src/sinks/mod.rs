@@ -8,6 +8,7 @@ mod alertmanager;
 mod check;
 mod forge;
 mod gitref;
+mod otlp;
 mod webhook;
 
 use std::path::PathBuf;
@@ -233,7 +234,7 @@ pub fn shape(sink: &SinkConfig, parcels: &[Parcel], secrets: &Secrets) -> Result
         SinkKind::Alertmanager => Ok(alertmanager::shape(sink, parcels, secrets)),
         SinkKind::Github | SinkKind::Gitlab | SinkKind::Gitea => forge::shape(sink, parcels, secrets),
         SinkKind::Git => gitref::shape(sink, parcels),
-        SinkKind::Otlp => Err(sink.flaw("not built yet")),
+        SinkKind::Otlp => Ok(otlp::shape(sink, parcels, secrets)),
     }
 }
 
@@ -255,6 +256,7 @@ pub fn judge(kind: SinkKind, request: &HttpRequest, code: u16, page: &[u8]) -> A
     let text = || String::from_utf8_lossy(page);
     match kind {
         _ if request.also_fine.contains(&code) => Answer::Taken,
+        SinkKind::Otlp => otlp::judge(request, code, page),
         _ if (200..300).contains(&code) => Answer::Taken,
         SinkKind::Github | SinkKind::Gitlab | SinkKind::Gitea => forge::judge(kind, code, &text()),
         _ => Answer::Refused,
