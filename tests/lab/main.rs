@@ -18,6 +18,7 @@ mod package;
 mod refuse;
 mod rollback;
 mod selfupdate;
+mod sinks;
 #[cfg(target_arch = "x86_64")]
 mod sweep;
 mod trial;
