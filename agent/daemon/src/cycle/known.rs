@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use trimtab_model::condition::{Moment, conditions};
 use trimtab_model::desired::Desired;
-use trimtab_model::drift::DriftBook;
 use trimtab_model::names::UnitName;
 use trimtab_model::observed::UnitFound;
-use trimtab_model::status::{Clock, ConditionKind, Mode, Status, TrialLine, TrustStatus, Truth, UNITS, UnitStatus, transition};
+use trimtab_model::status::{
+    Clock, ConditionKind, DRIFTS, Mode, Status, TrialLine, TrustStatus, Truth, UNITS, UnitStatus, transition,
+};
 
 use super::{Cycle, Hold, now_ms};
 use crate::host::sys::is_clock_kept;
@@ -52,7 +53,7 @@ impl Cycle {
     /// The host as this process knows it.
     pub(super) fn status(&self) -> Status {
         let now_ms = now_ms();
-        let (ledger, book) = (&self.ledger, DriftBook::default());
+        let (ledger, book) = (&self.ledger, &self.kept.book);
         let mut status = Status {
             agent_pid: if self.hold == Hold::Agent { std::process::id() } else { 0 },
             host: self.host.name.to_string(),
@@ -80,12 +81,16 @@ impl Cycle {
         if let Some(outbox) = &self.sending.outbox {
             (status.device, status.queue) = (outbox.device(), outbox.queue());
         }
+        let mut standing: Vec<_> = book.standing.values().collect();
+        standing.sort_by_key(|drift| drift.id);
+        status.drift = standing.into_iter().take(DRIFTS).cloned().collect();
+        status.past_drift = book.past.iter().take(DRIFTS).cloned().collect();
         let moment = Moment {
             now: now_ms / 1000,
             booted: (now_ms / 1000).saturating_sub(crate::host::facts::uptime()),
             stale_after: STALE_AFTER.as_secs(),
         };
-        status.conditions = transition(self.history.conditions(), conditions(&status, &book, moment));
+        status.conditions = transition(self.history.conditions(), conditions(&status, book, moment));
         let ready = status.condition(ConditionKind::Ready);
         let (is_ready, reason) = ready.map_or((false, String::new()), |ready| (ready.status == Truth::True, ready.message.clone()));
         (status.ready, status.reason) = (is_ready, reason);

@@ -8,6 +8,7 @@
 
 mod aim;
 mod attempt;
+mod book;
 mod carry;
 mod confirm;
 mod flap;
@@ -176,6 +177,7 @@ pub struct Cycle {
     /// What event sources saw change since the last pass.
     sightings: Vec<Sighting>,
     sending: send::Sending,
+    kept: book::Kept,
     /// The managed units as they were seen last.
     seen: Vec<UnitStatus>,
     textfile: textfile::Textfile,

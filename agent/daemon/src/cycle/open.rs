@@ -119,6 +119,8 @@ impl Cycle {
         let itself = Itself::open(&program, hold, systemd.is_some(), store.places());
         let scratch = places.runtime().join("scratch");
         let sending = Sending::open(places, &settings, hold, &mut remarks);
+        let sent = sending.outbox.as_ref().map_or(0, crate::outbox::Outbox::last_event);
+        let kept = super::book::Kept::open(&store, sent, super::now_ms(), &mut remarks);
         let machine = Machine { root, accounts, systemd, runner, patience: patience(&settings), scratch };
         Ok(Self {
             inputs: inputs(&host, &trust),
@@ -147,6 +149,7 @@ impl Cycle {
             approving: None,
             sightings: Vec::new(),
             sending,
+            kept,
             seen: Vec::new(),
             textfile: super::textfile::Textfile::default(),
             flaps: super::flap::Flaps::default(),

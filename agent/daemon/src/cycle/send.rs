@@ -4,9 +4,8 @@
 
 use std::time::Instant;
 
-use trimtab_model::event::{Event, EventKind, Severity};
+use trimtab_model::event::Event;
 use trimtab_model::outbound::Occasion;
-use trimtab_model::plan::Cause;
 use trimtab_model::report::{Outcome, Pass};
 
 use super::{Cycle, Hold, now_ms};
@@ -63,13 +62,17 @@ impl Cycle {
 
     /// Reports that nothing happened.
     pub fn beat(&mut self) {
-        self.take(Vec::new(), Occasion::Heartbeat);
+        self.take(self.kept.book.unsent.clone(), Occasion::Heartbeat);
         self.write_status();
     }
 
     /// The report of a pass, if it matters: something happened, or the host is otherwise than the last report said.
     pub(super) fn report(&mut self, pass: &Pass, events: Vec<Event>) {
-        let Some(due) = self.beats_at() else { return };
+        let Some(due) = self.beats_at() else {
+            // Nobody is there to take them; the journal has them.
+            self.reported(u64::MAX);
+            return;
+        };
         let conditions: Vec<_> =
             self.status().conditions.iter().map(|one| format!("{:?} {:?} {}", one.kind, one.status, one.reason)).collect();
         let now = format!("{} {} {} {}", pass.outcome.word(), pass.revision, pass.generation, conditions.join(" "));
@@ -91,8 +94,12 @@ impl Cycle {
     fn take(&mut self, events: Vec<Event>, occasion: Occasion) -> bool {
         let Some(outbox) = self.outbox() else { return false };
         self.remarks.extend(outbox.take_remarks());
+        let last = events.last().map_or(0, |event| event.id);
         let trouble = match outbox.take(self.status(), events, occasion, now_ms()) {
-            Ok(_) => String::new(),
+            Ok(_) => {
+                self.reported(last);
+                String::new()
+            }
             Err(error) => chain(&error),
         };
         if !trouble.is_empty() && trouble != self.sending.trouble {
@@ -100,42 +107,5 @@ impl Cycle {
         }
         self.sending.trouble = trouble;
         self.sending.trouble.is_empty()
-    }
-
-    /// What happened in a pass, as far as the pass itself says.
-    pub(super) fn happened(&self, pass: &Pass, news: bool) -> Vec<Event> {
-        let Some(outbox) = &self.sending.outbox else { return Vec::new() };
-        let mut id = outbox.last_event();
-        let mut event = |kind, severity, resource: &str, message: String| {
-            id += 1;
-            let (resource, revision) = (resource.to_owned(), pass.revision.clone());
-            Event { id, at_ms: now_ms(), kind, severity, pass: pass.number, revision, resource, message, drift: None, count: 1 }
-        };
-        let mended = |resource: &str| !pass.failures.iter().any(|failure| failure.resource == resource);
-        let drifted = pass.changes.iter().filter(|change| matches!(change.cause, Cause::Drift | Cause::UpdateAndDrift));
-        let mut events: Vec<Event> = drifted
-            .filter(|change| change.left_alone.is_none() && mended(&change.resource))
-            .map(|change| {
-                event(
-                    EventKind::DriftRepaired,
-                    Severity::Warning,
-                    &change.resource,
-                    "it was changed by hand and put right".to_owned(),
-                )
-            })
-            .collect();
-        let (kind, severity) = match pass.outcome {
-            Outcome::Converged if pass.changes.iter().any(|change| change.cause == Cause::Update) => {
-                (EventKind::Converged, Severity::Info)
-            }
-            Outcome::RolledBack if news => (EventKind::RolledBack, Severity::Error),
-            Outcome::Degraded if news => (EventKind::Degraded, Severity::Error),
-            Outcome::Held if news => (EventKind::Held, Severity::Error),
-            Outcome::Partial if news => (EventKind::Failed, Severity::Error),
-            Outcome::Unreachable if news => (EventKind::Unreachable, Severity::Warning),
-            _ => return events,
-        };
-        events.push(event(kind, severity, "", pass.reason()));
-        events
     }
 }

@@ -13,7 +13,7 @@ impl Cycle {
         }
         let (number, revision) = (pass.number, pass.revision.as_str());
         let failed = |change: &&Change| pass.failures.iter().any(|failure| failure.resource == change.resource);
-        for change in pass.changes.iter().filter(|change| !failed(change)) {
+        for change in pass.changes.iter().filter(|change| change.cause != Cause::Drift && !failed(change)) {
             let (resource, outcome) = (change.resource.as_str(), word(change));
             tracing::info!(
                 trimtab_pass = number,
@@ -60,7 +60,7 @@ impl Cycle {
             tracing::warn!(trimtab_pass = number, "{remark}");
         }
         self.history.record(pass);
-        let events = self.happened(pass, news);
+        let events = self.note_pass(pass);
         self.report(pass, events);
         self.write_status();
     }

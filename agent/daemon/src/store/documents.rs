@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
+use trimtab_model::drift::DriftBook;
+
 use super::{Store, StoreError, read_document, write_to};
 
 const TRUST: &str = "trust-state.json";
 const STATUS: &str = "status.json";
+const BOOK: &str = "drift.json";
 
 /// The trust state as its two copies have it. They differ after a crash between the two writes or a disk that lost one; which of them
 /// counts (the one that has seen more) is for the trust room to say.
@@ -41,6 +44,19 @@ impl Store {
         self.writable()?;
         let path = self.places.runtime.join(STATUS);
         write_to(&path, status, 0o640, false, readers)
+    }
+
+    /// Replaces the book of drift, durably.
+    pub fn save_book(&mut self, book: &DriftBook) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(book).expect("because plain data with string keys always serialises");
+        self.save(&self.file(BOOK), &bytes)
+    }
+
+    /// The book of drift; `None`: nothing ever drifted.
+    pub fn load_book(&self) -> Result<Option<DriftBook>, StoreError> {
+        let path = self.file(BOOK);
+        let Some(bytes) = read_document(&path)? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|source| StoreError::Stale { path, source })
     }
 
     /// The status document as it was saved last since boot.

@@ -202,7 +202,7 @@ pub struct Drift {
 }
 
 /// How many drifts that passed are remembered.
-pub const MAX_PAST: usize = 200;
+pub const MAX_PAST: usize = 100;
 /// How many that stand are remembered one by one; beyond that they are found, told as a number, and repaired.
 pub const MAX_STANDING: usize = 1000;
 /// How many events wait for the spool at most.
