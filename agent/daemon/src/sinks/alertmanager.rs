@@ -8,8 +8,6 @@
 //! Limits: a host whose clock is known to be wrong sends no times: Alertmanager then takes its own, and ends the alert after its
 //! `resolve_timeout`.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use trimtab_model::event::{EventKind, Severity};
 use trimtab_model::outbound::Report;
@@ -18,7 +16,9 @@ use trimtab_model::status::{Clock, Condition, ConditionKind, Truth};
 use super::{HttpRequest, Outgoing, Parcel, Secrets, SinkConfig, authorization, first_line, time};
 
 /// How long an alert stands without being sent again, where a report does not say when the next one is due.
-const PATIENCE: Duration = Duration::from_secs(45 * 60);
+const PATIENCE: u64 = 45 * 60 * 1000;
+/// The least that it stands: a delivery may be tried again, and Alertmanager itself waits for so long.
+const LEAST: u64 = 5 * 60 * 1000;
 
 /// One alert for one condition.
 struct Rule {
@@ -147,9 +147,12 @@ fn times(condition: &Condition, report: &Report, fires: bool) -> (Option<u64>, O
     }
 }
 
-/// How long an alert of this report stands without another report, milliseconds.
-fn patience(_report: &Report) -> u64 {
-    u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX)
+/// How long an alert of this report stands without another report, milliseconds: two of them may be late or lost.
+fn patience(report: &Report) -> u64 {
+    match report.next_ms.saturating_sub(report.at_ms) {
+        0 => PATIENCE,
+        gap => gap.saturating_mul(3).max(LEAST),
+    }
 }
 
 #[cfg(test)]
@@ -196,6 +199,17 @@ mod tests {
                 "endsAt": "2023-11-14T22:58:20.123Z",
             })]
         );
+    }
+
+    #[test]
+    fn it_stands_for_three_heartbeats_and_never_for_too_short() {
+        let ends = |gap: u64| {
+            let mut one = with(ConditionKind::Stalled, Truth::True);
+            one.report.next_ms = one.report.at_ms + gap;
+            alerts(&plain(), &[one])[0]["endsAt"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(ends(16 * 60_000), "2023-11-14T23:01:20.123Z");
+        assert_eq!(ends(5_000), "2023-11-14T22:18:20.123Z");
     }
 
     #[test]

@@ -316,6 +316,7 @@ mod tests {
             host: "edge-1".to_owned(),
             sequence,
             since_sequence: sequence,
+            next_ms: 0,
             at_ms: 1_700_000_000_123,
             occasion: Occasion::Pass,
             status: Status::default(),

@@ -99,6 +99,7 @@ mod tests {
             host: "box".to_owned(),
             sequence,
             since_sequence: sequence,
+            next_ms: 0,
             at_ms: u64::MAX,
             occasion: Occasion::Pass,
             status: Status::default(),
