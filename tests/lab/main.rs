@@ -21,6 +21,7 @@ mod reports;
 mod rollback;
 mod selfupdate;
 mod status;
+mod sinks;
 #[cfg(target_arch = "x86_64")]
 mod sweep;
 mod trial;

@@ -28,6 +28,7 @@ fn report(sequence: u64, events: Vec<trimtab_model::event::Event>, key: &DeviceK
         host: "box".to_owned(),
         sequence,
         since_sequence: sequence,
+        next_ms: 0,
         at_ms: sequence,
         occasion: Occasion::Pass,
         status: Status::default(),
