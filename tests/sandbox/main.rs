@@ -3,6 +3,7 @@
 
 mod operator;
 mod past;
+mod policy;
 mod reports;
 
 use std::fs;

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use trimtab_model::facts::PathPolicy;
 use trimtab_model::finding::{Finding, Spot};
 use trimtab_model::names::HostName;
+use trimtab_model::status::Mode;
 use trimtab_model::transaction::Limit;
 
 use crate::courier::{self, SourceConfig};
@@ -82,6 +83,8 @@ pub struct AgentSettings {
     /// How long one image may take to pull.
     #[serde(deserialize_with = "duration")]
     pub pull_timeout: Duration,
+    /// Whether the host is changed at all.
+    pub mode: Mode,
 }
 
 impl Default for AgentSettings {
@@ -93,6 +96,7 @@ impl Default for AgentSettings {
             stale_after: Duration::from_secs(3600),
             unit_timeout: Duration::from_secs(120),
             pull_timeout: Duration::from_secs(900),
+            mode: Mode::Enforce,
         }
     }
 }
@@ -439,6 +443,7 @@ mod tests {
             ("guard", "settle = 10", "invalid type"),
             ("guard", "adopt = \"keep\"", "unknown variant `keep`, expected `replace` or `report`"),
             ("agent", "stale-after = \"59s\"", "\"59s\" is not between one minute and thirty days"),
+            ("agent", "mode = \"watch\"", "unknown variant `watch`, expected `enforce` or `observe`"),
             ("generations", "keep = 1001", "1001 is more than 1000"),
             ("generations", "max-mib = 99999999999999999", ""),
             ("generations", "max-gib = 1", "unknown field `max-gib`"),

@@ -81,7 +81,7 @@ impl Cycle {
     pub(super) fn note_pass(&mut self, pass: &Pass) -> Vec<Event> {
         let status = self.status();
         let stale = status.condition(ConditionKind::Stale).filter(|stale| stale.status == trimtab_model::status::Truth::True);
-        let holds = Holds::default();
+        let holds: Holds = self.holds().clone();
         let view = View {
             now_ms: now_ms(),
             pass,

@@ -9,9 +9,7 @@ use trimtab_model::condition::{Moment, conditions};
 use trimtab_model::desired::Desired;
 use trimtab_model::names::UnitName;
 use trimtab_model::observed::UnitFound;
-use trimtab_model::status::{
-    Clock, ConditionKind, DRIFTS, Mode, Status, TrialLine, TrustStatus, Truth, UNITS, UnitStatus, transition,
-};
+use trimtab_model::status::{Clock, ConditionKind, DRIFTS, Status, TrialLine, TrustStatus, Truth, UNITS, UnitStatus, transition};
 
 use super::{Cycle, Hold, now_ms};
 use crate::host::sys::is_clock_kept;
@@ -59,7 +57,8 @@ impl Cycle {
             last_applied_revision: ledger.revision.clone(),
             generation: ledger.generation,
             good_generation: ledger.good,
-            mode: Mode::Enforce,
+            mode: self.settings.agent.mode,
+            holds: self.holds().clone(),
             trust: self.trust_status(),
             clock: self.clock(now_ms / 1000),
             managed_files: ledger.entries.len(),

@@ -9,5 +9,6 @@ pub mod images;
 pub mod observe;
 pub mod place;
 pub mod root;
+pub mod strays;
 pub mod sys;
 pub mod units;

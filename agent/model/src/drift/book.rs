@@ -184,19 +184,6 @@ impl Drift {
     }
 }
 
-impl LeftAlone {
-    /// In a few words.
-    pub fn words(&self) -> &'static str {
-        match self {
-            LeftAlone::Policy => "only reported, as the repository says",
-            LeftAlone::Observing => "left alone: this host only observes",
-            LeftAlone::Suspended => "left alone: the host is suspended",
-            LeftAlone::Pinned => "left alone: it is pinned",
-            LeftAlone::Contended { .. } => "fought over: repaired ever more seldom",
-        }
-    }
-}
-
 impl Cause {
     /// Whether somebody changed the machine.
     pub fn is_drift(self) -> bool {
