@@ -21,3 +21,4 @@ mod selfupdate;
 #[cfg(target_arch = "x86_64")]
 mod sweep;
 mod trial;
+mod watch;

@@ -40,6 +40,9 @@ pub struct Settings {
     /// How much of the past is kept.
     #[serde(default)]
     pub generations: GenerationSettings,
+    /// How drift is found.
+    #[serde(default)]
+    pub drift: DriftSettings,
     /// When reports are made, and how many wait at most.
     #[serde(default)]
     pub reports: ReportSettings,
@@ -153,6 +156,21 @@ impl Default for GuardSettings {
             settle: Duration::from_secs(10),
             adopt: Adopt::default(),
         }
+    }
+}
+
+/// `[drift]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct DriftSettings {
+    /// How many directories are watched for changes as they happen; what is beyond is found at the interval. 0: none.
+    #[serde(deserialize_with = "at_most::<0x10_0000, _, _>")]
+    pub max_watches: usize,
+}
+
+impl Default for DriftSettings {
+    fn default() -> Self {
+        Self { max_watches: 8192 }
     }
 }
 

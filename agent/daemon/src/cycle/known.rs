@@ -64,6 +64,7 @@ impl Cycle {
             managed_files: ledger.entries.len(),
             managed_units: ledger.units.len(),
             units: self.seen.clone(),
+            watch: self.watch.clone(),
             trial: ledger.trial.as_ref().map(|trial| TrialLine {
                 phase: trial.phase,
                 revision: trial.revision.clone(),

@@ -150,6 +150,7 @@ impl Cycle {
             withheld_again: None,
             approving: None,
             sightings: Vec::new(),
+            watch: trimtab_model::status::WatchStatus::default(),
             sending,
             kept,
             seen: Vec::new(),

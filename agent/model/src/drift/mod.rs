@@ -101,6 +101,9 @@ pub struct Actor {
     /// The systemd unit or scope that it ran in, or that changed the state.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub unit: String,
+    /// Where the unit changed its state by itself, without a job: how systemd says that it ended (`signal`, `exit-code`, `oom-kill`, …).
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub result: String,
 }
 
 impl Actor {
@@ -120,7 +123,11 @@ impl Actor {
         };
         part("as", &self.user);
         part("login", &self.login);
-        part("in", &self.unit);
+        if self.result.is_empty() {
+            part("in", &self.unit);
+        } else {
+            parts.push(format!("{} itself (it ended: {})", self.unit, self.result));
+        }
         if parts.is_empty() { "unknown".to_owned() } else { parts.join(" ") }
     }
 }

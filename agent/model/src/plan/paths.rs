@@ -228,6 +228,11 @@ pub fn before(found: &Found) -> Before {
     }
 }
 
+/// Whether what stands at a path is not what was put there; `observed` has the numbers of its owner and group.
+pub fn has_drifted(put: &FileState, found: &Found, observed: &Observed) -> bool {
+    !differences(put, found, &Accounts::new(observed, false)).is_empty()
+}
+
 /// In what a path differs from a state; empty when it is exactly as the state says.
 pub(super) fn differences(state: &FileState, found: &Found, accounts: &Accounts<'_>) -> Vec<Difference> {
     let mut list = Vec::new();
