@@ -103,7 +103,7 @@ impl Cycle {
 
     fn book_look<'p>(&self, pass: &'p Pass) -> Look<'p> {
         let has_units = self.machine.systemd.is_some() && !pass.failures.iter().any(|failure| failure.resource == "systemd");
-        Look { now_ms: now_ms(), pass: pass.number, revision: &pass.revision, has_units }
+        Look { now_ms: now_ms(), pass: pass.number, revision: &pass.revision, has_units, problems: &pass.problems }
     }
 
     fn save_book(&mut self) {

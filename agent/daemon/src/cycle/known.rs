@@ -18,9 +18,6 @@ use crate::log::chain;
 /// The group that may read the status document: that of the endpoint's user.
 const READERS: &str = "trimtab-status";
 
-/// A source that was silent for longer is stale.
-const STALE_AFTER: Duration = Duration::from_secs(3600);
-
 /// A pass that finds nothing takes no longer, on the slowest of devices; one that hangs for so long is ended by systemd.
 const GRACE: Duration = Duration::from_secs(300);
 
@@ -85,7 +82,7 @@ impl Cycle {
         let moment = Moment {
             now: now_ms / 1000,
             booted: (now_ms / 1000).saturating_sub(crate::host::facts::uptime()),
-            stale_after: STALE_AFTER.as_secs(),
+            stale_after: self.settings.agent.stale_after.as_secs(),
         };
         status.conditions = transition(self.history.conditions(), conditions(&status, book, moment));
         let ready = status.condition(ConditionKind::Ready);

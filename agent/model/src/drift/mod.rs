@@ -218,6 +218,9 @@ pub struct Drift {
     /// Why it is not repaired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_alone: Option<LeftAlone>,
+    /// A repair of it did not work (yet): if it is well one day without another one, that was somebody else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
     /// The overwritten content in the blob store, when it was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Digest>,
