@@ -128,6 +128,82 @@ active = true
 }
 
 #[test]
+fn drift() {
+    let fleet = FLEET.replace("[\"web\"]", "[\"web\", \"app\"]");
+    let web = r#"drift = "enforec"
+[[file]]
+path = "/etc/a"
+drift = true
+[[directory]]
+path = "/etc"
+exclusive = "purge"
+[[directory]]
+path = "/etc/cron.d"
+exclusive = "report"
+[[directory]]
+path = "/var/lib/web"
+exclusive = "purge"
+except = ["a/b", ""]
+[[directory]]
+path = "/etc/web"
+exclusive = "delete"
+[[directory]]
+path = "/etc/web2"
+except = ["*.bak"]
+[[unit]]
+name = "web.service"
+drift = "create-once"
+"#;
+    let app = "drift = \"create-once\"\n[[directory]]\npath = \"/var/lib/web\"\nexclusive = \"report\"\n";
+    let service = "[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n";
+    let files = [
+        ("fleet.toml", fleet.as_str()),
+        ("components/web/component.toml", web),
+        ("components/web/files/etc/a", ""),
+        ("components/app/component.toml", app),
+        ("components/app/systemd/app.service", service),
+    ];
+    refused("drift", &bundle(files));
+}
+
+#[test]
+fn ignored_keys() {
+    let component = r#"[[file]]
+path = "/etc/app.conf"
+ignore = ["a.b"]
+[[file]]
+path = "/etc/app.json"
+ignore = ["a..b", "a b", "*", 'x."y', "ok.key"]
+format = "jsn"
+[[file]]
+path = "/etc/app.ini"
+ignore = ["a.b.c", "a.'*'"]
+[[file]]
+path = "/etc/app.toml"
+format = "toml"
+[[file]]
+path = "/etc/app.yaml"
+ignore = []
+[[file]]
+path = "/etc/cut.toml"
+ignore = ["port"]
+[[file]]
+path = "/etc/two.yml"
+ignore = ["port"]
+"#;
+    let mut files = bundle([
+        ("fleet.toml", FLEET),
+        ("components/web/component.toml", component),
+        ("components/web/files/etc/cut.toml.j2", "port = 1\nhost = {{ host }}\n"),
+        ("components/web/files/etc/two.yml", "port: 1\n---\nport: 2\n"),
+    ]);
+    for name in ["app.conf", "app.json", "app.ini", "app.toml", "app.yaml"] {
+        add(&mut files, &format!("components/web/files/etc/{name}"), BlobKind::Regular, b"");
+    }
+    refused("ignored-keys", &files);
+}
+
+#[test]
 fn folders() {
     let mut files = bundle([
         ("fleet.toml", FLEET),

@@ -13,11 +13,15 @@ mod faults;
 mod fleet;
 mod harness;
 mod health;
+mod monitoring;
 mod operator;
 mod package;
 mod refuse;
+mod reports;
 mod rollback;
 mod selfupdate;
+mod status;
+mod sinks;
 #[cfg(target_arch = "x86_64")]
 mod sweep;
 mod trial;

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use trimtab_model::facts::PathPolicy;
 use trimtab_model::finding::{Finding, Spot};
 use trimtab_model::names::HostName;
+use trimtab_model::status::Mode;
 use trimtab_model::transaction::Limit;
 
 use crate::courier::{self, SourceConfig};
@@ -76,12 +77,17 @@ pub struct AgentSettings {
     /// No failure makes it wait longer than this.
     #[serde(deserialize_with = "duration")]
     pub retry_max: Duration,
+    /// A source that was not heard for longer is told to be stale.
+    #[serde(deserialize_with = "stale")]
+    pub stale_after: Duration,
     /// How long one start, stop, restart or reload of a unit may take.
     #[serde(deserialize_with = "duration")]
     pub unit_timeout: Duration,
     /// How long one image may take to pull.
     #[serde(deserialize_with = "duration")]
     pub pull_timeout: Duration,
+    /// Whether the host is changed at all.
+    pub mode: Mode,
 }
 
 impl Default for AgentSettings {
@@ -90,8 +96,10 @@ impl Default for AgentSettings {
             interval: Duration::from_secs(60),
             retry_interval: Duration::from_secs(15),
             retry_max: Duration::from_secs(900),
+            stale_after: Duration::from_secs(3600),
             unit_timeout: Duration::from_secs(120),
             pull_timeout: Duration::from_secs(900),
+            mode: Mode::Enforce,
         }
     }
 }
@@ -273,6 +281,11 @@ fn settle<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Erro
     between(from, (1, "one second"), (3600, "one hour"))
 }
 
+/// The time without a word from the source: in less than a minute a poll may only be late, and what is silent for a month should be known.
+fn stale<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    between(from, (60, "one minute"), (30 * 86_400, "thirty days"))
+}
+
 fn between<'de, D: serde::Deserializer<'de>>(from: D, least: (u64, &str), most: (u64, &str)) -> Result<Duration, D::Error> {
     let text = String::deserialize(from)?;
     let value = humantime::parse_duration(&text)
@@ -447,6 +460,8 @@ mod tests {
             ("guard", "settle = \"2h\"", "\"2h\" is not between one second and one hour"),
             ("guard", "settle = 10", "invalid type"),
             ("guard", "adopt = \"keep\"", "unknown variant `keep`, expected `replace` or `report`"),
+            ("agent", "stale-after = \"59s\"", "\"59s\" is not between one minute and thirty days"),
+            ("agent", "mode = \"watch\"", "unknown variant `watch`, expected `enforce` or `observe`"),
             ("generations", "keep = 1001", "1001 is more than 1000"),
             ("generations", "max-mib = 99999999999999999", ""),
             ("generations", "max-gib = 1", "unknown field `max-gib`"),

@@ -80,6 +80,9 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
         }
         // While the source is asked ever more seldom, the host is looked at as often as always.
         let deadline = if failures == 0 { poll_at } else { poll_at.min(now + pause(&cycle.settings().agent, 0)) };
+        // What was held back until then is done then.
+        let freed = cycle.next_hold_end().map(|left| now + left);
+        let deadline = freed.map_or(deadline, |freed| deadline.min(freed));
         wake = if deadline == poll_at && failures > 0 { Wake::Retry } else { Wake::Timer };
         watch.expect(pass.changes.iter().map(|change| change.resource.as_str()).filter(|resource| resource.starts_with("unit ")));
         arm(&mut watch, cycle);
@@ -112,6 +115,9 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
                 _ = terminate.recv() => return Ok(leave()),
                 _ = interrupt.recv() => return Ok(leave()),
             }
+        }
+        if freed.is_some_and(|freed| Instant::now() >= freed) {
+            poll_at = Instant::now();
         }
     }
 }

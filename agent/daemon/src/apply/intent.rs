@@ -3,11 +3,13 @@
 //! The model of this is `trimtab_model::plan`'s own test host, whose crash tests hold for what is written here.
 
 use trimtab_model::desired::{Node, Role};
+use trimtab_model::digest::Digest;
 use trimtab_model::ledger::{Before, Owned, OwnedUnit};
 use trimtab_model::names::{HostPath, UnitName};
 use trimtab_model::plan::{Action, Note, Was};
 
 use super::{Outcome, Pass, chain};
+use crate::host::observe;
 
 impl Pass<'_> {
     /// The edits that go with no step, and each unit's entry; what is dropped goes last ([`Pass::prune_dropped`]). Paths that turn out to be as wanted stay pending until the end if they were.
@@ -28,9 +30,7 @@ impl Pass<'_> {
     /// What stood there is the same as what is wanted, but the wanted may change and the original must still be given back one day.
     fn adopt(&mut self, path: &HostPath, before: &Before) {
         if let Before::Original { node: Node::File { digest, .. }, .. } = before {
-            let bytes = (self.contents)(*digest);
-            let kept =
-                bytes.map_err(|error| error.to_string()).and_then(|bytes| self.store.put(&bytes).map_err(|error| chain(&error)));
+            let kept = self.keep_adopted(path, *digest);
             if let Err(why) = kept {
                 // Without its content it could not be given back; not owned, it is looked at again in the next pass.
                 self.applied.remarks.push(format!("file {path} is as wanted but cannot be kept in mind yet: {why}"));
@@ -40,11 +40,27 @@ impl Pass<'_> {
         self.own(path, Some(before.clone()), false);
     }
 
+    /// What is adopted is mostly what is wanted; with keys of others in it, it is only on the disk.
+    fn keep_adopted(&mut self, path: &HostPath, digest: Digest) -> Result<(), String> {
+        if let Ok(bytes) = (self.contents)(digest) {
+            return self.store.put(&bytes).map(drop).map_err(|error| chain(&error));
+        }
+        let mut from = observe::open(&self.machine.root, path).map_err(|error| chain(&error))?;
+        match self.store.put_file(&mut from).map_err(|error| chain(&error))? {
+            kept if kept == digest => Ok(()),
+            _ => Err("it was changed while it was backed up".to_owned()),
+        }
+    }
+
     /// Makes or renews the entry of a path from what is wanted.
     pub(super) fn own(&mut self, path: &HostPath, before: Option<Before>, pending: bool) {
         let Some(want) = self.wanted.entries.get(path) else { return };
         let before = before.or_else(|| self.ledger.entries.get(path).map(|owned| owned.before.clone())).unwrap_or(Before::Absent);
-        let owned = Owned { state: want.state.clone(), role: want.role.clone(), before, pending, origin: want.origin.clone() };
+        // What is left as it is was not written: what is owned there is what was.
+        let written = self.ledger.entries.get(path).filter(|_| self.plan.left.contains(path)).map(|owned| owned.state.clone());
+        let state = written.unwrap_or_else(|| want.state.clone());
+        let (role, drift, origin) = (want.role.clone(), want.drift, want.origin.clone());
+        let owned = Owned { state, role, before, pending, drift, origin };
         self.ledger.entries.insert(path.clone(), owned);
     }
 
@@ -77,8 +93,10 @@ impl Pass<'_> {
 
     /// The unit was just started, restarted or reloaded: it has read what is there now.
     pub(super) fn has_read(&mut self, unit: &UnitName) {
-        if let (Some(want), Some(owned)) = (self.wanted.units.get(unit), self.ledger.units.get_mut(unit)) {
-            owned.inputs = Some(self.wanted.inputs(want));
+        let Some(want) = self.wanted.units.get(unit) else { return };
+        let inputs = self.plan.inputs(self.wanted, self.ledger, want);
+        if let Some(owned) = self.ledger.units.get_mut(unit) {
+            owned.inputs = Some(inputs);
         }
     }
 
@@ -136,7 +154,7 @@ impl Pass<'_> {
         let is_down =
             |action: &Action| matches!(action, Action::Stop { unit: other, .. } | Action::Mask { unit: other } if other == unit);
         let down = self.plan.steps.iter().any(|step| is_down(&step.action));
-        let inputs = self.wanted.inputs(want);
+        let inputs = self.plan.inputs(self.wanted, self.ledger, want);
         if let Some(owned) = self.ledger.units.get_mut(unit) {
             (owned.enabled, owned.active, owned.origin) = (want.enabled, want.active, want.origin.clone());
             if (settled && !held) || down {

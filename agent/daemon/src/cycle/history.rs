@@ -87,7 +87,8 @@ impl History {
         }
         if let Some(last) = self.last.replace(pass.clone()) {
             let quiet = last.outcome == Outcome::Unchanged
-                || (last.changes.is_empty() && self.lines.first().is_some_and(|line| line.outcome == last.outcome));
+                || (last.changes.iter().all(|change| change.left_alone.is_some())
+                    && self.lines.first().is_some_and(|line| line.outcome == last.outcome));
             if !quiet {
                 self.lines.insert(0, last.line());
                 self.lines.truncate(HISTORY);

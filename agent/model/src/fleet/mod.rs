@@ -5,9 +5,11 @@
 
 mod command;
 mod component;
+mod drift;
 mod file;
 mod health;
 mod host;
+mod ignore;
 pub mod read;
 pub mod selector;
 pub mod time;
@@ -17,9 +19,13 @@ mod variable;
 pub use command::DeclaredHook;
 pub use component::{Component, FileRule, MadeDirectory, MadeSymlink, UnitRule};
 pub(crate) use component::{folder as component_folder, judge_target};
+pub use drift::ExclusiveRule;
+pub(crate) use drift::judge_exclusive;
 pub use file::{FleetFile, Group, Settings};
 pub use health::{Ask, DeclaredCheck};
 pub use host::HostFile;
+pub use ignore::DeclaredKeys;
+pub(crate) use ignore::judge_content;
 pub use variable::{Variable, Variables, read_variables};
 
 /// The format that this version reads.

@@ -280,6 +280,7 @@ mod tests {
                 role: entry.role.clone(),
                 before: Before::Absent,
                 pending: false,
+                drift: entry.drift,
                 origin: origin(),
             };
             ledger.entries.insert(at.clone(), owned);

@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 
 use crate::bundle::{Blob, BlobKind, Bundle};
+use crate::desired::Origin;
+use crate::drift::{DriftPolicy, Exclusive};
 use crate::facts::PathPolicy;
 use crate::finding::Findings;
-use crate::fleet::Component;
 use crate::fleet::read::{Place, brief, did_you_mean};
+use crate::fleet::{Component, DeclaredKeys, MadeDirectory, judge_exclusive};
 use crate::names::{AccountName, ComponentName, HostPath, UnitName};
 
 /// The folders of a component.
@@ -32,6 +34,10 @@ pub(super) struct Draft<'b> {
     pub(super) owner: AccountName,
     pub(super) group: AccountName,
     pub(super) sensitive: bool,
+    pub(super) drift: DriftPolicy,
+    /// What nobody declared in it, where it is a directory of the component alone.
+    pub(super) exclusive: Option<Exclusive>,
+    pub(super) ignored: Option<DeclaredKeys<'b>>,
     pub(super) part: Part,
 }
 
@@ -72,6 +78,7 @@ pub(super) fn lay_out<'b>(
     findings: &mut Findings,
 ) -> Vec<Draft<'b>> {
     let root = || "root".parse::<AccountName>().expect("because root is an account name");
+    let usual = component.drift.as_ref().map_or_else(DriftPolicy::default, |drift| drift.value);
     let mut drafts = Vec::new();
     for (file, rest, blob) in crate::fleet::component_folder(bundle, &component.name) {
         let place = Place::file(file.as_str());
@@ -86,7 +93,8 @@ pub(super) fn lay_out<'b>(
         let Some(what) = content(file.as_str(), blob, findings) else { continue };
         let mode = if blob.kind == BlobKind::Executable { 0o755 } else { 0o644 };
         let (owner, group, component) = (root(), root(), component.name.clone());
-        drafts.push(Draft { path, component, place, what, mode, owner, group, sensitive: false, part });
+        let (sensitive, drift, exclusive, ignored) = (false, usual, None, None);
+        drafts.push(Draft { path, component, place, what, mode, owner, group, sensitive, drift, exclusive, ignored, part });
     }
     except(component, &mut drafts, findings);
     for made in &component.directories {
@@ -99,6 +107,9 @@ pub(super) fn lay_out<'b>(
             owner: made.owner.clone().unwrap_or_else(root),
             group: made.group.clone().unwrap_or_else(root),
             sensitive: false,
+            drift: made.drift.unwrap_or(usual),
+            exclusive: exclusive(made, component, policy, findings),
+            ignored: None,
             part: Part::Plain,
         });
     }
@@ -112,11 +123,31 @@ pub(super) fn lay_out<'b>(
             owner: root(),
             group: root(),
             sensitive: false,
+            drift: made.drift.unwrap_or(usual),
+            exclusive: None,
+            ignored: None,
             part: Part::Plain,
         });
     }
     drafts.retain(|draft| is_allowed(draft, policy, findings));
     drafts
+}
+
+/// What a directory is exclusive for, if it may be.
+fn exclusive(
+    made: &MadeDirectory<'_>,
+    component: &Component<'_>,
+    policy: &PathPolicy,
+    findings: &mut Findings,
+) -> Option<Exclusive> {
+    let rule = made.exclusive.as_ref()?;
+    if let Err(why) = judge_exclusive(&made.path, policy) {
+        let help = "declare a directory that belongs to this component alone, e.g. its own below this one";
+        findings.at_with(rule.place, format!("{} cannot be exclusive: {why}", made.path), help);
+        return None;
+    }
+    let origin = Origin { component: component.name.clone(), file: rule.place.file.to_owned(), line: rule.place.line() };
+    Some(Exclusive { extra: rule.extra, except: rule.except.clone(), origin })
 }
 
 struct Wrong {
@@ -285,7 +316,7 @@ fn content<'b>(file: &str, blob: &'b Blob, findings: &mut Findings) -> Option<Wh
 }
 
 /// Applies `[[file]]`.
-fn except(component: &Component<'_>, drafts: &mut [Draft<'_>], findings: &mut Findings) {
+fn except<'b>(component: &Component<'b>, drafts: &mut [Draft<'b>], findings: &mut Findings) {
     for (path, rule) in &component.files {
         let Some(draft) = drafts.iter_mut().find(|draft| draft.path == *path) else {
             let help = did_you_mean(path.as_str(), drafts.iter().map(|draft| draft.path.as_str()));
@@ -293,12 +324,19 @@ fn except(component: &Component<'_>, drafts: &mut [Draft<'_>], findings: &mut Fi
             findings.at_with(rule.place, format!("none of this component's folders provides {path}"), help);
             continue;
         };
+        let only_drift =
+            rule.owner.is_none() && rule.group.is_none() && rule.mode.is_none() && !rule.sensitive && rule.drift.is_some();
+        draft.drift = rule.drift.unwrap_or(draft.drift);
+        if matches!(draft.what, What::Symlink(_)) && only_drift {
+            continue;
+        }
         if matches!(draft.what, What::Symlink(_)) {
             findings.at(rule.place, format!("{path} is a symlink: it has no mode, and root owns it"));
             continue;
         }
         draft.mode = rule.mode.unwrap_or(draft.mode);
         draft.sensitive = rule.sensitive;
+        draft.ignored.clone_from(&rule.ignored);
         if let Some(owner) = &rule.owner {
             draft.owner = owner.clone();
         }
