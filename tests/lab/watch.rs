@@ -102,16 +102,16 @@ fn who_did_it_is_named_and_never_guessed() {
     // A person with root's rights, as sshd, login and sudo make them: the kernel keeps who logged in.
     m.sh("useradd -u 1000 bob");
     repaired(&m, "sh -c 'echo 1000 > /proc/self/loginuid; echo SETTING=bob > /etc/one.conf; sleep 0.5'", setting);
-    assert_eq!(who(&m, "file /etc/one.conf"), r#"{"command":"sh","user":"root","login":"bob"}"#);
+    assert_eq!(who(&m, "file /etc/one.conf"), r#"{"command":"sh","login":"bob","user":"root"}"#);
     // A service.
     repaired(&m, "systemd-run -q --wait -u meddler sh -c 'echo SETTING=x > /etc/one.conf; sleep 0.5'", setting);
-    assert_eq!(who(&m, "file /etc/one.conf"), r#"{"command":"sh","user":"root","unit":"meddler.service"}"#);
+    assert_eq!(who(&m, "file /etc/one.conf"), r#"{"command":"sh","unit":"meddler.service","user":"root"}"#);
     // A container that was given the folder.
     let image = format!("localhost:5000/busybox@{}", m.read("/var/lib/lab/busybox-1"));
     let inside = "echo SETTING=box > /host/one.conf; sleep 0.5; true";
     repaired(&m, &format!("podman run --rm -q -v /etc:/host {image} /bin/sh -c '{inside}'"), setting);
     let told = who(&m, "file /etc/one.conf");
-    assert!(told.starts_with(r#"{"command":"sh","user":"root","unit":"libpod-"#) && told.ends_with(r#".scope"}"#), "{told}");
+    assert!(told.starts_with(r#"{"command":"sh","unit":"libpod-"#) && told.ends_with(r#".scope","user":"root"}"#), "{told}");
     // One that is gone before anybody can look is a number, and never somebody else.
     repaired(&m, "sed -i s/1/2/ /etc/one.conf", setting);
     let told = who(&m, "file /etc/one.conf");
@@ -119,7 +119,7 @@ fn who_did_it_is_named_and_never_guessed() {
 
     let active = || m.try_sh("systemctl is-active one").out == "active";
     repaired(&m, "systemctl kill -s KILL one", active);
-    assert_eq!(who(&m, "unit one.service"), r#"{"unit":"one.service","result":"signal"}"#);
+    assert_eq!(who(&m, "unit one.service"), r#"{"result":"signal","unit":"one.service"}"#);
     // systemd does not say who asked it for a job.
     repaired(&m, "systemctl stop one", active);
     assert_eq!(who(&m, "unit one.service"), "null");
