@@ -6,6 +6,7 @@
 mod agent;
 mod clock;
 mod confirm;
+mod contend;
 mod converge;
 mod cutoff;
 mod drift;

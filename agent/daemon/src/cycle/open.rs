@@ -158,6 +158,7 @@ impl Cycle {
             held,
             aimed: None,
             flaps: super::flap::Flaps::default(),
+            fights: super::contend::Fights::new(std::time::Instant::now()),
             waiting_for: String::new(),
             in_vain: 0,
         })

@@ -30,7 +30,7 @@ pub struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn telling<'t>(&'t self, kind: EventKind, severity: Severity, resource: &'t str, message: String) -> Telling<'t> {
+    pub(super) fn telling<'t>(&'t self, kind: EventKind, severity: Severity, resource: &'t str, message: String) -> Telling<'t> {
         Telling { at_ms: self.now_ms, kind, severity, pass: self.pass, revision: self.revision, resource, message, drift: None }
     }
 }
