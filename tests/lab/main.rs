@@ -15,6 +15,7 @@ mod harness;
 mod health;
 mod operator;
 mod package;
+mod policy;
 mod refuse;
 mod rollback;
 mod selfupdate;
