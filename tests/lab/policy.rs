@@ -11,9 +11,9 @@ use super::fleet;
 
 /// All that was written in a machine since its tree was made, outside of what writes by itself: by path, with what shows a write.
 fn written(m: &Machine) -> BTreeMap<String, (u64, i64, i64)> {
-    // trimtab's own memory; logs, systemd's own notes, and the Git host, which is asked and so has something to log.
+    // trimtab's own memory; logs, systemd's own notes and what it makes for PrivateTmp=, and the Git host, which is asked and so has something to log.
     const OWN: [&str; 4] = ["var/lib/trimtab", "etc/trimtab", "var/cache/trimtab", "var/lib/private"];
-    const OTHERS: [&str; 5] = ["var/log", "var/lib/systemd", "var/lib/nginx", "tmp", "root/.bash_history"];
+    const OTHERS: [&str; 6] = ["var/log", "var/lib/systemd", "var/lib/nginx", "tmp", "var/tmp", "root/.bash_history"];
     let upper = m.upper();
     let mut found = BTreeMap::new();
     let mut open = vec![upper.clone()];
