@@ -4,9 +4,11 @@
 
 mod access;
 mod bombs;
+mod deliver;
 mod faults;
 mod fetching;
 mod process;
+mod push;
 mod ssh;
 
 use std::collections::BTreeMap;
@@ -121,7 +123,9 @@ impl Courier {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (cache, source) = (cache.clone(), config.clone());
-                std::thread::spawn(move || serve(stream, CourierConfig { source, cache: cache.clone() }, &cache));
+                std::thread::spawn(move || {
+                    serve(stream, CourierConfig { source, sinks: Vec::new(), cache: cache.clone() }, &cache)
+                });
             }
         });
         Self { client: Client::connect(&socket, PATIENCE).unwrap(), folder }

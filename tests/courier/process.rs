@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use trimtab::courier::protocol::{Reply, Request, Traffic};
 use trimtab::courier::{Class, Client, ClientError};
 use trimtab::wire::{self, ObjectKind, ObjectSource};
+use trimtab_model::outbound::Signed;
 use trimtab_tests::server::{Auth, Fault, GitServer, Tls};
 use trimtab_tests::trimtab_binary;
 
@@ -113,7 +114,7 @@ fn liar(answer: impl Fn(&mut UnixStream, Request) + Send + 'static) -> (tempfile
     let listener = UnixListener::bind(&socket).unwrap();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
-            while let Ok((request, _)) = wire::receive::<Request>(&mut stream, "agent", 0) {
+            while let Ok((request, _)) = wire::receive::<Request>(&mut stream, "agent", 1 << 20) {
                 answer(&mut stream, request);
             }
         }
@@ -147,7 +148,9 @@ fn lies_about_sizes_are_found_out() {
 fn answers_to_other_questions_and_huge_frames_are_refused() {
     let (_folder, socket) = liar(|stream, request| {
         let _ = match request {
-            Request::Poll { .. } => wire::send(stream, "agent", &Reply::Advanced { traffic: Traffic::default() }, &[]),
+            Request::Poll { .. } | Request::Deliver { .. } => {
+                wire::send(stream, "agent", &Reply::Advanced { traffic: Traffic::default() }, &[])
+            }
             // A body that nobody asked for.
             Request::Advance { .. } => wire::send(stream, "agent", &Reply::Advanced { traffic: Traffic::default() }, &[0; 100]),
             // Ids that nobody asked for.
@@ -158,6 +161,8 @@ fn answers_to_other_questions_and_huge_frames_are_refused() {
     let tip = id(&"3".repeat(40));
     assert!(matches!(client.poll("HEAD"), Err(ClientError::Unexpected)));
     assert!(matches!(client.advance(&tip, None), Err(ClientError::Wire(_))));
+    let report = Signed { report: b"{}".to_vec(), signature: "x".to_owned() };
+    assert!(matches!(client.deliver("ops", &[report]), Err(ClientError::Unexpected)));
     let error = client.objects(ObjectKind::Blob, &[tip], 10).unwrap_err().to_string();
     assert!(error.contains("5555"), "{error}");
     let (_folder, socket) = liar(|stream, _| {

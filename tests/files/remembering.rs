@@ -77,7 +77,7 @@ fn one_holder_at_a_time() {
     assert_eq!(look.load_ledger().unwrap().ledger.generation, 3);
     assert!(matches!(look.save_ledger(&generation(4)), Err(StoreError::LookingOnly { .. })));
     assert!(matches!(look.put(b"x"), Err(StoreError::LookingOnly { .. })));
-    assert!(matches!(look.save_status(b"x"), Err(StoreError::LookingOnly { .. })));
+    assert!(matches!(look.save_status(b"x", None), Err(StoreError::LookingOnly { .. })));
     drop(store);
     assert_eq!(Store::open(places).unwrap().load_ledger().unwrap().ledger.generation, 3);
 }
@@ -211,7 +211,7 @@ fn the_small_documents_come_back() {
     assert_eq!(second.mode() & 0o7777, 0o600);
 
     assert_eq!(store.load_status().unwrap(), None);
-    store.save_status(b"{\"ok\":true}").unwrap();
+    store.save_status(b"{\"ok\":true}", None).unwrap();
     assert_eq!(store.load_status().unwrap().as_deref(), Some(&b"{\"ok\":true}"[..]));
     assert_eq!(
         fs::metadata(store.places().runtime.join("status.json")).unwrap().mode() & 0o7777,

@@ -26,9 +26,15 @@ fn in_order(m: &Machine) {
 /// Installed and not enrolled: enabled, and not running.
 #[track_caller]
 fn waits_for_enrolment(m: &Machine) {
-    assert_eq!(m.sh("systemctl is-enabled trimtab.service trimtab-courier.socket trimtab-guard.path"), "enabled\nenabled\nenabled");
+    assert_eq!(
+        m.sh("systemctl is-enabled trimtab.service trimtab-courier.socket trimtab-status.socket trimtab-guard.path"),
+        "enabled\nenabled\nenabled\nenabled"
+    );
     assert_eq!(m.sh("systemctl show -p ActiveState -p ConditionResult --value trimtab"), "inactive\nno");
-    assert_eq!(m.sh("stat -c '%U:%G %a' /etc/trimtab; id -un trimtab-courier"), "root:root 755\ntrimtab-courier");
+    assert_eq!(
+        m.sh("stat -c '%U:%G %a' /etc/trimtab; id -un trimtab-courier trimtab-status"),
+        "root:root 755\ntrimtab-courier\ntrimtab-status"
+    );
     assert!(!m.has("/etc/trimtab/agent.toml") && !m.has("/var/lib/trimtab/ledger.json"));
     for file in ["man/man8/trimtab.8.gz", "man/man5/trimtab-agent.toml.5.gz", "bash-completion/completions/trimtab"] {
         assert!(m.has(&format!("/usr/share/{file}")), "{file}");
@@ -223,8 +229,9 @@ fn the_units_give_up_what_they_can() {
         figure.and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("no figure in {told:?}"))
     };
     let (courier, agent) = (exposure("trimtab-courier@x.service"), exposure("trimtab.service"));
-    let guard = exposure("trimtab-guard.service");
+    let (guard, endpoint) = (exposure("trimtab-guard.service"), exposure("trimtab-status.service"));
     assert!(guard <= agent, "the guard's exposure is {guard}, the agent's {agent}");
+    assert!(endpoint <= 1.0, "the endpoint's exposure is {endpoint}");
     assert!(courier <= 2.0, "the courier's exposure is {courier}");
     assert!(agent <= 4.2, "the agent's exposure is {agent}");
 }

@@ -4,6 +4,7 @@
 mod operator;
 mod past;
 mod policy;
+mod reports;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -84,6 +85,23 @@ impl Sandbox {
 
     fn agent(&self) -> Agent {
         Agent(self.trimtab(&["agent"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// How many reports wait in the spool.
+    fn waiting(&self) -> usize {
+        let folder = fs::read_dir(self.root().join("var/lib/trimtab/spool"));
+        folder.map_or(0, |list| list.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "report")).count())
+    }
+
+    /// The highest sequence that waits or is known to have been given.
+    fn newest(&self) -> u64 {
+        let spool = self.root().join("var/lib/trimtab/spool");
+        let state: serde_json::Value =
+            serde_json::from_slice(&fs::read(spool.join("state.json")).unwrap_or_default()).unwrap_or_default();
+        let names =
+            fs::read_dir(spool).into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let waiting = names.filter_map(|name| name.strip_suffix(".report")?.split('-').nth(1)?.parse().ok()).max();
+        waiting.max(state["sequence"].as_u64()).unwrap_or_default()
     }
 
     fn status(&self) -> Option<Status> {

@@ -217,11 +217,11 @@ impl Drop for GitServer {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn server_config(authority: &Authority, mutual: bool) -> ServerConfig {
+pub(crate) fn server_config(authority: &Authority, mutual: bool) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let (certificate, key) = authority.issue(&["localhost", "127.0.0.1"]);
     let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("because rcgen wrote it");
@@ -267,15 +267,15 @@ impl Write for Counted {
     }
 }
 
-trait Duplex: Read + Write {}
+pub(crate) trait Duplex: Read + Write {}
 impl<T: Read + Write> Duplex for T {}
 
-struct Request {
-    method: String,
-    path: String,
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) path: String,
     query: String,
-    headers: HashMap<String, String>,
-    body: Vec<u8>,
+    pub(crate) headers: HashMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 struct Response {
@@ -341,7 +341,8 @@ impl Shared {
                 Response::plain("400 Bad Request", "ask for info/refs first")
             }
             Fault::Canned(bytes) if post => {
-                let kind = "application/x-git-upload-pack-result".to_owned();
+                let service = if request.path.ends_with("git-receive-pack") { "receive" } else { "upload" };
+                let kind = format!("application/x-git-{service}-pack-result");
                 Response { status: "200 OK".to_owned(), headers: vec![("Content-Type".to_owned(), kind)], body: bytes.clone() }
             }
             _ => self
@@ -448,7 +449,7 @@ impl Shared {
     }
 }
 
-fn read_request(reader: &mut BufReader<Box<dyn Duplex>>) -> io::Result<Option<Request>> {
+pub(crate) fn read_request(reader: &mut BufReader<Box<dyn Duplex>>) -> io::Result<Option<Request>> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
         return Ok(None);

@@ -16,6 +16,7 @@ use trimtab_model::transaction::Limit;
 
 use crate::courier::{self, SourceConfig};
 use crate::log::chain;
+use crate::sinks::{Flaw, SinkConfig, check_all};
 use crate::trust::owner::{OwnerError, read_owned};
 
 /// Everything that `agent.toml` may say.
@@ -39,6 +40,15 @@ pub struct Settings {
     /// How much of the past is kept.
     #[serde(default)]
     pub generations: GenerationSettings,
+    /// When reports are made, and how many wait at most.
+    #[serde(default)]
+    pub reports: ReportSettings,
+    /// Where they go.
+    #[serde(default, rename = "sink")]
+    pub sinks: Vec<SinkConfig>,
+    /// Where the status goes beside `/run`.
+    #[serde(default)]
+    pub status: StatusSettings,
 }
 
 /// `[host]`.
@@ -160,6 +170,47 @@ impl Default for GenerationSettings {
     }
 }
 
+/// `[reports]`: what leaves the host, through the sinks.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct ReportSettings {
+    /// After so long without a report one is made all the same; each time a tenth is added or taken at random.
+    #[serde(deserialize_with = "heartbeat")]
+    pub heartbeat: Duration,
+    /// How many MiB may wait; beyond that the oldest reports are merged.
+    #[serde(deserialize_with = "from_to::<2, 1024, _, _>")]
+    pub max_mib: u64,
+    /// How many reports may wait, likewise.
+    #[serde(deserialize_with = "from_to::<2, 10_000, _, _>")]
+    pub max_count: usize,
+}
+
+impl Default for ReportSettings {
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_secs(900), max_mib: 16, max_count: 500 }
+    }
+}
+
+/// `[status]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct StatusSettings {
+    /// The metrics as a file for the node exporter's textfile collector; not written when it is not given.
+    #[serde(deserialize_with = "textfile")]
+    pub textfile: Option<PathBuf>,
+}
+
+/// A file that the collector reads: it takes none with another ending.
+fn textfile<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    let text = String::deserialize(from)?;
+    let path = Path::new(&text);
+    let is_plain = path.components().skip(1).all(|part| matches!(part, std::path::Component::Normal(_)));
+    if path.is_absolute() && is_plain && path.extension().is_some_and(|ending| ending == "prom") {
+        return Ok(Some(path.to_owned()));
+    }
+    Err(serde::de::Error::custom(format!("{text:?} is not an absolute path that ends in .prom")))
+}
+
 /// A number, or a share in quotes.
 fn limit<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Limit, D::Error> {
     #[derive(Deserialize)]
@@ -179,6 +230,18 @@ fn at_most<'de, const MOST: u64, N: TryFrom<u64>, D: serde::Deserializer<'de>>(f
     let number = u64::deserialize(from)?;
     let fits = N::try_from(number).ok().filter(|_| number <= MOST);
     fits.ok_or_else(|| serde::de::Error::custom(format!("{number} is more than {MOST}")))
+}
+
+/// A number that is neither too small to be of use nor beyond what anybody can mean.
+fn from_to<'de, const LEAST: u64, const MOST: u64, N: TryFrom<u64>, D: serde::Deserializer<'de>>(from: D) -> Result<N, D::Error> {
+    let number = u64::deserialize(from)?;
+    let fits = N::try_from(number).ok().filter(|_| (LEAST..=MOST).contains(&number));
+    fits.ok_or_else(|| serde::de::Error::custom(format!("{number} is not between {LEAST} and {MOST}")))
+}
+
+/// A heartbeat: one a second tells nobody more, and one a week is none.
+fn heartbeat<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    between(from, (5, "five seconds"), (86_400, "one day"))
 }
 
 /// A duration with its unit, e.g. `"90s"` or `"5min"`: a bare number would be read as seconds by one and minutes by another.
@@ -232,6 +295,21 @@ impl Places {
     /// `trust.toml`.
     pub fn trust_toml(&self) -> PathBuf {
         self.root.join("etc/trimtab/trust.toml")
+    }
+
+    /// The device's secret key.
+    pub fn device_key(&self) -> PathBuf {
+        self.root.join("etc/trimtab/device.key")
+    }
+
+    /// Its public key.
+    pub fn device_pub(&self) -> PathBuf {
+        self.root.join("etc/trimtab/device.pub")
+    }
+
+    /// Reports that are not delivered yet.
+    pub fn spool(&self) -> PathBuf {
+        self.root.join("var/lib/trimtab/spool")
     }
 
     /// Ledger, blobs, trust state and its second copy, status document.
@@ -291,8 +369,23 @@ impl Settings {
         })?;
         settings.source.check().map_err(|error| Finding::new(chain(&error), Spot::file(file)).draw(false))?;
         settings.policy.check().map_err(|why| Finding::new(why, Spot::file(file)).draw(false))?;
+        check_all(&settings.sinks).map_err(|flaw| {
+            let spot = Spot::at(file, &courier::masked(text), place_of(text, &flaw), "");
+            Finding::new(chain(&flaw), spot).draw(false)
+        })?;
         Ok(settings)
     }
+}
+
+/// Where in the text a sink's flaw is: the key, or the head of its table where one is missing.
+fn place_of(text: &str, flaw: &Flaw) -> std::ops::Range<usize> {
+    #[derive(Deserialize)]
+    struct Sinks {
+        sink: Vec<toml::Spanned<BTreeMap<String, toml::Spanned<toml::Value>>>>,
+    }
+    let Ok(Sinks { sink }) = toml::from_str::<Sinks>(text) else { return 0..0 };
+    let Some(table) = sink.get(flaw.index) else { return 0..0 };
+    table.get_ref().get(flaw.key).map_or(table.span(), toml::Spanned::span)
 }
 
 #[cfg(test)]
@@ -344,6 +437,13 @@ mod tests {
             ("generations", "keep = 1001", "1001 is more than 1000"),
             ("generations", "max-mib = 99999999999999999", ""),
             ("generations", "max-gib = 1", "unknown field `max-gib`"),
+            ("reports", "heartbeat = \"1s\"", "\"1s\" is not between five seconds and one day"),
+            ("reports", "max-count = 1", "1 is not between 2 and 10000"),
+            ("reports", "max-gib = 1", "unknown field `max-gib`"),
+            ("status", "textfile = \"trimtab.prom\"", "is not an absolute path that ends in .prom"),
+            ("status", "textfile = \"/var/lib/x/trimtab.txt\"", "is not an absolute path that ends in .prom"),
+            ("status", "textfile = \"/var/../etc/trimtab.prom\"", "is not an absolute path that ends in .prom"),
+            ("status", "textfiles = \"/a.prom\"", "unknown field `textfiles`"),
         ] {
             let error = refusal(table, line);
             assert!(error.contains("a.toml:4:") && error.contains('^') && error.contains(says), "{table} {line}: {error}");
@@ -352,5 +452,24 @@ mod tests {
         let good = "[source]\nurl = \"https://x/y.git\"\n[guard]\nmax-removals = 0\nconfirm-timeout = \"10s\"\n[generations]\nkeep = 0\nmax-mib = 0\n[policy]\nprotect-units = [\"getty@*.service\"]\n";
         let settings = Settings::parse("a.toml", good).unwrap();
         assert_eq!((settings.guard.max_removals, settings.generations.keep), (Limit::Count(0), 0));
+    }
+
+    #[test]
+    fn mistakes_about_sinks_are_shown_where_they_stand() {
+        let text = |sinks: &str| format!("[source]\nurl = \"https://x/y.git\"\n{sinks}");
+        let good = "[[sink]]\nname = \"a\"\ntype = \"webhook\"\nurl = \"https://x/hook\"\n";
+        assert_eq!(Settings::parse("a.toml", &text(good)).unwrap().sinks.len(), 1);
+        for (sink, place, says) in [
+            ("name = \"b\"\ntype = \"webhook\"\nurl = \"http://x/\"\n", "a.toml:10:7", "http:// is refused"),
+            ("name = \"b\"\ntype = \"webhook\"\nurl = \"https://me:geheim@x/\"\n", "a.toml:10:7", "no place for credentials"),
+            ("name = \"a\"\ntype = \"webhook\"\nurl = \"https://x/\"\n", "a.toml:8:8", "another sink has this name"),
+            ("name = \"b\"\ntype = \"webhook\"\n", "a.toml:7:1", "url is missing"),
+            ("name = \"b\"\ntype = \"carrier-pigeon\"\n", "a.toml:9:8", "unknown variant"),
+            ("name = \"b\"\ntype = \"webhook\"\nuri = \"https://x/\"\n", "a.toml:10:1", "unknown field `uri`"),
+        ] {
+            let error = Settings::parse("a.toml", &text(&format!("{good}[[sink]]\n{sink}"))).unwrap_err();
+            assert!(error.contains(place) && error.contains('^') && error.contains(says), "{sink}: {error}");
+            assert!(!error.contains("geheim"), "{error}");
+        }
     }
 }

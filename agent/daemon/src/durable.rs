@@ -6,8 +6,11 @@
 //! Limit: `syncfs` reports lost writes since Linux 5.8 only; older kernels tell them for single files alone.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
 
 use nix::sys::stat::fstat;
 use nix::unistd::{fsync, syncfs};
@@ -66,4 +69,27 @@ impl Unsynced {
         }
         Ok(())
     }
+}
+
+/// Replaces a file as a whole, without waiting for the disk: after a power cut it may be the old one. For what can be made again.
+/// The folder may be somebody else's: what stands at either name is never followed.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".new");
+    let beside = path.with_file_name(name);
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+        // The umask is the unit's, not this file's.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(bytes)?;
+        fs::rename(&beside, path)
+    };
+    write().inspect_err(|_| {
+        let _ = fs::remove_file(&beside);
+    })
 }

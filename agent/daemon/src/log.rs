@@ -80,6 +80,12 @@ impl Laps {
     }
 }
 
+/// Milliseconds since 1970; the clock is read here and handed on as a value.
+pub(crate) fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// An error and all its causes in one line, told once, at the edge. Control characters (a server's words may be among the causes)
 /// become spaces.
 pub fn chain(error: &dyn std::error::Error) -> String {

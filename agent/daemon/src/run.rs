@@ -33,7 +33,10 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("first pass")]);
     let mut wake = Wake::Start;
     let (mut failures, mut poll_at) = (0, Instant::now());
+    let mut delivery = None;
     loop {
+        // Beside the passes: a receiver that is slow must not delay a repair. It ends with the runtime.
+        delivery = delivery.or_else(|| cycle.outbox().map(|outbox| tokio::spawn(outbox.deliver(cycle.reach()))));
         let ask = matches!(wake, Wake::Start | Wake::Asked) || Instant::now() >= poll_at;
         let pass = {
             // SIGHUP waits for the end of the pass; SIGTERM ends it where it waits, and the next start finishes what it began.
@@ -73,6 +76,7 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(deadline.into()) => break,
+                () = until(cycle.beats_at()) => cycle.beat(),
                 () = feed() => notify(&[sd_notify::NotifyState::Watchdog]),
                 _ = hangup.recv() => {
                     cycle.reread();
@@ -92,6 +96,14 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
 fn leave() -> End {
     notify(&[sd_notify::NotifyState::Stopping]);
     End::Asked
+}
+
+/// Until then; for ever when there is no such time.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Until the watchdog wants to be fed; for ever when nobody watches.

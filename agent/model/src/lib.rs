@@ -9,6 +9,7 @@
 //! `tests/tidy` holds the first sentence; the property tests hold the second.
 
 pub mod bundle;
+pub mod condition;
 pub mod desired;
 pub mod digest;
 pub mod drift;
@@ -19,11 +20,14 @@ pub mod fleet;
 pub mod health;
 pub mod hold;
 pub mod hook;
+pub mod keys;
 pub mod ledger;
+pub mod metric;
 pub mod names;
 pub mod observed;
 pub mod outbound;
 pub mod plan;
+pub mod public;
 pub mod render;
 pub mod report;
 pub mod status;

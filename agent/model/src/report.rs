@@ -54,6 +54,21 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All of them.
+    pub const ALL: [Outcome; 11] = [
+        Outcome::Unchanged,
+        Outcome::Converged,
+        Outcome::Planned,
+        Outcome::Drifted,
+        Outcome::Paused,
+        Outcome::Unreachable,
+        Outcome::Partial,
+        Outcome::Held,
+        Outcome::RolledBack,
+        Outcome::Degraded,
+        Outcome::Halted,
+    ];
+
     /// The word for journal fields and tables.
     pub fn word(self) -> &'static str {
         match self {

@@ -18,6 +18,9 @@ pub const STATUS_FORMAT: u32 = 2;
 /// How many passes the status document remembers besides the last.
 pub const HISTORY: usize = 10;
 
+/// How many units the status document tells one by one.
+pub const UNITS: usize = 500;
+
 /// How many drifts that stand, and how many that passed, the status document tells one by one.
 pub const DRIFTS: usize = 50;
 
@@ -39,6 +42,9 @@ pub struct Status {
     /// When this document was written, milliseconds since 1970.
     #[serde(default)]
     pub at_ms: u64,
+    /// When there is a newer one at the latest, milliseconds since 1970: after that the agent hangs or is gone. 0: nobody is to write one.
+    #[serde(default)]
+    pub next_ms: u64,
     /// Whether the host is as the newest accepted revision wants it, and nobody holds anything back: the same as the condition `Ready`.
     pub ready: bool,
     /// One sentence: what is the matter, or that nothing is.
@@ -68,7 +74,7 @@ pub struct Status {
     pub managed_files: usize,
     /// Likewise.
     pub managed_units: usize,
-    /// How the managed units (containers are units) are.
+    /// How the managed units (containers are units) are, at most [`UNITS`], as the last look at them saw them.
     #[serde(default)]
     pub units: Vec<UnitStatus>,
     /// The last pass, whole.
@@ -87,6 +93,9 @@ pub struct Status {
     /// Drift that stands, oldest first, at most [`DRIFTS`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<Drift>,
+    /// How many drifts stand, those included that [`Status::drift`] has no room for.
+    #[serde(default)]
+    pub drift_standing: usize,
     /// Drift that passed, newest first, at most [`DRIFTS`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub past_drift: Vec<Drift>,
@@ -323,4 +332,10 @@ impl Status {
     pub fn outcome(&self) -> Option<Outcome> {
         self.last_pass.as_ref().map(|pass| pass.outcome)
     }
+}
+
+/// A document of which everything is known: the published example.
+#[cfg(test)]
+pub(crate) fn sample() -> Status {
+    serde_json::from_str(include_str!("../../../examples/monitoring/status.example.json")).expect("because the example is one")
 }

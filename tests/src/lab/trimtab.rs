@@ -42,7 +42,7 @@ pub(super) fn install(machine: &Machine) {
     }
     replace_binary(machine);
     // What the packages' scripts do, and packaging/install where it is not given a folder.
-    machine.sh("systemd-sysusers trimtab.conf && systemd-tmpfiles --create trimtab.conf && systemctl daemon-reload");
+    machine.sh("systemd-sysusers trimtab.conf && systemd-tmpfiles --create trimtab.conf && journalctl --update-catalog && systemctl daemon-reload");
 }
 
 /// Installs over what is there, as an upgrade does: the new binary is renamed over the old one, which still runs.
@@ -66,7 +66,7 @@ pub fn enrol(machine: &Machine, trusted: &Person<'_>, more: &str) {
     ));
     // So that a scenario that changes a unit does not wait ten seconds for it to settle; those about settling ask for more.
     machine.sh("sed -i 's/^\\[agent\\]$/[guard]\\nsettle = \"1s\"\\n\\n[agent]/' /etc/trimtab/agent.toml");
-    machine.sh("systemctl enable --quiet --now trimtab-courier.socket trimtab-guard.path");
+    machine.sh("systemctl enable --quiet --now trimtab-courier.socket trimtab-status.socket trimtab-guard.path");
 }
 
 /// A pass that must change something and end well.

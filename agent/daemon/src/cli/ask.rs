@@ -244,20 +244,20 @@ fn withdraw(left: &Path) {
 }
 
 /// An agent that runs, and the last of its passes that is known.
-struct Agent {
+pub(super) struct Agent {
     pid: u32,
     known: u64,
 }
 
 impl Agent {
     /// The running agent; one that has just started is waited for, its first pass has not ended yet. `None`: none runs.
-    fn running(places: &Places, deadline: Instant) -> Option<Self> {
+    pub(super) fn running(places: &Places, deadline: Instant) -> Option<Self> {
         let status = first_status(places, deadline)?;
         Some(Self { pid: status.agent_pid, known: status.last_pass.map_or(0, |pass| pass.number) })
     }
 
     /// Wakes it and waits for the end of the pass that it makes for that; an exit code when there is none.
-    fn pass(&mut self, places: &Places, deadline: Instant, timeout: Duration) -> Result<Pass, ExitCode> {
+    pub(super) fn pass(&mut self, places: &Places, deadline: Instant, timeout: Duration) -> Result<Pass, ExitCode> {
         use std::io::IsTerminal as _;
         let begun = Instant::now();
         // A pass that was running when the signal came looked at the repository before: it is not the answer.

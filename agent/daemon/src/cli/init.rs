@@ -8,6 +8,7 @@ use trimtab_model::names::HostName;
 
 use super::{complain, fail, say};
 use crate::config::{Places, Settings};
+use crate::outbox::DeviceKey;
 use crate::trust::keys::TrustConfig;
 
 /// `trimtab init`.
@@ -90,10 +91,14 @@ pub(super) fn run(places: &Places, args: &Args) -> ExitCode {
             return fail(&error, 1);
         }
     }
-    say(&explain(places, args, &trust))
+    let device = match DeviceKey::obtain(&places.device_key(), &places.device_pub()) {
+        Ok(device) => device,
+        Err(error) => return fail(&error, 1),
+    };
+    say(&explain(places, args, &trust, &device))
 }
 
-fn explain(places: &Places, args: &Args, trust: &TrustConfig) -> String {
+fn explain(places: &Places, args: &Args, trust: &TrustConfig, device: &DeviceKey) -> String {
     let mut text = format!(
         "Enrolled. This host will follow branch {} of\n  {}\nand converge to nothing but commits signed by:\n",
         args.branch, args.url
@@ -106,6 +111,8 @@ fn explain(places: &Places, args: &Args, trust: &TrustConfig) -> String {
          any descendant that one of these keys signed can be served as this branch.\n",
     );
     text.push_str(&format!("Written: {} and {}\n", places.agent_toml().display(), places.trust_toml().display()));
+    let (name, public) = (device.device(), device.public());
+    text.push_str(&format!("Device:  {name}; its reports are checked with `minisign -V -P {public}`\n"));
     if places.is_sandbox() {
         text.push_str(&format!("Next:    trimtab --root {} plan    (what would change)\n", places.root.display()));
         return text;

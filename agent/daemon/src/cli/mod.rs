@@ -16,12 +16,14 @@ use crate::log::chain;
 mod ask;
 mod backups;
 mod demo;
+mod endpoint;
 mod hold;
 mod init;
 mod machine;
 mod own;
 mod past;
 mod probe;
+mod reports;
 mod repository;
 mod status;
 mod uninstall;
@@ -107,6 +109,9 @@ enum Command {
     /// How this host is: the last pass, the revision, what differs; exit 1 when it is not ready or its agent does not run.
     #[command(after_help = "Example:\n  trimtab status --json | jq .ready")]
     Status(machine::Json),
+    /// The reports that wait to be sent to the sinks of agent.toml.
+    #[command(after_help = "Example:\n  trimtab reports list")]
+    Reports(reports::ReportsArgs),
     /// Check a fleet repository, as CI would: every file, every component, every host; all problems at once.
     #[command(after_help = "Example:\n  trimtab validate .")]
     Validate(repository::ValidateArgs),
@@ -129,6 +134,9 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         cache: Option<PathBuf>,
     },
+    /// The unprivileged process that serves the status document over HTTP; started by systemd, leaves when nobody asks.
+    #[command(hide = true, after_help = "Example:\n  trimtab endpoint --listen 127.0.0.1:9464")]
+    Endpoint(endpoint::EndpointArgs),
     /// The guard over a new trimtab; started by systemd from the program before it (trimtab-guard.service).
     #[command(hide = true)]
     RestoreSelf,
@@ -152,6 +160,7 @@ impl Command {
                 | Command::Facts
                 | Command::Version(_)
                 | Command::Courier { .. }
+                | Command::Endpoint(_)
                 | Command::Probe(_)
                 | Command::RenderWorker
         )
@@ -199,12 +208,14 @@ pub fn main() -> ExitCode {
         Command::Uninstall(args) => uninstall::run(&places, &args),
         Command::Sync(wait) => ask::sync(&places, wait),
         Command::Status(json) => status::run(&places, json),
+        Command::Reports(args) => reports::run(&places, &args),
         Command::Validate(args) => repository::validate(&args),
         Command::Render(args) => repository::render(&args),
         Command::Facts => machine::facts(&places),
         Command::Version(json) => version(json),
         Command::Courier { config, cache } => crate::courier::run_as_process(&config, &cache.unwrap_or_else(|| places.cache())),
         Command::Probe(asked) => probe::run(asked),
+        Command::Endpoint(args) => endpoint::run(&places, &args),
         Command::RestoreSelf => own::guard(&places),
         Command::RenderWorker => match crate::render::worker(std::io::stdin().lock(), std::io::stdout().lock()) {
             Ok(()) => ExitCode::SUCCESS,

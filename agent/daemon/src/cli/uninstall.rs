@@ -33,7 +33,7 @@ pub(super) struct UninstallArgs {
     /// Give everything back first: originals come back, units are stopped and removed, files and made directories go.
     #[arg(long)]
     remove: bool,
-    /// Also how this host was enrolled: agent.toml, trust.toml, and /etc/trimtab when nothing else is in it.
+    /// Also how this host was enrolled: agent.toml, trust.toml, the device's key, and /etc/trimtab when nothing else is in it.
     #[arg(long)]
     purge: bool,
     /// Do not ask.
@@ -42,7 +42,7 @@ pub(super) struct UninstallArgs {
 }
 
 /// The units of this program, in the order in which they are stopped.
-const UNITS: [&str; 2] = ["trimtab.service", "trimtab-courier.socket"];
+const UNITS: [&str; 3] = ["trimtab.service", "trimtab-courier.socket", "trimtab-status.socket"];
 /// How long one of them may take to stop.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -127,7 +127,7 @@ fn what_is_forgotten(places: &Places, purge: bool) -> String {
         let _ = writeln!(text, "  {}", path.display());
     }
     if !places.is_sandbox() {
-        let _ = writeln!(text, "{} are stopped and disabled.", UNITS.join(" and "));
+        let _ = writeln!(text, "{} are stopped and disabled.", UNITS.join(", "));
     }
     text
 }
@@ -218,9 +218,9 @@ fn memory(places: &Places) -> [PathBuf; 4] {
 }
 
 fn enrolment(places: &Places) -> Vec<PathBuf> {
-    let (agent, trust) = (places.agent_toml(), places.trust_toml());
-    let folder = agent.parent().map(PathBuf::from);
-    [agent, trust].into_iter().chain(folder).collect()
+    let folder = places.agent_toml().parent().map(PathBuf::from);
+    let files = [places.agent_toml(), places.trust_toml(), places.device_key(), places.device_pub()];
+    files.into_iter().filter(|file| file.exists()).chain(folder).collect()
 }
 
 /// What could not be removed, and why.
@@ -235,7 +235,7 @@ fn forget(places: &Places, purge: bool) -> Vec<String> {
         told(folder, ended);
     }
     if purge {
-        for file in [places.agent_toml(), places.trust_toml()] {
+        for file in [places.agent_toml(), places.trust_toml(), places.device_key(), places.device_pub()] {
             let ended = std::fs::remove_file(&file);
             told(file, ended);
         }

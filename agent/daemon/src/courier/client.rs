@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use gix_hash::ObjectId;
 
-use super::protocol::{Class, MAX_BODY, MAX_IDS, Reply, Request, Traffic};
+use trimtab_model::outbound::Signed;
+
+use super::protocol::{Class, MAX_BODY, MAX_IDS, Piece, Reply, Request, Traffic};
 use crate::wire::{self, ObjectError, ObjectKind, ObjectSource, WireError};
 
 const COURIER: &str = "courier";
@@ -78,6 +80,27 @@ pub struct Polled {
     pub peeled: Option<ObjectId>,
     /// What it took.
     pub traffic: Traffic,
+}
+
+/// What a sink made of what was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivery {
+    /// It took all of it.
+    Taken {
+        /// What it took.
+        traffic: Traffic,
+    },
+    /// It took nothing.
+    Refused {
+        /// It will say the same again until somebody changes something.
+        lasting: bool,
+        /// It says that this is too much at once.
+        too_large: bool,
+        /// For so long it wants to be left alone.
+        retry_after: Option<Duration>,
+        /// Why, in one line.
+        message: String,
+    },
 }
 
 enum How {
@@ -160,6 +183,22 @@ impl Client {
         }
     }
 
+    /// Sends reports, oldest first, to a sink of agent.toml: all are taken, or none.
+    pub fn deliver(&mut self, sink: &str, reports: &[Signed]) -> Result<Delivery, ClientError> {
+        let size = |bytes: &[u8]| bytes.len() as u64;
+        let pieces =
+            reports.iter().map(|one| Piece { report: size(&one.report), signature: size(one.signature.as_bytes()) }).collect();
+        let body: Vec<u8> =
+            reports.iter().flat_map(|one| [one.report.as_slice(), one.signature.as_bytes()]).flatten().copied().collect();
+        match self.say(&Request::Deliver { sink: sink.to_owned(), pieces }, &body, 0)? {
+            (Reply::Delivered { traffic }, _) => Ok(Delivery::Taken { traffic }),
+            (Reply::Undelivered { lasting, too_large, retry_after, message }, _) => {
+                Ok(Delivery::Refused { lasting, too_large, retry_after: retry_after.map(Duration::from_secs), message })
+            }
+            (other, _) => Err(self.not_that(other)),
+        }
+    }
+
     fn id(hex: &str) -> Result<ObjectId, ClientError> {
         ObjectId::from_hex(hex.as_bytes()).map_err(|_| ClientError::Unexpected)
     }
@@ -182,12 +221,16 @@ impl Client {
     }
 
     fn ask(&mut self, request: &Request, limit: u64) -> Result<(Reply, Vec<u8>), ClientError> {
+        self.say(request, &[], limit)
+    }
+
+    fn say(&mut self, request: &Request, body: &[u8], limit: u64) -> Result<(Reply, Vec<u8>), ClientError> {
         let mut link = match self.link.take() {
             Some(link) => link,
             None => self.open()?,
         };
         let mut timed = Timed { stream: &link.stream, deadline: Instant::now() + self.patience };
-        let sent = wire::send(&mut timed, COURIER, request, &[]);
+        let sent = wire::send(&mut timed, COURIER, request, body);
         match sent.and_then(|()| wire::receive(&mut timed, COURIER, limit)) {
             Ok(answer) => {
                 self.link = Some(link);

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gix_transport::client::blocking_io::http::{GetResponse, Http, PostBodyDataKind, PostResponse};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::runtime::Runtime;
@@ -23,9 +23,12 @@ use tokio::runtime::Runtime;
 use super::CourierError;
 use super::meter::{LinkError, Meter};
 use super::source::{Location, SourceConfig};
+use crate::sinks::HttpRequest;
 
 /// How many characters of an error page help a human.
 const SNIPPET: usize = 200;
+/// How many bytes of a sink's answer are read.
+const ANSWER: usize = 16 << 10;
 
 /// The client, shared by every transport of this process: connections and TLS tickets are used again.
 #[derive(Clone)]
@@ -223,7 +226,7 @@ fn is_certificate(error: &reqwest::Error) -> bool {
     false
 }
 
-fn printable(bytes: &[u8]) -> String {
+pub(super) fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let words: Vec<_> = text.split_whitespace().collect();
     words.join(" ").chars().filter(|c| !c.is_control()).take(SNIPPET).collect()
@@ -237,6 +240,54 @@ fn without_secrets(location: &str) -> String {
             url.to_string()
         }
         Err(_) => location.split(['?', '#']).next().unwrap_or_default().to_owned(),
+    }
+}
+
+/// What a sink said.
+pub(super) struct Said {
+    /// HTTP status.
+    pub(super) code: u16,
+    /// Seconds, where it named some.
+    pub(super) retry_after: Option<u64>,
+    /// Where it points to instead; without secrets.
+    pub(super) location: String,
+    /// The begin of its answer: no more than helps.
+    pub(super) page: Vec<u8>,
+}
+
+impl Web {
+    /// Sends one request of a sink, as it is. An answer's head is its word; of the body only the begin is read, and how that ends matters to nobody.
+    pub(super) fn deliver(&self, request: &HttpRequest) -> Result<Said, LinkError> {
+        let core = &self.core;
+        let method = reqwest::Method::from_bytes(request.method.as_bytes()).unwrap_or(reqwest::Method::POST);
+        let mut size = request.url.len() + request.body.len();
+        let mut outgoing = core.client.request(method, &request.url).body(request.body.clone());
+        for (name, value) in &request.headers {
+            size += name.len() + value.len() + 4;
+            let mut value = HeaderValue::from_str(value).unwrap_or(HeaderValue::from_static(""));
+            value.set_sensitive(*name == "Authorization");
+            outgoing = outgoing.header(*name, value);
+        }
+        for (name, value) in &core.headers {
+            outgoing = outgoing.header(name, value);
+        }
+        core.meter.sent(1, size as u64);
+        let mut response = core.step(outgoing.send())?;
+        let heads: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        core.meter.received(heads as u64)?;
+        let text = |name| response.headers().get(name).map_or(String::new(), |value| printable(value.as_bytes()));
+        let (code, location) = (response.status().as_u16(), without_secrets(&text(LOCATION)));
+        // A date instead of seconds is rare, and would need a clock that both agree on.
+        let retry_after = text(RETRY_AFTER).trim().parse().ok();
+        let mut page = Vec::new();
+        while page.len() < ANSWER {
+            match core.step(response.chunk()) {
+                Ok(Some(chunk)) if core.meter.received(chunk.len() as u64).is_ok() => page.extend_from_slice(&chunk),
+                _ => break,
+            }
+        }
+        page.truncate(ANSWER);
+        Ok(Said { code, retry_after, location, page })
     }
 }
 
@@ -392,7 +443,7 @@ impl Http for Web {
     ) -> gix::Result<GetResponse<Self::Headers, Self::ResponseBody>> {
         let exchange = match &self.assumed {
             Some(advertisement) => Exchange::FromMemory {
-                heads: b"content-type: application/x-git-upload-pack-advertisement\n".to_vec(),
+                heads: format!("content-type: application/x-{}-advertisement\n", service_of(url)).into_bytes(),
                 chunk: Chunk { bytes: advertisement.to_vec(), at: 0 },
             },
             None => Exchange::Prepared(Some(Outgoing {
@@ -426,6 +477,11 @@ impl Http for Web {
     fn configure(&mut self, _config: &dyn std::any::Any) -> gix::Result {
         Ok(())
     }
+}
+
+/// Which service a handshake asks for.
+fn service_of(url: &str) -> &str {
+    url.rsplit_once("service=").map_or("git-upload-pack", |(_, service)| service)
 }
 
 /// The URL of a location that is reached over HTTP.

@@ -54,6 +54,17 @@ pub enum LinkError {
     /// The ssh program could not be started.
     #[error("cannot start the ssh program, which ssh:// needs (Debian: package openssh-client)")]
     NoSsh(#[source] io::Error),
+    /// The git program could not be started.
+    #[error("cannot start the git program, which a push to a repository on this machine needs (Debian: package git)")]
+    NoGit(#[source] io::Error),
+    /// The git program ended.
+    #[error("git in {path} failed{detail}")]
+    Git {
+        /// Which repository.
+        path: String,
+        /// What it wrote on its standard error, with ": " before it.
+        detail: String,
+    },
     /// The ssh program ended.
     #[error("ssh to {host} failed{detail}")]
     Ssh {
@@ -71,6 +82,8 @@ impl LinkError {
             Self::Status { code: 401 | 403 | 404 | 407, .. }
             | Self::Redirect { .. }
             | Self::NoSsh(_)
+            | Self::NoGit(_)
+            | Self::Git { .. }
             | Self::Broken { certificate: true, .. } => Class::Configuration,
             Self::TooMuch(_) => Class::Hold,
             _ => Class::Retry,

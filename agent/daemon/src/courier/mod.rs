@@ -8,12 +8,15 @@
 //! Limits: one source per process; HTTP/1.1; no submodules, no bundle URIs, no redirects.
 
 mod client;
+mod deliver;
 mod http;
 mod local;
 mod meter;
+mod offering;
 mod pack;
 mod process;
 pub mod protocol;
+mod push;
 mod remote;
 mod serve;
 mod session;
@@ -26,14 +29,16 @@ use std::path::{Path, PathBuf};
 
 pub use gix_hash::ObjectId;
 
-pub use self::client::{Client, ClientError, Polled};
+pub use self::client::{Client, ClientError, Delivery, Polled};
 pub use self::meter::LinkError;
 pub use self::process::{run_as_process, source_of};
 pub use self::protocol::{Class, Traffic};
+pub use self::push::push_status;
 pub use self::serve::serve;
 pub use self::source::{Location, SourceConfig, SourceError};
 pub(crate) use source::masked;
 
+use crate::sinks::{Flaw, ShapeError, SinkConfig};
 use crate::wire::WireError;
 
 /// What a courier works with.
@@ -41,6 +46,8 @@ use crate::wire::WireError;
 pub struct CourierConfig {
     /// Where the repository is.
     pub source: SourceConfig,
+    /// Where reports may be sent.
+    pub sinks: Vec<SinkConfig>,
     /// Where objects are kept between polls; nobody else writes there.
     pub cache: PathBuf,
 }
@@ -59,6 +66,15 @@ pub enum CourierError {
     /// The source makes no sense.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// There is no such sink.
+    #[error("agent.toml has no sink {0:?}")]
+    NoSink(String),
+    /// The sinks make no sense.
+    #[error(transparent)]
+    Sink(#[from] Flaw),
+    /// Nothing can be made of a report for a sink.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
     /// A secret cannot be read.
     #[error("cannot read the secret {}", path.display())]
     Secret {
@@ -105,6 +121,16 @@ pub enum CourierError {
         command: &'static str,
         /// What gix made of it.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The server takes no such push.
+    #[error("{host} did not take {reference}: {reason}")]
+    Declined {
+        /// Who.
+        host: String,
+        /// The reference.
+        reference: String,
+        /// Its own words, and those of its hooks.
+        reason: String,
     },
     /// The server says it has no such object.
     #[error("the server has no object {0}")]
@@ -154,6 +180,9 @@ impl CourierError {
         match self {
             Self::Config { .. }
             | Self::Source(_)
+            | Self::NoSink(_)
+            | Self::Sink(_)
+            | Self::Shape(_)
             | Self::Secret { .. }
             | Self::SecretText { .. }
             | Self::Certificate { .. }
@@ -162,7 +191,8 @@ impl CourierError {
             | Self::NoSingleObjects
             | Self::Local { .. }
             | Self::NoSocket(_)
-            | Self::Client(_) => Class::Configuration,
+            | Self::Client(_)
+            | Self::Declined { .. } => Class::Configuration,
             Self::Missing(_) | Self::Bound(_) | Self::Costly(_) | Self::Pack(_) => Class::Hold,
             Self::Link(link) => link.class(),
             Self::Runtime(_) | Self::Refused { .. } | Self::Cache { .. } | Self::Request(_) | Self::Wire(_) => Class::Retry,

@@ -12,6 +12,7 @@ use nix::sys::resource::{Resource, setrlimit};
 
 use super::serve::{refuse, serve};
 use super::{CourierConfig, CourierError, SourceConfig, chain};
+use crate::sinks::SinkConfig;
 
 /// The most memory, mapped files included.
 const MEMORY: u64 = 1 << 30;
@@ -26,8 +27,8 @@ pub fn run_as_process(config: &Path, cache: &Path) -> ExitCode {
         // systemd (Accept=yes, StandardInput=socket) and the agent alike put the connection there.
         let stream = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from).map_err(CourierError::Runtime)?;
         stream.local_addr().map_err(CourierError::NoSocket)?;
-        match source_of(config) {
-            Ok(source) => serve(stream, CourierConfig { source, cache: cache.to_owned() }, cache),
+        match config_of(config) {
+            Ok((source, sinks)) => serve(stream, CourierConfig { source, sinks, cache: cache.to_owned() }, cache),
             Err(error) => refuse(stream, error),
         }
     });
@@ -44,16 +45,23 @@ pub fn run_as_process(config: &Path, cache: &Path) -> ExitCode {
     }
 }
 
-/// The `[source]` table of agent.toml; the rest of the file is the agent's business.
+/// The `[source]` table of agent.toml.
 pub fn source_of(config: &Path) -> Result<SourceConfig, CourierError> {
+    config_of(config).map(|(source, _)| source)
+}
+
+/// The `[source]` and `[[sink]]` tables of agent.toml; the rest of the file is the agent's business.
+fn config_of(config: &Path) -> Result<(SourceConfig, Vec<SinkConfig>), CourierError> {
     #[derive(serde::Deserialize)]
-    struct OnlySource {
+    struct Ours {
         source: SourceConfig,
+        #[serde(default)]
+        sink: Vec<SinkConfig>,
     }
     let wrong = |source: Box<dyn std::error::Error + Send + Sync>| CourierError::Config { path: config.to_owned(), source };
     let mut text = String::new();
     fs::File::open(config).and_then(|file| file.take(1 << 20).read_to_string(&mut text)).map_err(|error| wrong(error.into()))?;
-    toml::from_str::<OnlySource>(&text).map(|only| only.source).map_err(|error| {
+    toml::from_str::<Ours>(&text).map(|ours| (ours.source, ours.sink)).map_err(|error| {
         // Not its own text: that quotes the line, and with it a password that somebody wrote into the URL.
         let line = error.span().map_or(1, |span| 1 + text.bytes().take(span.start).filter(|b| *b == b'\n').count());
         wrong(format!("line {line}: {}", error.message()).into())

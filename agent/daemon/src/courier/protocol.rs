@@ -1,7 +1,8 @@
 //! What the agent and the courier say to each other, as heads of [`wire`](crate::wire) frames on one connected stream.
 //!
-//! One request, one reply, in order; the agent speaks first and the courier ends when the agent hangs up. Only a reply to
-//! [`Request::Objects`] has a body: the raw contents, one after the other. A reply may bring fewer objects than were asked
+//! One request, one reply, in order; the agent speaks first and the courier ends when the agent hangs up. Only [`Request::Deliver`] has a
+//! body (the reports, each followed by its signature), and only a reply to
+//! [`Request::Objects`]: the raw contents, one after the other. A reply may bring fewer objects than were asked
 //! for (at least one), always from the front of the list: the asker asks again for the rest. So neither side ever holds
 //! more than [`MAX_BODY`] bytes of objects.
 
@@ -15,6 +16,21 @@ pub const MAX_BODY: u64 = 64 << 20;
 pub const COMFORTABLE_BODY: u64 = 8 << 20;
 /// The most ids in one [`Request::Objects`].
 pub const MAX_IDS: usize = 4096;
+
+/// The most bytes of reports and signatures in one [`Request::Deliver`].
+pub const MAX_DELIVERY: u64 = 2 << 20;
+/// The most reports in one.
+pub const MAX_REPORTS: usize = 50;
+
+/// A report and its signature in the body of a [`Request::Deliver`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Piece {
+    /// Bytes of the report.
+    pub report: u64,
+    /// Bytes of the signature right after it.
+    pub signature: u64,
+}
 
 /// What the agent asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +56,13 @@ pub enum Request {
         ids: Vec<String>,
         /// The most bytes that one of them may have.
         limit: u64,
+    },
+    /// Send these reports to a sink of agent.toml: all of them are taken, or none.
+    Deliver {
+        /// Its name.
+        sink: String,
+        /// What the body holds, oldest first; at least one, at most [`MAX_REPORTS`].
+        pieces: Vec<Piece>,
     },
 }
 
@@ -75,6 +98,22 @@ pub enum Reply {
     TooLarge {
         /// Which.
         id: String,
+    },
+    /// To [`Request::Deliver`]: the sink took all of it, or none of it was for it.
+    Delivered {
+        /// What it took.
+        traffic: Traffic,
+    },
+    /// To [`Request::Deliver`]: the sink took nothing.
+    Undelivered {
+        /// The sink will say the same again until somebody changes something, here or there.
+        lasting: bool,
+        /// It says that this is too much at once.
+        too_large: bool,
+        /// For so many seconds it wants to be left alone.
+        retry_after: Option<u64>,
+        /// Why, in one line, without secrets.
+        message: String,
     },
     /// It could not be done.
     Failed {

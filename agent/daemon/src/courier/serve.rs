@@ -7,9 +7,10 @@ use std::rc::Rc;
 use gix_hash::ObjectId;
 use gix_object::Kind;
 
+use super::deliver::Deliverer;
 use super::local::Local;
 use super::meter::Meter;
-use super::protocol::{COMFORTABLE_BODY, MAX_BODY, MAX_IDS, Reply, Request, Traffic};
+use super::protocol::{COMFORTABLE_BODY, MAX_BODY, MAX_DELIVERY, MAX_IDS, Reply, Request, Traffic};
 use super::remote::{Held, Remote};
 use super::session::Pointer;
 use super::source::Location;
@@ -21,41 +22,55 @@ const AGENT: &str = "agent";
 /// Answers requests on `stream` until its other end is closed. A source that cannot be used is told to whoever asks.
 pub fn serve(stream: UnixStream, config: CourierConfig, cache: &Path) -> Result<(), CourierError> {
     let config = CourierConfig { cache: cache.to_owned(), ..config };
-    let courier = Courier::open(&config);
-    answer(stream, courier, &secrets(&config))
-}
-
-/// Answers every request with why nothing can be done: the agent's log is where somebody will look.
-pub(super) fn refuse(stream: UnixStream, error: CourierError) -> Result<(), CourierError> {
-    answer(stream, Err(error), &[])
-}
-
-fn answer(mut stream: UnixStream, mut courier: Result<Courier, CourierError>, secrets: &[String]) -> Result<(), CourierError> {
-    loop {
-        let request = match wire::receive::<Request>(&mut stream, AGENT, 0) {
-            Ok((request, _)) => request,
-            Err(WireError::Broken { source, .. }) if source.kind() == std::io::ErrorKind::UnexpectedEof => break,
-            Err(error) => return Err(error.into()),
-        };
-        let answer = match &mut courier {
-            Ok(courier) => courier.reply(request),
-            Err(error) => Ok((failed(error, secrets), Vec::new())),
-        };
-        let (head, body) = answer.unwrap_or_else(|error| (failed(&error, secrets), Vec::new()));
-        wire::send(&mut stream, AGENT, &head, &body)?;
-    }
+    let mut desk = Deliverer::new(&config);
+    // Who only delivers needs no source: it may be the source that is down.
+    let mut courier = None;
+    answer(stream, &secrets(&config), |request, body| match request {
+        Request::Deliver { sink, pieces } => Ok((desk.deliver(&sink, &pieces, &body), Vec::new())),
+        _ if !body.is_empty() => Err(CourierError::Request("a body that nobody asked for").into()),
+        request => match courier.get_or_insert_with(|| Courier::open(&config).map_err(Rc::new)) {
+            Ok(courier) => courier.reply(request).map_err(Rc::new),
+            Err(error) => Err(error.clone()),
+        },
+    })?;
     match courier {
-        Ok(Courier { place: Place::Remote(mut remote), .. }) => remote.tidy(),
+        Some(Ok(Courier { place: Place::Remote(mut remote), .. })) => remote.tidy(),
         _ => Ok(()),
     }
 }
 
-fn failed(error: &CourierError, secrets: &[String]) -> Reply {
-    let mut message = chain(error);
-    for secret in secrets {
-        message = message.replace(secret, "***");
+/// Answers every request with why nothing can be done: the agent's log is where somebody will look.
+pub(super) fn refuse(stream: UnixStream, error: CourierError) -> Result<(), CourierError> {
+    let error = Rc::new(error);
+    answer(stream, &[], |_, _| Err(error.clone()))
+}
+
+type Answer = Result<(Reply, Vec<u8>), Rc<CourierError>>;
+
+fn answer(
+    mut stream: UnixStream,
+    secrets: &[String],
+    mut reply: impl FnMut(Request, Vec<u8>) -> Answer,
+) -> Result<(), CourierError> {
+    loop {
+        let (request, body) = match wire::receive::<Request>(&mut stream, AGENT, MAX_DELIVERY) {
+            Ok(received) => received,
+            Err(WireError::Broken { source, .. }) if source.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let (head, body) = reply(request, body).unwrap_or_else(|error| (failed(&error, secrets), Vec::new()));
+        wire::send(&mut stream, AGENT, &head, &body)?;
     }
-    Reply::Failed { class: error.class(), message: message.chars().take(2000).collect() }
+}
+
+fn failed(error: &CourierError, secrets: &[String]) -> Reply {
+    Reply::Failed { class: error.class(), message: without(&chain(error), secrets) }
+}
+
+/// A message as it may be told.
+pub(super) fn without(message: &str, secrets: &[String]) -> String {
+    let message = secrets.iter().fold(message.to_owned(), |message, secret| message.replace(secret.as_str(), "***"));
+    message.chars().take(2000).collect()
 }
 
 /// What must be in no message, though a server may echo it. What cannot be read cannot be told either.
@@ -84,7 +99,7 @@ struct Courier {
     config: CourierConfig,
 }
 
-type Answer = Result<(Reply, Vec<u8>), CourierError>;
+type Served = Result<(Reply, Vec<u8>), CourierError>;
 
 impl Courier {
     fn open(config: &CourierConfig) -> Result<Self, CourierError> {
@@ -97,12 +112,13 @@ impl Courier {
         Ok(Self { place, meter, config: config.clone() })
     }
 
-    fn reply(&mut self, request: Request) -> Answer {
+    fn reply(&mut self, request: Request) -> Served {
         self.meter.begin(self.config.source.total_timeout);
         match request {
             Request::Poll { reference } => self.poll(&reference),
             Request::Advance { tip, have } => self.advance(&tip, have.as_deref()),
             Request::Objects { kind, ids, limit } => self.objects(kind, &ids, limit),
+            Request::Deliver { .. } => Err(CourierError::Request("a delivery has nothing to do with the source")),
         }
     }
 
@@ -110,7 +126,7 @@ impl Courier {
         self.meter.traffic()
     }
 
-    fn poll(&mut self, reference: &str) -> Answer {
+    fn poll(&mut self, reference: &str) -> Served {
         let fits = reference == "HEAD" || reference.starts_with("refs/") && reference.len() <= 255;
         if !fits || gix::validate::reference::name(reference.into()).is_err() {
             return Err(CourierError::Request("a reference is HEAD or a full name such as refs/heads/main"));
@@ -125,7 +141,7 @@ impl Courier {
         Ok((Reply::Polled { id, peeled, traffic: self.traffic() }, Vec::new()))
     }
 
-    fn advance(&mut self, tip: &str, have: Option<&str>) -> Answer {
+    fn advance(&mut self, tip: &str, have: Option<&str>) -> Served {
         let (tip, have) = (parse(tip)?, have.map(parse).transpose()?);
         match &mut self.place {
             Place::Remote(remote) => match remote.advance(tip, have) {
@@ -138,7 +154,7 @@ impl Courier {
         Ok((Reply::Advanced { traffic: self.traffic() }, Vec::new()))
     }
 
-    fn objects(&mut self, kind: ObjectKind, ids: &[String], limit: u64) -> Answer {
+    fn objects(&mut self, kind: ObjectKind, ids: &[String], limit: u64) -> Served {
         if ids.is_empty() || ids.len() > MAX_IDS || limit > MAX_BODY {
             return Err(CourierError::Request("too few or too many ids, or too high a limit"));
         }

@@ -213,7 +213,7 @@ impl Session {
                 Box::new(http::Transport::new_http(web, url, Protocol::V2, false))
             }
             Dial::Ssh(config) => {
-                let (program, connection) = Ssh::start(config, &self.scratch, &self.meter)?;
+                let (program, connection) = Ssh::start(config, Service::UploadPack, &self.scratch, &self.meter)?;
                 self.meter.sent(1, 0);
                 ssh = Some(program);
                 Box::new(connection)

@@ -1,4 +1,4 @@
-//! Git over the system's `ssh` program: never prompting, never waiting for ever.
+//! Git over the system's `ssh` program (or, for a push to a repository on this machine, its `git`): never prompting, never waiting for ever.
 //!
 //! The program's standard input and output are one socket, so that the kernel's socket timeouts bound every read and
 //! write. What it says on standard error goes to a file that is read only when it failed.
@@ -14,6 +14,7 @@ use std::rc::Rc;
 
 use gix_transport::client::git::ConnectMode;
 use gix_transport::client::git::blocking_io::Connection;
+use gix_transport::{Protocol, Service};
 
 use super::CourierError;
 use super::meter::{LinkError, Meter};
@@ -28,49 +29,38 @@ pub(super) struct Ssh {
     stream: UnixStream,
     log: PathBuf,
     host: String,
+    is_local: bool,
 }
 
 impl Ssh {
     /// Starts the program. That it reaches the server shows at the first read.
-    pub(super) fn start(config: &SourceConfig, scratch: &Path, meter: &Rc<Meter>) -> Result<(Self, SshConnection), CourierError> {
-        let Location::Ssh { user, host, port, path } = &config.url else {
-            return Err(CourierError::Request("ssh to a location that is not ssh"));
+    pub(super) fn start(
+        config: &SourceConfig,
+        service: Service,
+        scratch: &Path,
+        meter: &Rc<Meter>,
+    ) -> Result<(Self, SshConnection), CourierError> {
+        let (mut command, host, path) = match &config.url {
+            Location::Ssh { user, host, port, path } => {
+                (ssh(config, service, user.as_deref(), host, *port, path), host.clone(), path.clone())
+            }
+            Location::Local(path) => (local(service, path), path.display().to_string(), path.display().to_string()),
+            Location::Http { .. } => return Err(CourierError::Request("ssh to a location that is not ssh")),
         };
         let (ours, theirs) = UnixStream::pair().map_err(CourierError::Runtime)?;
-        let log = scratch.join(format!("{}-ssh", std::process::id()));
+        let log = scratch.join(format!("{}-{}", std::process::id(), service.as_str()));
         let errors = File::create(&log).map_err(|source| CourierError::Cache { path: log.clone(), source })?;
-        let mut command = Command::new("ssh");
-        command.args(["-T", "-oBatchMode=yes", "-oSendEnv=GIT_PROTOCOL", "-oForwardAgent=no", "-oClearAllForwardings=yes"]);
-        command.arg(format!("-oConnectTimeout={}", config.idle_timeout.as_secs().max(1)));
-        if let Some(port) = port {
-            command.arg(format!("-p{port}"));
-        }
-        if let Some(key) = &config.ssh_key {
-            command.arg("-oIdentitiesOnly=yes").arg("-i").arg(SourceConfig::secret_path(key));
-        }
-        if let Some(known) = &config.ssh_known_hosts {
-            command.arg(format!("-oUserKnownHostsFile={}", known.display()));
-        }
-        let target = user.as_ref().map_or(host.clone(), |user| format!("{user}@{host}"));
-        command.arg("--").arg(target).arg(format!("git-upload-pack {}", quoted(path)));
-        command.env("GIT_PROTOCOL", "version=2").env_remove("SSH_ASKPASS");
         let input = theirs.try_clone().map_err(CourierError::Runtime)?;
         command.stdin(Stdio::from(OwnedFd::from(input))).stdout(Stdio::from(OwnedFd::from(theirs))).stderr(errors);
-        let child = command.spawn().map_err(LinkError::NoSsh)?;
+        let is_local = matches!(config.url, Location::Local(_));
+        let child = command.spawn().map_err(if is_local { LinkError::NoGit } else { LinkError::NoSsh })?;
         let half = |stream: &UnixStream| -> Result<Half, CourierError> {
             Ok(Half { stream: stream.try_clone().map_err(CourierError::Runtime)?, meter: meter.clone(), host: host.clone() })
         };
         let (read, write) = (half(&ours)?, half(&ours)?);
-        let connection = Connection::new(
-            read,
-            write,
-            gix_transport::Protocol::V2,
-            path.as_str(),
-            None::<(&str, _)>,
-            ConnectMode::Process,
-            false,
-        );
-        Ok((Self { child, stream: ours, log, host: host.clone() }, connection))
+        let version = if service == Service::UploadPack { Protocol::V2 } else { Protocol::V1 };
+        let connection = Connection::new(read, write, version, path, None::<(&str, _)>, ConnectMode::Process, false);
+        Ok((Self { child, stream: ours, log, host, is_local }, connection))
     }
 
     /// Why it failed, if it has ended by now.
@@ -99,7 +89,8 @@ impl Ssh {
             ""
         };
         let detail = if text.is_empty() { String::new() } else { format!(": {text}{advice}") };
-        Some(LinkError::Ssh { host: self.host.clone(), detail })
+        let host = self.host.clone();
+        Some(if self.is_local { LinkError::Git { path: host, detail } } else { LinkError::Ssh { host, detail } })
     }
 }
 
@@ -110,6 +101,42 @@ impl Drop for Ssh {
         let _ = self.child.wait();
         let _ = std::fs::remove_file(&self.log);
     }
+}
+
+/// The command that reaches the far end of the service.
+fn ssh(config: &SourceConfig, service: Service, user: Option<&str>, host: &str, port: Option<u16>, path: &str) -> Command {
+    let mut command = Command::new("ssh");
+    command.args(["-T", "-oBatchMode=yes", "-oSendEnv=GIT_PROTOCOL", "-oForwardAgent=no", "-oClearAllForwardings=yes"]);
+    command.arg(format!("-oConnectTimeout={}", config.idle_timeout.as_secs().max(1)));
+    if let Some(port) = port {
+        command.arg(format!("-p{port}"));
+    }
+    if let Some(key) = &config.ssh_key {
+        command.arg("-oIdentitiesOnly=yes").arg("-i").arg(SourceConfig::secret_path(key));
+    }
+    if let Some(known) = &config.ssh_known_hosts {
+        command.arg(format!("-oUserKnownHostsFile={}", known.display()));
+    }
+    let target = user.map_or(host.to_owned(), |user| format!("{user}@{host}"));
+    command.arg("--").arg(target).arg(format!("{} {}", service.as_str(), quoted(path)));
+    command.env_remove("SSH_ASKPASS");
+    // There is no version 2 of pushing.
+    if service == Service::UploadPack {
+        command.env("GIT_PROTOCOL", "version=2")
+    } else {
+        command.env_remove("GIT_PROTOCOL")
+    };
+    command
+}
+
+/// The same for a repository on this machine, with nothing of this process's environment that would lead Git elsewhere.
+fn local(service: Service, path: &Path) -> Command {
+    let mut command = Command::new("git");
+    command.arg(service.as_str().trim_start_matches("git-")).arg("--").arg(path);
+    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_OBJECT_DIRECTORY", "GIT_PROTOCOL"] {
+        command.env_remove(name);
+    }
+    command
 }
 
 /// The path as one word for the shell at the other end; `~` stays outside the quotes, or it would mean itself.

@@ -24,19 +24,24 @@ impl Cycle {
     pub(super) async fn carry_out(&mut self, looked: Looked) -> Pass {
         let Looked { mut pass, plan, wanted: Some(wanted) } = looked else { return looked.pass };
         if self.is_paused() {
+            self.note_drift(&pass);
             return pass;
         }
         if !wanted.fresh {
             self.sweep(&wanted.desired);
             let plan = self.without_flapping(plan, &wanted.key.commit, &mut pass);
+            self.note_drift(&pass);
             if !self.repair(&plan, &wanted, &mut pass).await {
                 pass.changes.clear();
             }
+            self.note_repairs(&pass);
             self.settle(&wanted, &mut pass).await;
             return pass;
         }
+        self.note_drift(&pass);
         let tried = match self.attempt(wanted, plan, &mut pass).await {
             Attempt::Ended => {
+                self.note_repairs(&pass);
                 if pass.undone.is_some() {
                     self.matter.undone.clone_from(&pass.undone);
                     self.matter.outcome = Some(pass.outcome);
@@ -55,9 +60,11 @@ impl Cycle {
         let plan = self.plan(&held, pass.wake, &mut pass).await;
         pass.changes.clone_from(&plan.changes);
         pass.problems.clone_from(&plan.problems);
+        self.note_drift(&pass);
         if !self.repair(&plan, &held, &mut pass).await {
             pass.changes.clear();
         }
+        self.note_repairs(&pass);
         pass
     }
 

@@ -1,8 +1,10 @@
-//! What is remembered of past passes, and the status document made of it.
+//! What is remembered of past passes: the part of the status document that grows with them.
+//!
+//! It goes on where the last process of this boot ended, from the document itself.
 
-use trimtab_model::ledger::Ledger;
+use trimtab_model::plan::Cause;
 use trimtab_model::report::{Outcome, Pass, PassLine};
-use trimtab_model::status::{HISTORY, STATUS_FORMAT, Status, TrialLine};
+use trimtab_model::status::{Condition, Counters, HISTORY, STATUS_FORMAT, Status, TrustStatus};
 
 /// Past passes, as far as the status document tells of them.
 #[derive(Debug, Default)]
@@ -11,6 +13,13 @@ pub(super) struct History {
     attempted: String,
     last: Option<Pass>,
     lines: Vec<PassLine>,
+    /// As they were told last, for the times of those that did not change.
+    conditions: Vec<Condition>,
+    counters: Counters,
+    /// When the source last answered, seconds since 1970; 0: not in this boot.
+    last_contact: u64,
+    /// What trust said when it last said something.
+    verdict: String,
     /// What was last said to the journal, so that a matter that lasts is not said every minute.
     said: String,
 }
@@ -24,6 +33,10 @@ impl History {
             attempted: earlier.last_attempted_revision,
             last: earlier.last_pass,
             lines: earlier.history,
+            conditions: earlier.conditions,
+            counters: earlier.counters,
+            last_contact: earlier.trust.last_contact,
+            verdict: earlier.trust.verdict,
             said: String::new(),
         }
     }
@@ -46,6 +59,10 @@ impl History {
 
     /// The last pass becomes history when it did or found something; a row of passes that found nothing is one line.
     pub(super) fn record(&mut self, pass: &Pass) {
+        self.count(pass);
+        if !pass.trust.verdict.is_empty() {
+            self.verdict.clone_from(&pass.trust.verdict);
+        }
         if let Some(last) = self.last.replace(pass.clone()) {
             let quiet = last.outcome == Outcome::Unchanged
                 || (last.changes.iter().all(|change| change.left_alone.is_some())
@@ -57,33 +74,60 @@ impl History {
         }
     }
 
-    pub(super) fn status(&self, host: &str, agent_pid: u32, ledger: &Ledger) -> Status {
-        let last = self.last.as_ref();
+    /// What the document says of passes; the rest is the cycle's.
+    pub(super) fn status(&self) -> Status {
         Status {
             format: STATUS_FORMAT,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            agent_pid,
-            host: host.to_owned(),
-            ready: last.is_some_and(|pass| pass.outcome.is_ready()),
-            reason: last.map_or_else(String::new, Pass::reason),
-            last_applied_revision: ledger.revision.clone(),
             last_attempted_revision: self.attempted.clone(),
-            generation: ledger.generation,
-            managed_files: ledger.entries.len(),
-            managed_units: ledger.units.len(),
             last_pass: self.last.clone(),
             history: self.lines.clone(),
-            good_generation: ledger.good,
-            trial: ledger.trial.as_ref().map(|trial| TrialLine {
-                phase: trial.phase,
-                revision: trial.revision.clone(),
-                generation: trial.generation,
-                guarded: trial.guarded.clone(),
-            }),
-            denied: ledger.denied.clone(),
-            changes: ledger.history.clone(),
+            counters: self.counters.clone(),
             ..Status::default()
         }
+    }
+
+    /// What is known of the source from having asked it.
+    pub(super) fn trust(&self) -> TrustStatus {
+        TrustStatus { verdict: self.verdict.clone(), last_contact: self.last_contact, ..TrustStatus::default() }
+    }
+
+    /// The conditions as they were told last.
+    pub(super) fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    /// Remembers what was told.
+    pub(super) fn told(&mut self, status: &Status) {
+        self.conditions.clone_from(&status.conditions);
+    }
+
+    /// The source was asked.
+    pub(super) fn polled(&mut self, reached: bool, now: u64) {
+        self.counters.polls += 1;
+        if reached {
+            self.last_contact = now;
+        } else {
+            self.counters.poll_failures += 1;
+        }
+    }
+
+    fn count(&mut self, pass: &Pass) {
+        let counters = &mut self.counters;
+        *counters.passes.entry(pass.outcome.word().to_owned()).or_default() += 1;
+        #[allow(clippy::cast_precision_loss)] // milliseconds of one pass
+        let seconds = pass.duration_ms as f64 / 1000.0;
+        counters.pass_seconds += seconds;
+        let failed = |resource: &str| pass.failures.iter().any(|failure| failure.resource == resource);
+        for change in pass.changes.iter().filter(|change| change.left_alone.is_none()) {
+            let is_drift = matches!(change.cause, Cause::Drift | Cause::UpdateAndDrift);
+            let done = !failed(&change.resource);
+            counters.updates += u64::from(done && matches!(change.cause, Cause::Update | Cause::UpdateAndDrift));
+            counters.drift_found += u64::from(is_drift);
+            counters.drift_repaired += u64::from(is_drift && done);
+        }
+        // A pass that finds an earlier one's change undone tells it again.
+        counters.rolled_back += u64::from(pass.undone.as_ref().is_some_and(|undone| undone.at >= pass.started));
     }
 }
 

@@ -62,7 +62,10 @@ impl Cycle {
             return;
         }
         match systemd.observe(names.into_iter()).await {
-            Ok(units) => observed.units = units,
+            Ok(units) => {
+                observed.units = units;
+                self.saw_units(desired, observed.units.iter());
+            }
             Err(error) => {
                 // Files can still be put right; units are looked at again by the next pass.
                 observed.has_units = false;

@@ -8,6 +8,7 @@
 
 mod aim;
 mod attempt;
+mod book;
 mod carry;
 mod confirm;
 mod flap;
@@ -15,13 +16,16 @@ mod history;
 pub(crate) mod holds;
 mod hooks;
 mod judge;
+mod known;
 mod leave;
 mod look;
 mod open;
 mod own;
 mod requests;
+mod send;
 mod source;
 mod tell;
+mod textfile;
 mod texts;
 mod undo;
 
@@ -38,12 +42,14 @@ use trimtab_model::ledger::Ledger;
 use trimtab_model::names::UnitName;
 use trimtab_model::plan::Plan;
 use trimtab_model::report::{Failure, Outcome, Pass, TrustReport, Undone, Wake};
+use trimtab_model::status::UnitStatus;
 use trimtab_model::transaction::{self, Denied, Generation, Withheld};
 
 use crate::apply::Machine;
 use crate::config::{Places, Settings};
 use crate::host::units::JobVerb;
 use crate::log::chain;
+pub(crate) use crate::log::now_ms;
 use crate::store::Store;
 use crate::trust::Class;
 use crate::trust::keys::TrustConfig;
@@ -174,6 +180,11 @@ pub struct Cycle {
     held: holds::HeldBack,
     /// What the newest revision wants, while nothing is done about it because the host is held.
     aimed: Option<Wanted>,
+    sending: send::Sending,
+    kept: book::Kept,
+    /// The managed units as they were seen last.
+    seen: Vec<UnitStatus>,
+    textfile: textfile::Textfile,
 }
 
 /// What a look found: the pass so far, and the plan.
@@ -261,6 +272,9 @@ impl Cycle {
         self.tell_held(&mut pass);
         pass.generation = self.ledger.generation;
         pass.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if !pass.changes.is_empty() {
+            self.look_again().await;
+        }
         self.conclude(&mut pass);
         if let Some(systemd) = &self.machine.systemd {
             systemd.rest();
@@ -424,11 +438,13 @@ impl Cycle {
                 () = tokio::time::sleep(STILL) => tracing::info!(target: crate::log::PATIENCE, "still at it: asking the source"),
             }
         };
-        answer.unwrap_or_else(|error| Answer::Trouble {
+        let answer = answer.unwrap_or_else(|error| Answer::Trouble {
             message: format!("looking at the source ended unexpectedly: {error}"),
             class: Class::Retry,
             commit: String::new(),
-        })
+        });
+        self.history.polled(answer.is_reached(), now_ms() / 1000);
+        answer
     }
 
     /// Why nothing may be fetched, staged or remembered: a file system of ours is full.
@@ -464,10 +480,4 @@ impl Cycle {
 /// An outcome only ever gets worse in a pass.
 fn worsen(pass: &mut Pass, outcome: Outcome) {
     pass.outcome = pass.outcome.max(outcome);
-}
-
-/// Milliseconds since 1970; the clock is read here and handed on as a value.
-pub(crate) fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

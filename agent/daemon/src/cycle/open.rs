@@ -12,6 +12,7 @@ use trimtab_model::transaction::Phase;
 use super::history::History;
 use super::holds::HeldBack;
 use super::own::Itself;
+use super::send::Sending;
 use super::{Current, Cycle, Matter};
 use crate::apply::{Machine, Patience};
 use crate::config::{ConfigError, Places, Settings};
@@ -119,6 +120,9 @@ impl Cycle {
         let runner = systemd.clone().map_or(Runner::Child, Runner::Systemd);
         let itself = Itself::open(&program, hold, systemd.is_some(), store.places());
         let scratch = places.runtime().join("scratch");
+        let sending = Sending::open(places, &settings, hold, &mut remarks);
+        let sent = sending.outbox.as_ref().map_or(0, crate::outbox::Outbox::last_event);
+        let kept = super::book::Kept::open(&store, sent, super::now_ms(), &mut remarks);
         let machine = Machine { root, accounts, systemd, runner, patience: patience(&settings), scratch };
         Ok(Self {
             inputs: inputs(&host, &trust),
@@ -148,6 +152,10 @@ impl Cycle {
             sightings: Vec::new(),
             held,
             aimed: None,
+            sending,
+            kept,
+            seen: Vec::new(),
+            textfile: super::textfile::Textfile::default(),
             flaps: super::flap::Flaps::default(),
             waiting_for: String::new(),
             in_vain: 0,
@@ -176,6 +184,7 @@ impl Cycle {
         let host = host(&settings, &self.machine.root)?;
         self.inputs = inputs(&host, &trust);
         self.machine.patience = patience(&settings);
+        self.sending.reread(&self.places, &settings, self.hold, &mut self.remarks);
         (self.settings, self.trust, self.host) = (settings, trust, host);
         Ok(())
     }

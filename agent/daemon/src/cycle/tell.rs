@@ -4,7 +4,6 @@ use trimtab_model::plan::{Cause, Change};
 use trimtab_model::report::{Outcome, Pass};
 
 use super::{Cycle, Hold};
-use crate::log::chain;
 
 impl Cycle {
     /// Says and records how the pass ended. What lasts is said once, and what is well is not said at all.
@@ -16,7 +15,7 @@ impl Cycle {
         let failed = |change: &&Change| pass.failures.iter().any(|failure| failure.resource == change.resource);
         let news = self.history.is_news(&matter(pass));
         // What is left as it is lasts, and is told once.
-        let is_told = |change: &&Change| news || change.left_alone.is_none();
+        let is_told = |change: &&Change| change.cause != Cause::Drift && (news || change.left_alone.is_none());
         for change in pass.changes.iter().filter(|change| !failed(change)).filter(is_told) {
             let (resource, outcome) = (change.resource.as_str(), word(change));
             tracing::info!(
@@ -64,20 +63,9 @@ impl Cycle {
             tracing::warn!(trimtab_pass = number, "{remark}");
         }
         self.history.record(pass);
+        let events = self.note_pass(pass);
+        self.report(pass, events);
         self.write_status();
-    }
-
-    /// For who looks: at the end of a pass, and when a trial in the middle of one begins to wait for something.
-    pub(super) fn write_status(&mut self) {
-        let pid = std::process::id();
-        let mut status = self.history.status(self.host.name.as_str(), if self.hold == Hold::Agent { pid } else { 0 }, &self.ledger);
-        (status.holds, status.mode) = (self.holds().clone(), self.settings.agent.mode);
-        let text = serde_json::to_vec_pretty(&status).expect("because plain data with string keys always serialises");
-        if let Err(error) = self.store.save_status(&text) {
-            // The report of a pass must not be what makes the next one fail.
-            // Not among what `once` answers, so it must not be filtered away with it.
-            tracing::warn!(target: "trimtab", "the status document cannot be written: {}", chain(&error));
-        }
     }
 }
 

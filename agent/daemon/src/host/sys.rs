@@ -1,4 +1,5 @@
-//! The one module with unsafe code: giving memory back to the system between passes.
+//! The one module with unsafe code: giving memory back to the system between passes, asking whether something keeps the clock, and taking
+//! over what systemd opened.
 //!
 //! A pass touches megabytes that an idle agent does not need. Guarantees: [`give_back`] changes nothing that the program can see; what it
 //! lets go is read again from the page cache when it is used. Limits: it is advice; where the kernel or the allocator does not take it,
@@ -8,7 +9,13 @@
 //! memory. `MADV_DONTNEED` is given for mappings of this program's own file that are readable, executable and *not writable*: position
 //! independent code has no relocations in its text, so no page of it was ever changed, and discarding the mapping of an unchanged private
 //! file page loses nothing. It is never given for data, relocated or not.
+//! `adjtimex` with no mode set reads and changes nothing; it needs no privilege. It is given more room than its structure takes, for the
+//! layout of that differs between the kernel's versions of it on 32-bit machines, and nothing of it is read.
+//! Descriptors from systemd are said to be for this very process (`LISTEN_PID`), begin at 3, and are taken once: they get one owner.
 #![allow(unsafe_code)]
+
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Gives back what a pass needed and waiting does not: free heap, and the mapped pages of the program's own code.
 pub fn give_back() {
@@ -27,6 +34,28 @@ pub fn give_back() {
             nix::libc::madvise(start as *mut nix::libc::c_void, length, nix::libc::MADV_DONTNEED);
         }
     }
+}
+
+/// Whether something keeps the clock in step, as the kernel says; `None` when it does not say (it was not allowed to be asked).
+pub fn is_clock_kept() -> Option<bool> {
+    let mut room = std::mem::MaybeUninit::<[nix::libc::timex; 4]>::zeroed();
+    // SAFETY: all zero is a valid structure whose `modes` is 0: nothing is set; see the module's audit.
+    match unsafe { nix::libc::adjtimex(room.as_mut_ptr().cast()) } {
+        -1 => None,
+        state => Some(state != nix::libc::TIME_ERROR),
+    }
+}
+
+/// The descriptors that systemd handed over, for good; at the first call only, later ones get none.
+pub fn handed_over() -> std::io::Result<Vec<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Ok(Vec::new());
+    }
+    let numbers: Vec<RawFd> = sd_notify::listen_fds()?.collect();
+    // That they are open was seen when they were marked as not to be inherited.
+    // SAFETY: they are open, and nothing else in this process owns them; see the module's audit.
+    Ok(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect())
 }
 
 /// Start and length of a mapping, if it is code of `program`: `55d0c0a1f000-55d0c0f00000 r-xp 0021f000 fe:00 123   /usr/bin/trimtab`.

@@ -185,13 +185,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listen(&listener, Backlog::new(0).unwrap()).unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        // Its queue is full: what is asked now hangs, until the kernel asks again by itself after one, three and seven seconds.
+        // Its queue is full, and stays so: each further connection hangs.
         let first = std::net::TcpStream::connect(&address).unwrap();
-        let question = Question::Tcp(address);
-        let asker = std::thread::spawn(move || ask(&question, timing(6_500)));
-        std::thread::sleep(Duration::from_millis(3_500));
-        drop((listener.accept().unwrap(), first));
-        assert!(asker.join().unwrap().is_ok());
+        let http = Question::Http { url: format!("http://{address}/"), status: Vec::new(), body: None };
+        for question in [Question::Tcp(address), http] {
+            let asked = ask(&question, timing(3_000));
+            let AskError::Unhealthy(why) = asked.unwrap_err() else { panic!("it was asked") };
+            assert!(!why.contains("no answer within 3s"), "the first one held up the others: {why}");
+        }
+        drop(first);
     }
 
     fn answer(head: &str, body: &str) -> Vec<u8> {

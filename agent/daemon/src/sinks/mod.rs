@@ -4,11 +4,16 @@
 //! idempotency keys, so that a request that is sent twice can be taken once. What a filter leaves out is not in any request.
 //! Limits: nothing here knows whether a request arrived; that is the courier's business, and the outbox's to remember.
 
+mod check;
+mod webhook;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use trimtab_model::event::{Event, EventKind, Severity};
 use trimtab_model::outbound::Report;
+
+pub use check::{Flaw, MAX_SINKS, check_all};
 
 /// `[[sink]]` in agent.toml: one place that reports go to. Secrets are named by file (or systemd credential), never written here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,6 +180,11 @@ pub enum ShapeError {
 }
 
 impl SinkConfig {
+    /// Whether nothing is filtered: what such a sink gets is the whole of each report.
+    pub fn wants_all(&self) -> bool {
+        self.severity == Severity::Info && self.kinds.is_empty() && self.include.is_empty() && self.exclude.is_empty()
+    }
+
     /// Whether an event is for this sink.
     pub fn wants(&self, event: &Event) -> bool {
         let any = |globs: &[String]| globs.iter().any(|glob| matches(glob, &event.resource));
@@ -210,6 +220,23 @@ pub fn matches(glob: &str, text: &str) -> bool {
 
 /// What to send to a sink for these reports, oldest first; empty when none of it is for it.
 pub fn shape(sink: &SinkConfig, parcels: &[Parcel], secrets: &Secrets) -> Result<Vec<Outgoing>, ShapeError> {
-    let _ = (parcels, secrets);
-    Err(ShapeError::Configuration { name: sink.name.clone(), why: format!("{:?} is not built yet", sink.kind) })
+    match sink.kind {
+        SinkKind::Webhook => Ok(webhook::shape(sink, parcels, secrets)),
+        SinkKind::Otlp | SinkKind::Alertmanager | SinkKind::Github | SinkKind::Gitlab | SinkKind::Gitea | SinkKind::Git => {
+            Err(ShapeError::Configuration { name: sink.name.clone(), why: format!("{:?} is not built yet", sink.kind) })
+        }
+    }
+}
+
+/// The field that says who we are, where the sink wants to know: a bearer token, or user name and password.
+fn authorization(sink: &SinkConfig, secrets: &Secrets) -> Option<(&'static str, String)> {
+    use base64::Engine as _;
+    let text = match (&sink.username, &secrets.password, &secrets.token) {
+        (Some(user), Some(password), _) => {
+            format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))
+        }
+        (_, _, Some(token)) => format!("Bearer {token}"),
+        _ => return None,
+    };
+    Some(("Authorization", text))
 }

@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
-use super::{Store, StoreError, read_document, write_beside};
+use trimtab_model::drift::DriftBook;
+
+use super::{Store, StoreError, read_document, write_to};
 
 const TRUST: &str = "trust-state.json";
 const STATUS: &str = "status.json";
+const BOOK: &str = "drift.json";
 
 /// The trust state as its two copies have it. They differ after a crash between the two writes or a disk that lost one; which of them
 /// counts (the one that has seen more) is for the trust room to say.
@@ -35,10 +38,25 @@ impl Store {
         Ok(TrustCopies { main: load(&self.file(TRUST))?, second: load(&self.places.trust_copy.join(TRUST))? })
     }
 
-    /// Replaces the status document. Not for everybody: why a unit failed is told with its last words, and they are its own. Not synced: it does not outlive a boot.
-    pub fn save_status(&self, status: &[u8]) -> Result<(), StoreError> {
+    /// Replaces the status document. Not for everybody: why a unit failed is told with its last words, and they are its own; `readers` is the
+    /// number of the one group that may read it. Not synced: it does not outlive a boot.
+    pub fn save_status(&self, status: &[u8], readers: Option<u32>) -> Result<(), StoreError> {
         self.writable()?;
-        write_beside(&self.places.runtime.join(STATUS), status, 0o640, false)
+        let path = self.places.runtime.join(STATUS);
+        write_to(&path, status, 0o640, false, readers)
+    }
+
+    /// Replaces the book of drift, durably.
+    pub fn save_book(&mut self, book: &DriftBook) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(book).expect("because plain data with string keys always serialises");
+        self.save(&self.file(BOOK), &bytes)
+    }
+
+    /// The book of drift; `None`: nothing ever drifted.
+    pub fn load_book(&self) -> Result<Option<DriftBook>, StoreError> {
+        let path = self.file(BOOK);
+        let Some(bytes) = read_document(&path)? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|source| StoreError::Stale { path, source })
     }
 
     /// The status document as it was saved last since boot.

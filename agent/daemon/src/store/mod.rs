@@ -304,10 +304,17 @@ fn read_document(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
 
 // Write beside, sync, rename, sync the folder. On any error the half-written one is taken away again.
 fn write_beside(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> Result<(), StoreError> {
+    write_to(path, bytes, mode, durable, None)
+}
+
+fn write_to(path: &Path, bytes: &[u8], mode: u32, durable: bool, group: Option<u32>) -> Result<(), StoreError> {
     let io = StoreError::io("save", path);
     let beside = beside(path);
     let write = || -> io::Result<()> {
         let mut file = create(&beside, mode)?;
+        if group.is_some() {
+            std::os::unix::fs::fchown(&file, None, group)?;
+        }
         file.write_all(bytes)?;
         if durable {
             file.sync_all()?;

@@ -5,16 +5,21 @@
 //! [`DriftBook`] holds those that stand and the last of those that passed. It is written down before anything is repaired, so a drift that was
 //! found is told once, and only once, whatever is killed afterwards.
 
+mod book;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::desired::Origin;
 use crate::digest::Digest;
-use crate::event::Event;
+use crate::event::{Event, Said};
 use crate::fleet::selector::matches_pattern;
 use crate::names::{ComponentName, HostPath, UnitName};
 use crate::plan::Difference;
+pub use book::Look;
 
 /// What is done about drift of a resource. Updates from the repository are carried out whatever it says, but for `create-once`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -163,17 +168,6 @@ pub enum LeftAlone {
 }
 
 impl LeftAlone {
-    /// Why, in a few words for people.
-    pub fn words(&self) -> &'static str {
-        match self {
-            LeftAlone::Policy => "only reported, as the repository says",
-            LeftAlone::Observing => "this host only observes",
-            LeftAlone::Suspended => "this host is suspended",
-            LeftAlone::Pinned => "it is pinned",
-            LeftAlone::Contended { .. } => "something keeps changing it back; repaired again later",
-        }
-    }
-
     /// Whether a person of this host holds it back, and not the repository.
     pub fn is_held(&self) -> bool {
         matches!(self, LeftAlone::Observing | LeftAlone::Suspended | LeftAlone::Pinned)
@@ -220,7 +214,7 @@ pub const KEEP_LIMIT: u64 = 4 << 20;
 /// How many names of an exclusive directory are told one by one.
 pub const MAX_STRAYS: usize = 1000;
 /// How many drifts that passed are remembered.
-pub const MAX_PAST: usize = 200;
+pub const MAX_PAST: usize = 100;
 /// How many that stand are remembered one by one; beyond that they are found, told as a number, and repaired.
 pub const MAX_STANDING: usize = 1000;
 /// How many events wait for the spool at most.
@@ -238,6 +232,10 @@ pub struct DriftBook {
     pub standing: BTreeMap<String, Drift>,
     /// Those that passed, newest first, at most [`MAX_PAST`].
     pub past: Vec<Drift>,
+    /// How many more stand than are remembered one by one.
+    pub beyond: usize,
+    /// What was told last of what lasts.
+    pub said: Said,
     /// Events that are not in the spool yet, oldest first, at most [`MAX_UNSENT`].
     pub unsent: Vec<Event>,
 }

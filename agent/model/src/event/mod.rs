@@ -1,8 +1,11 @@
 //! What happened, one by one, for who watches: in the journal with a MESSAGE_ID, and in the reports that leave the host.
 
+mod tell;
+
 use serde::{Deserialize, Serialize};
 
 use crate::drift::Drift;
+pub use tell::{Said, Telling, View};
 
 /// How much it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

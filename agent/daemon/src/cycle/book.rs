@@ -1,0 +1,162 @@
+//! Keeping the drift book: written down before a repair and after it, and said to the journal.
+//!
+//! Guarantees: what a look found is on the disk before anything is done about it; an event has its number on the disk before it is said or
+//! sent. A pass that finds nothing writes nothing. A book that cannot be written (a full disk) holds up nothing: it is told, and what stands in
+//! memory goes on.
+
+use trimtab_model::digest::Digest;
+use trimtab_model::drift::{Drift, DriftBook, Look};
+use trimtab_model::event::{Event, Severity, View};
+use trimtab_model::names::HostPath;
+use trimtab_model::report::{Failure, Pass};
+use trimtab_model::status::ConditionKind;
+
+use super::{Cycle, Hold, now_ms};
+use crate::log::chain;
+use crate::store::Store;
+
+/// The book, and what of it was said.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) book: DriftBook,
+    /// The highest event that was said to the journal.
+    said: u64,
+    /// It could not be saved: why.
+    trouble: String,
+}
+
+impl Kept {
+    /// The book as it was left; `sent`: the highest event that is in a report already.
+    pub(super) fn open(store: &Store, sent: u64, now_ms: u64, remarks: &mut Vec<String>) -> Self {
+        let mut book = match store.load_book() {
+            Ok(book) => book.unwrap_or_default(),
+            Err(error) => {
+                remarks.push(format!("the book of drift is damaged and begun anew: {}", chain(&error)));
+                // No number is given twice: more than one a second were never given for long.
+                DriftBook { last_id: now_ms / 1000, last_event: now_ms / 1000, ..DriftBook::default() }
+            }
+        };
+        book.last_event = book.last_event.max(sent);
+        book.sent(sent);
+        Self { said: book.last_event, book, trouble: String::new() }
+    }
+}
+
+impl Cycle {
+    /// Writes down the drift that a look found, before anything is done about it.
+    pub(super) fn note_drift(&mut self, pass: &Pass) {
+        if self.hold == Hold::ReadOnly {
+            return;
+        }
+        let sightings = std::mem::take(&mut self.sightings);
+        let look = self.book_look(pass);
+        if self.kept.book.find(&pass.changes, &sightings, &look) {
+            self.save_book();
+        }
+        self.say_events();
+    }
+
+    /// Writes down what became of it: what was to be repaired, and did not fail.
+    pub(super) fn note_repairs(&mut self, pass: &Pass) {
+        if self.hold == Hold::ReadOnly {
+            return;
+        }
+        let failed = |failure: &Failure, drift: &Drift| failure.resource == drift.resource;
+        let mended = |drift: &Drift| {
+            let done = drift.left_alone.is_none()
+                && pass.changes.iter().any(|change| change.resource == drift.resource && change.left_alone.is_none())
+                && !pass.failures.iter().any(|failure| failed(failure, drift))
+                && !pass.problems.iter().any(|problem| problem.resource == drift.resource);
+            done.then(|| overwritten(pass, drift))
+        };
+        let look = self.book_look(pass);
+        if self.kept.book.settle(mended, &look) {
+            self.save_book();
+        }
+        self.say_events();
+    }
+
+    /// Writes down what else the pass brought, and returns what is to be reported.
+    pub(super) fn note_pass(&mut self, pass: &Pass) -> Vec<Event> {
+        let status = self.status();
+        let stale = status.condition(ConditionKind::Stale).filter(|stale| stale.status == trimtab_model::status::Truth::True);
+        let holds = self.holds().clone();
+        let view = View {
+            now_ms: now_ms(),
+            pass,
+            attempted: &status.last_attempted_revision,
+            holds: &holds,
+            stale_since: stale.map(|_| status.trust.last_contact),
+        };
+        if self.kept.book.tell_pass(&view) {
+            self.save_book();
+        }
+        self.say_events();
+        self.kept.book.unsent.clone()
+    }
+
+    /// What is in the spool need not be kept in the book as well; written with the book's next change.
+    pub(super) fn reported(&mut self, up_to: u64) {
+        self.kept.book.sent(up_to);
+    }
+
+    fn book_look<'p>(&self, pass: &'p Pass) -> Look<'p> {
+        let has_units = self.machine.systemd.is_some() && !pass.failures.iter().any(|failure| failure.resource == "systemd");
+        Look { now_ms: now_ms(), pass: pass.number, revision: &pass.revision, has_units }
+    }
+
+    fn save_book(&mut self) {
+        let trouble = self.store.save_book(&self.kept.book).err().map(|error| chain(&error)).unwrap_or_default();
+        if !trouble.is_empty() && trouble != self.kept.trouble {
+            tracing::warn!("the book of drift cannot be written: {trouble}");
+        }
+        self.kept.trouble = trouble;
+    }
+
+    /// Each event is one entry in the journal, with its MESSAGE_ID.
+    fn say_events(&mut self) {
+        let said = std::mem::replace(&mut self.kept.said, self.kept.book.last_event);
+        for event in self.kept.book.unsent.iter().filter(|event| event.id > said) {
+            say(event);
+        }
+        if self.sending.outbox.is_none() {
+            let last = self.kept.book.last_event;
+            self.kept.book.sent(last);
+        }
+    }
+}
+
+/// What a repair took away of a file, when it was kept.
+fn overwritten(pass: &Pass, drift: &Drift) -> Option<Digest> {
+    let path: HostPath = drift.resource.strip_prefix("file ")?.parse().ok()?;
+    pass.kept.iter().find(|(kept, _)| kept == path.as_str()).and_then(|(_, digest)| digest.parse().ok())
+}
+
+fn say(event: &Event) {
+    let drift = event.drift.as_deref();
+    let actor = drift.map_or_else(String::new, Drift::by);
+    let component = drift.map_or("", |drift| drift.origin.component.as_str());
+    // The level of an event is part of its call site.
+    macro_rules! say {
+        ($level:ident) => {
+            tracing::$level!(
+                message_id = event.kind.message_id(),
+                trimtab_event = event.kind.word(),
+                trimtab_event_id = event.id,
+                trimtab_pass = event.pass,
+                trimtab_revision = event.revision,
+                trimtab_resource = event.resource,
+                trimtab_component = component,
+                trimtab_drift = drift.map_or(0, |drift| drift.id),
+                trimtab_actor = actor,
+                "{}",
+                event.message
+            )
+        };
+    }
+    match event.severity {
+        Severity::Info => say!(info),
+        Severity::Warning => say!(warn),
+        Severity::Error => say!(error),
+    }
+}

@@ -1,0 +1,181 @@
+//! The status document: put together from what the cycle holds in memory, at no cost on the machine but one file in `/run`.
+//!
+//! Guarantees: nothing is asked of the source, of systemd or of the disk for it; an idle pass writes the document to tmpfs and nothing else.
+//! Limits: what is known of the source since boot (when it last answered, how often it was asked) begins anew after a reboot.
+
+use std::time::Duration;
+
+use trimtab_model::condition::{Moment, conditions};
+use trimtab_model::desired::Desired;
+use trimtab_model::names::UnitName;
+use trimtab_model::observed::UnitFound;
+use trimtab_model::status::{Clock, ConditionKind, DRIFTS, Status, TrialLine, TrustStatus, Truth, UNITS, UnitStatus, transition};
+
+use super::{Cycle, Hold, now_ms};
+use crate::host::sys::is_clock_kept;
+use crate::log::chain;
+
+/// The group that may read the status document: that of the endpoint's user.
+const READERS: &str = "trimtab-status";
+
+/// A source that was silent for longer is stale.
+const STALE_AFTER: Duration = Duration::from_secs(3600);
+
+/// A pass that finds nothing takes no longer, on the slowest of devices; one that hangs for so long is ended by systemd.
+const GRACE: Duration = Duration::from_secs(300);
+
+/// A change that is being tried may wait for many units and checks, one after the other.
+const TRIAL: Duration = Duration::from_secs(3 * 3600);
+
+impl Cycle {
+    /// For who looks: at the end of a pass, and when a trial in the middle of one begins to wait for something.
+    pub(super) fn write_status(&mut self) {
+        let status = self.status();
+        self.history.told(&status);
+        let text = serde_json::to_vec_pretty(&status).expect("because plain data with string keys always serialises");
+        let readers = self.readers();
+        if let Err(error) = self.store.save_status(&text, readers) {
+            // The report of a pass must not be what makes the next one fail.
+            // Not among what `once` answers, so it must not be filtered away with it.
+            tracing::warn!(target: "trimtab", "the status document cannot be written: {}", chain(&error));
+        }
+        self.write_textfile(&status);
+    }
+
+    /// The group of the endpoint's user, where there is one.
+    fn readers(&mut self) -> Option<u32> {
+        let is_root = nix::unistd::geteuid().is_root();
+        if is_root && !self.places.is_sandbox() { self.machine.accounts.group(READERS) } else { None }
+    }
+
+    /// The host as this process knows it.
+    pub(super) fn status(&self) -> Status {
+        let now_ms = now_ms();
+        let (ledger, book) = (&self.ledger, &self.kept.book);
+        let mut status = Status {
+            agent_pid: if self.hold == Hold::Agent { std::process::id() } else { 0 },
+            host: self.host.name.to_string(),
+            at_ms: now_ms,
+            next_ms: self.next(now_ms),
+            last_applied_revision: ledger.revision.clone(),
+            generation: ledger.generation,
+            good_generation: ledger.good,
+            mode: self.settings.agent.mode,
+            holds: self.holds().clone(),
+            trust: self.trust_status(),
+            clock: self.clock(now_ms / 1000),
+            managed_files: ledger.entries.len(),
+            managed_units: ledger.units.len(),
+            units: self.seen.clone(),
+            trial: ledger.trial.as_ref().map(|trial| TrialLine {
+                phase: trial.phase,
+                revision: trial.revision.clone(),
+                generation: trial.generation,
+                guarded: trial.guarded.clone(),
+            }),
+            denied: ledger.denied.clone(),
+            changes: ledger.history.clone(),
+            ..self.history.status()
+        };
+        if let Some(outbox) = &self.sending.outbox {
+            (status.device, status.queue) = (outbox.device(), outbox.queue());
+        }
+        let mut standing: Vec<_> = book.standing.values().collect();
+        standing.sort_by_key(|drift| drift.id);
+        status.drift = standing.into_iter().take(DRIFTS).cloned().collect();
+        status.past_drift = book.past.iter().take(DRIFTS).cloned().collect();
+        let moment = Moment {
+            now: now_ms / 1000,
+            booted: (now_ms / 1000).saturating_sub(crate::host::facts::uptime()),
+            stale_after: STALE_AFTER.as_secs(),
+        };
+        status.conditions = transition(self.history.conditions(), conditions(&status, book, moment));
+        let ready = status.condition(ConditionKind::Ready);
+        let (is_ready, reason) = ready.map_or((false, String::new()), |ready| (ready.status == Truth::True, ready.message.clone()));
+        (status.ready, status.reason) = (is_ready, reason);
+        status
+    }
+
+    /// When this document is followed by another at the latest, milliseconds since 1970; 0: nobody stays to write one.
+    fn next(&self, now_ms: u64) -> u64 {
+        if self.hold != Hold::Agent {
+            return 0;
+        }
+        let agent = &self.settings.agent;
+        // A tenth is added to an interval at random; a pass may pull images before it tries anything.
+        let pause = agent.interval + agent.interval / 10;
+        let longest = if self.ledger.trial.is_some() { TRIAL } else { agent.pull_timeout };
+        let within = pause + GRACE + longest;
+        now_ms.saturating_add(u64::try_from(within.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn trust_status(&self) -> TrustStatus {
+        let mut trust = TrustStatus { mode: "commit".to_owned(), ..self.history.trust() };
+        if let Some(state) = &self.trust_state {
+            format!("{} {}", state.signer_name, state.signer).trim_start().clone_into(&mut trust.signer);
+            trust.revision = state.commit.to_string();
+            trust.accepted_at = state.accepted_at;
+            // What was accepted was heard: this much is known after a reboot.
+            trust.last_contact = trust.last_contact.max(state.accepted_at);
+        }
+        trust
+    }
+
+    fn clock(&self, now: u64) -> Clock {
+        let floor = self.trust_state.as_ref().map_or(0, |state| state.time_floor.max(state.accepted_at));
+        match is_clock_kept() {
+            _ if now < floor => Clock::Behind,
+            Some(true) => Clock::Synchronised,
+            Some(false) => Clock::Unsynchronised,
+            None => Clock::Unknown,
+        }
+    }
+
+    /// Remembers how the managed units are, for the status document.
+    pub(super) fn saw_units<'a>(&mut self, desired: &Desired, found: impl Iterator<Item = (&'a UnitName, &'a UnitFound)>) {
+        let units = found.filter(|(name, _)| desired.units.contains_key(*name) || self.ledger.units.contains_key(*name));
+        self.seen = units.take(UNITS).map(|(name, found)| unit(desired, name, found)).collect();
+    }
+
+    /// Looks at the units again after something was changed; before that the last look told all.
+    pub(super) async fn look_again(&mut self) {
+        let Some(systemd) = &self.machine.systemd else { return };
+        let Some(current) = &self.current else { return };
+        let names = current.desired.units.keys().chain(self.ledger.units.keys());
+        let names: std::collections::BTreeSet<&UnitName> = names.collect();
+        match systemd.observe(names.into_iter()).await {
+            Ok(units) => {
+                let desired = std::mem::take(&mut self.current);
+                if let Some(current) = &desired {
+                    self.saw_units(&current.desired, units.iter());
+                }
+                self.current = desired;
+            }
+            // What the look before the change saw is still told; the next pass looks anew, and says why it cannot.
+            Err(error) => tracing::debug!("{}", chain(&error)),
+        }
+    }
+}
+
+fn unit(desired: &Desired, name: &UnitName, found: &UnitFound) -> UnitStatus {
+    let wanted = desired.units.get(name);
+    let active = match wanted.and_then(|unit| unit.active) {
+        Some(true) => "active",
+        Some(false) => "inactive",
+        None => "",
+    };
+    // A container's image is named by the file that makes its unit.
+    let image = wanted.filter(|unit| unit.generated).and_then(|unit| {
+        let same = |origin: &&trimtab_model::desired::Origin| {
+            (&origin.component, &origin.file) == (&unit.origin.component, &unit.origin.file)
+        };
+        desired.images.iter().find(|(_, origin)| same(origin)).map(|(image, _)| image.clone())
+    });
+    UnitStatus {
+        name: name.to_string(),
+        wanted: active.to_owned(),
+        active: found.active.clone(),
+        sub: found.sub.clone(),
+        image: image.unwrap_or_default(),
+    }
+}

@@ -1,0 +1,173 @@
+//! What the spool keeps, whatever is killed when.
+
+use super::*;
+use proptest::prelude::*;
+use trimtab_model::event::{EventKind, Severity};
+use trimtab_model::outbound::Occasion;
+use trimtab_model::status::Status;
+
+fn event(id: u64) -> trimtab_model::event::Event {
+    trimtab_model::event::Event {
+        id,
+        at_ms: id,
+        kind: EventKind::ALL[usize::try_from(id % 3).unwrap()],
+        severity: Severity::Info,
+        pass: 1,
+        revision: String::new(),
+        resource: format!("file /{}", id % 5),
+        message: "x".repeat(200),
+        drift: None,
+        count: 1,
+    }
+}
+
+fn report(sequence: u64, events: Vec<trimtab_model::event::Event>, key: &DeviceKey) -> Report {
+    Report {
+        format: 1,
+        device: key.device(),
+        host: "box".to_owned(),
+        sequence,
+        since_sequence: sequence,
+        at_ms: sequence,
+        occasion: Occasion::Pass,
+        status: Status::default(),
+        events,
+        merged: 0,
+    }
+}
+
+fn scene() -> (tempfile::TempDir, DeviceKey, PathBuf) {
+    // Thousands of syncs: of them it is the order that counts here, not the disk.
+    let memory = Path::new("/dev/shm");
+    let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+    let key = DeviceKey::obtain(&folder.path().join("device.key"), &folder.path().join("device.pub")).unwrap();
+    let spool = folder.path().join("lib/spool");
+    (folder, key, spool)
+}
+
+#[test]
+fn what_is_torn_or_not_ours_is_set_aside_and_the_rest_goes_on() {
+    let (folder, key, place) = scene();
+    let other = DeviceKey::obtain(&folder.path().join("other.key"), &folder.path().join("other.pub")).unwrap();
+    let mut spool = Spool::open(&place, 5_000).unwrap();
+    for id in 1..=4 {
+        let sequence = spool.next_sequence();
+        assert_eq!(sequence, 5 + id);
+        let by = if id == 3 { &other } else { &key };
+        spool.put(report(sequence, vec![event(id)], by), by).unwrap();
+    }
+    let first = spool.entries().next().unwrap().name();
+    let whole = std::fs::read(place.join(&first)).unwrap();
+    std::fs::write(place.join(&first), &whole[..whole.len() - 7]).unwrap();
+    std::fs::write(place.join("somebodys.txt"), "x").unwrap();
+    std::fs::write(place.join("0000000000000001-0000000000000000-0-0.report"), "x").unwrap();
+    let mut spool = Spool::open(&place, 0).unwrap();
+    let read: Vec<bool> = (6..=9).map(|sequence| spool.read(sequence, &key).unwrap().is_some()).collect();
+    assert_eq!(read, [false, true, false, true]);
+    assert_eq!((spool.take_remarks().len(), std::fs::read_dir(place.join(ASIDE)).unwrap().count()), (2, 2));
+    assert_eq!((spool.next_sequence(), spool.state.last_event), (10, 4));
+    assert_eq!(Spool::open(&place, 0).unwrap().entries().count(), 2);
+}
+
+#[test]
+fn a_lost_memory_is_told_and_gives_no_number_twice() {
+    let (_folder, key, place) = scene();
+    let mut spool = Spool::open(&place, 1_000_000).unwrap();
+    let sequence = spool.next_sequence();
+    spool.put(report(sequence, vec![], &key), &key).unwrap();
+    spool.save_state().unwrap();
+    spool.forget(sequence).unwrap();
+    assert_eq!(Spool::open(&place, 1_000_000).unwrap().next_sequence(), sequence + 1);
+    std::fs::write(place.join(STATE), "{").unwrap();
+    let mut spool = Spool::open(&place, 1_002_000).unwrap();
+    assert!(spool.take_remarks()[0].contains("damaged"));
+    assert!(spool.next_sequence() > sequence);
+}
+
+/// What a person does to a spool in one life of the agent.
+#[derive(Debug, Clone)]
+enum Act {
+    Put(usize),
+    Deliver(usize),
+}
+
+fn acts() -> impl Strategy<Value = Vec<(Vec<Act>, u32)>> {
+    let act = prop_oneof![3 => (0_usize..4).prop_map(Act::Put), 1 => (1_usize..4).prop_map(Act::Deliver)];
+    proptest::collection::vec((proptest::collection::vec(act, 1..8), 0_u32..40), 1..8)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// Lives that end by a pulled plug after some step. A receiver that knows reports by sequence and events by id has each sequence with one
+    /// content, each event that was put durably is in the spool or was delivered, and no number is given twice.
+    #[test]
+    fn whatever_is_killed_when_nothing_is_lost_and_no_number_is_given_twice(lives in acts(), tight in any::<bool>()) {
+        let (_folder, key, place) = scene();
+        let bounds = Bounds { bytes: 1 << 20, count: if tight { 3 } else { 1000 } };
+        let (mut given, mut durable) = (0_u64, 0_u64);
+        let mut received: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        let mut delivered = 0_u64;
+        let mut ready = lives.len();
+        for (life, fuse) in lives {
+            ready -= 1;
+            let mut spool = Spool::open(&place, 7_000).unwrap();
+            prop_assert!(spool.state.sequence >= given, "a start never goes back");
+            spool.fuse.set(if ready == 0 { u32::MAX } else { fuse });
+            'life: for act in life {
+                match act {
+                    Act::Put(count) => {
+                        let sequence = spool.next_sequence();
+                        prop_assert!(!received.contains_key(&sequence), "{} was given before", sequence);
+                        let first = spool.state.last_event + 1;
+                        let list: Vec<_> = (first..first + count as u64).map(event).collect();
+                        if spool.put(report(sequence, list, &key), &key).is_err() {
+                            break 'life;
+                        }
+                        (given, durable) = (sequence, durable.max(first + count as u64 - 1));
+                        if spool.keep_within(bounds, &key).is_err() {
+                            break 'life;
+                        }
+                        prop_assert!(spool.entries().count() <= bounds.count);
+                    }
+                    Act::Deliver(count) => {
+                        let waiting: Vec<u64> = spool.entries().map(|entry| entry.sequence).take(count).collect();
+                        for sequence in waiting {
+                            let (found, signed) = spool.read(sequence, &key).unwrap().expect("because nothing is ever torn");
+                            prop_assert!(key.verifies(&signed.report, &signed.signature));
+                            // Sent: from here on the receiver has it, whatever becomes of the sender.
+                            received.insert(sequence, signed.report);
+                            delivered = delivered.max(found.sequence);
+                        }
+                        spool.state.sinks.insert("one".to_owned(), Cursor { delivered, at_ms: 0 });
+                        if spool.save_state().is_err() || spool.forget(delivered).is_err() {
+                            break 'life;
+                        }
+                    }
+                }
+            }
+        }
+        let mut spool = Spool::open(&place, 7_000).unwrap();
+        prop_assert!(spool.next_sequence() > given);
+        // Everything that was put is in what the receiver has and what still waits: as many events as there were, by count, each id once.
+        let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut tell = |bytes: &[u8]| {
+            let report: Report = serde_json::from_slice(bytes).unwrap();
+            for event in report.events {
+                let known = counts.entry(event.id).or_default();
+                *known = (*known).max(u64::from(event.count));
+            }
+        };
+        for bytes in received.values() {
+            tell(bytes);
+        }
+        let waiting: Vec<u64> = spool.entries().map(|entry| entry.sequence).collect();
+        for sequence in waiting {
+            tell(&spool.read(sequence, &key).unwrap().unwrap().1.report);
+        }
+        prop_assert!(counts.values().sum::<u64>() >= durable, "{} of {}", counts.values().sum::<u64>(), durable);
+        if !tight {
+            prop_assert!((1..=durable).all(|id| counts.contains_key(&id)), "{:?} of {}", counts.keys(), durable);
+        }
+    }
+}
