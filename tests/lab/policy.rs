@@ -118,7 +118,7 @@ fn pins_and_policies_hold_units_and_what_they_read() {
     let spoiled = Watched::new(&m, &["/etc/two.conf"], &["one", "two"]);
     for _ in 0..2 {
         let told = m.try_sh("trimtab once");
-        assert!(told.code == 5 && told.out.contains("file /etc/two.conf (drift), only reported"), "{told}");
+        assert!(told.code == 5 && told.out.contains("file /etc/two.conf (drift), left alone: only reported"), "{told}");
     }
     spoiled.assert_same(&Watched::new(&m, &["/etc/two.conf"], &["one", "two"]));
     assert_eq!(m.try_sh("systemctl is-active three").out, "inactive");
@@ -164,7 +164,7 @@ fn pins_and_policies_hold_units_and_what_they_read() {
     assert_eq!(m.sh("trimtab holds --json | jq -c '[.pins[].by]'"), "[\"root\",\"root\"]");
     m.sh("trimtab unpin one.conf || trimtab unpin /etc/one.conf; trimtab unpin two.service");
     let told = m.try_sh("trimtab once");
-    assert!(told.code == 5 && told.out.contains("unit two.service (drift), only reported"), "{told}");
+    assert!(told.code == 5 && told.out.contains("unit two.service (drift), left alone: only reported"), "{told}");
     assert_eq!(m.sh("cat /etc/one.conf; journalctl -u one -o cat | grep '^setting' | tail -n 1"), "SETTING=3\nsetting 3");
 }
 

@@ -41,7 +41,7 @@ fn each_policy_does_what_it_says() {
     }
     assert_eq!(sandbox.said(&["once"]).0, 5);
     let (code, text, _) = sandbox.said(&["plan", "--offline"]);
-    assert!(code == 5 && text.contains("only reported, as the repository says"), "{code} {text}");
+    assert!(code == 5 && text.contains("left alone: only reported, as the repository says"), "{code} {text}");
     assert_eq!((sandbox.read("etc/one.conf"), sandbox.read("etc/two.conf")), ("mine\n".into(), "mine too\n".into()));
     // What cannot be done at all is told before what is only reported.
     fs::create_dir_all(sandbox.root().join("etc/three.conf")).unwrap();

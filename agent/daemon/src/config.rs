@@ -40,6 +40,9 @@ pub struct Settings {
     /// How much of the past is kept.
     #[serde(default)]
     pub generations: GenerationSettings,
+    /// How drift is found.
+    #[serde(default)]
+    pub drift: DriftSettings,
     /// When reports are made, and how many wait at most.
     #[serde(default)]
     pub reports: ReportSettings,
@@ -74,6 +77,9 @@ pub struct AgentSettings {
     /// No failure makes it wait longer than this.
     #[serde(deserialize_with = "duration")]
     pub retry_max: Duration,
+    /// A source that was not heard for longer is told to be stale.
+    #[serde(deserialize_with = "stale")]
+    pub stale_after: Duration,
     /// How long one start, stop, restart or reload of a unit may take.
     #[serde(deserialize_with = "duration")]
     pub unit_timeout: Duration,
@@ -90,6 +96,7 @@ impl Default for AgentSettings {
             interval: Duration::from_secs(60),
             retry_interval: Duration::from_secs(15),
             retry_max: Duration::from_secs(900),
+            stale_after: Duration::from_secs(3600),
             unit_timeout: Duration::from_secs(120),
             pull_timeout: Duration::from_secs(900),
             mode: Mode::Enforce,
@@ -149,6 +156,21 @@ impl Default for GuardSettings {
             settle: Duration::from_secs(10),
             adopt: Adopt::default(),
         }
+    }
+}
+
+/// `[drift]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct DriftSettings {
+    /// How many directories are watched for changes as they happen; what is beyond is found at the interval. 0: none.
+    #[serde(deserialize_with = "at_most::<0x10_0000, _, _>")]
+    pub max_watches: usize,
+}
+
+impl Default for DriftSettings {
+    fn default() -> Self {
+        Self { max_watches: 8192 }
     }
 }
 
@@ -257,6 +279,11 @@ fn window<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Erro
 /// The time to stay up for: for as long the agent looks at nothing else.
 fn settle<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     between(from, (1, "one second"), (3600, "one hour"))
+}
+
+/// The time without a word from the source: in less than a minute a poll may only be late, and what is silent for a month should be known.
+fn stale<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    between(from, (60, "one minute"), (30 * 86_400, "thirty days"))
 }
 
 fn between<'de, D: serde::Deserializer<'de>>(from: D, least: (u64, &str), most: (u64, &str)) -> Result<Duration, D::Error> {
@@ -433,6 +460,7 @@ mod tests {
             ("guard", "settle = \"2h\"", "\"2h\" is not between one second and one hour"),
             ("guard", "settle = 10", "invalid type"),
             ("guard", "adopt = \"keep\"", "unknown variant `keep`, expected `replace` or `report`"),
+            ("agent", "stale-after = \"59s\"", "\"59s\" is not between one minute and thirty days"),
             ("agent", "mode = \"watch\"", "unknown variant `watch`, expected `enforce` or `observe`"),
             ("generations", "keep = 1001", "1001 is more than 1000"),
             ("generations", "max-mib = 99999999999999999", ""),

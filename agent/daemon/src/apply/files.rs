@@ -13,8 +13,8 @@ use trimtab_model::observed::Expected;
 use trimtab_model::plan::{Action, Cause, Note, Step};
 
 use super::{Kept, NotBegun, Outcome, Pass, chain};
-use crate::host::observe;
 use crate::host::place::{Batch, New, NewNode, PlaceError, Staged};
+use crate::host::{keys, observe};
 
 impl Pass<'_> {
     /// Stages, backs up, writes down the intent, switches. An error: nothing of this round was switched.
@@ -128,13 +128,15 @@ impl Pass<'_> {
         let bytes;
         let node = match &entry.state.node {
             Node::File { digest, .. } => {
-                bytes = (self.contents)(*digest).map_err(|error| failed(&error))?;
+                let wanted = (self.contents)(*digest).map_err(|error| failed(&error))?;
                 // Whoever handed over the content is not believed either: what is written down is this digest.
-                if Digest::of(&bytes) != *digest {
+                if Digest::of(&wanted) != *digest {
                     let message =
                         "the content at hand is not the wanted one (its digest differs); it is rendered anew in the next pass";
                     return Err(Outcome::Failed { message: message.to_owned() });
                 }
+                let settled = keys::is_settled(self.ledger.entries.get(path), entry);
+                bytes = keys::around(&self.machine.root, path, entry, wanted, settled);
                 NewNode::File(&bytes)
             }
             Node::Symlink { target } => NewNode::Symlink(target),
@@ -232,6 +234,9 @@ impl Pass<'_> {
         if !matches!(cause, Cause::Drift | Cause::UpdateAndDrift) {
             return;
         }
+        if self.holds_only_keys_of_others(path) {
+            return;
+        }
         let Ok(file) = observe::open(&self.machine.root, path) else { return };
         if file.metadata().is_ok_and(|meta| meta.len() > KEEP_LIMIT) {
             self.applied.remarks.push(format!("what stood at {path} is larger than {KEEP_LIMIT} bytes and was not kept"));
@@ -251,6 +256,14 @@ impl Pass<'_> {
     fn is_ours(&self, path: &HostPath, digest: Digest) -> bool {
         let owned = self.ledger.entries.get(path);
         owned.is_some_and(|owned| matches!(owned.state.node, Node::File { digest: ours, .. } if ours == digest))
+    }
+
+    /// What differs in it is carried over into the new file: nothing is lost.
+    fn holds_only_keys_of_others(&self, path: &HostPath) -> bool {
+        let Some(want) = self.wanted.entries.get(path) else { return false };
+        let (Some(ignored), Node::File { digest, .. }) = (&want.ignored, &want.state.node) else { return false };
+        let found = keys::found(&self.machine.root, path);
+        found.zip((self.contents)(*digest).ok()).is_some_and(|(found, wanted)| keys::is_alike(ignored, &wanted, &found, true))
     }
 
     fn intend(&mut self, staged: &[(usize, Staged)]) {

@@ -12,6 +12,7 @@ mod book;
 mod carry;
 mod confirm;
 mod flap;
+mod heed;
 mod history;
 pub(crate) mod holds;
 mod hooks;
@@ -35,14 +36,14 @@ use std::time::Instant;
 
 use trimtab_model::desired::Desired;
 use trimtab_model::digest::Digest;
-use trimtab_model::drift::{Sighting, Watched};
+use trimtab_model::drift::{Actor, Sighting, Watched};
 use trimtab_model::facts::Host;
 use trimtab_model::finding::Findings;
 use trimtab_model::ledger::Ledger;
 use trimtab_model::names::UnitName;
 use trimtab_model::plan::Plan;
 use trimtab_model::report::{Failure, Outcome, Pass, TrustReport, Undone, Wake};
-use trimtab_model::status::UnitStatus;
+use trimtab_model::status::{UnitStatus, WatchStatus};
 use trimtab_model::transaction::{self, Denied, Generation, Withheld};
 
 use crate::apply::Machine;
@@ -177,14 +178,16 @@ pub struct Cycle {
     approving: Option<String>,
     /// What event sources saw change since the last pass.
     sightings: Vec<Sighting>,
-    held: holds::HeldBack,
-    /// What the newest revision wants, while nothing is done about it because the host is held.
-    aimed: Option<Wanted>,
+    /// How event sources watch.
+    watch: WatchStatus,
     sending: send::Sending,
     kept: book::Kept,
     /// The managed units as they were seen last.
     seen: Vec<UnitStatus>,
     textfile: textfile::Textfile,
+    held: holds::HeldBack,
+    /// What the newest revision wants, while nothing is done about it because the host is held.
+    aimed: Option<Wanted>,
 }
 
 /// What a look found: the pass so far, and the plan.
@@ -246,6 +249,10 @@ impl Cycle {
 
     /// What event sources saw change; the next pass tells it with what it finds.
     pub fn saw(&mut self, sightings: Vec<Sighting>) {
+        for Sighting { resource, actor, .. } in &sightings {
+            let who = actor.as_ref().map_or_else(|| "unknown".to_owned(), Actor::words);
+            tracing::debug!(trimtab_resource = resource.as_str(), trimtab_actor = who.as_str(), "{resource}: changed by {who}");
+        }
         self.sightings.extend(sightings);
     }
 
@@ -345,15 +352,20 @@ impl Cycle {
     }
 
     fn begin(&mut self, wake: Wake) -> Pass {
-        let now_ms = now_ms();
         self.review_holds();
+        Pass { number: self.history.next_number(), remarks: std::mem::take(&mut self.remarks), ..self.blank(wake) }
+    }
+
+    /// A pass that nothing is known of yet.
+    fn blank(&self, wake: Wake) -> Pass {
+        let now_ms = now_ms();
         let misread = self.misread.iter().map(|message| Failure {
             resource: "local configuration".to_owned(),
             message: message.clone(),
             skipped: false,
         });
         Pass {
-            number: self.history.next_number(),
+            number: 0,
             wake,
             started: now_ms / 1000,
             started_ms: now_ms,
@@ -367,7 +379,7 @@ impl Cycle {
             problems: Vec::new(),
             failures: misread.collect(),
             kept: Vec::new(),
-            remarks: std::mem::take(&mut self.remarks),
+            remarks: Vec::new(),
             undone: None,
             generation: self.ledger.generation,
             paused: String::new(),

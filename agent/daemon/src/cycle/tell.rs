@@ -15,8 +15,8 @@ impl Cycle {
         let failed = |change: &&Change| pass.failures.iter().any(|failure| failure.resource == change.resource);
         let news = self.history.is_news(&matter(pass));
         // What is left as it is lasts, and is told once.
-        let is_told = |change: &&Change| change.cause != Cause::Drift && (news || change.left_alone.is_none());
-        for change in pass.changes.iter().filter(|change| !failed(change)).filter(is_told) {
+        let is_told = |change: &&Change| news || change.left_alone.is_none();
+        for change in pass.changes.iter().filter(|change| change.cause != Cause::Drift && !failed(change)).filter(is_told) {
             let (resource, outcome) = (change.resource.as_str(), word(change));
             tracing::info!(
                 trimtab_pass = number,

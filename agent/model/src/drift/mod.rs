@@ -101,6 +101,9 @@ pub struct Actor {
     /// The systemd unit or scope that it ran in, or that changed the state.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub unit: String,
+    /// Where the unit changed its state by itself, without a job: how systemd says that it ended (`signal`, `exit-code`, `oom-kill`, …).
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub result: String,
 }
 
 impl Actor {
@@ -120,7 +123,11 @@ impl Actor {
         };
         part("as", &self.user);
         part("login", &self.login);
-        part("in", &self.unit);
+        if self.result.is_empty() {
+            part("in", &self.unit);
+        } else {
+            parts.push(format!("{} itself (it ended: {})", self.unit, self.result));
+        }
         if parts.is_empty() { "unknown".to_owned() } else { parts.join(" ") }
     }
 }
@@ -168,6 +175,17 @@ pub enum LeftAlone {
 }
 
 impl LeftAlone {
+    /// Why, in a few words for people.
+    pub fn words(&self) -> &'static str {
+        match self {
+            LeftAlone::Policy => "only reported, as the repository says",
+            LeftAlone::Observing => "this host only observes",
+            LeftAlone::Suspended => "this host is suspended",
+            LeftAlone::Pinned => "it is pinned",
+            LeftAlone::Contended { .. } => "something keeps changing it back; repaired again later",
+        }
+    }
+
     /// Whether a person of this host holds it back, and not the repository.
     pub fn is_held(&self) -> bool {
         matches!(self, LeftAlone::Observing | LeftAlone::Suspended | LeftAlone::Pinned)
@@ -200,6 +218,9 @@ pub struct Drift {
     /// Why it is not repaired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_alone: Option<LeftAlone>,
+    /// A repair of it did not work (yet): if it is well one day without another one, that was somebody else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
     /// The overwritten content in the blob store, when it was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Digest>,
