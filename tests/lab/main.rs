@@ -17,6 +17,7 @@ mod health;
 mod monitoring;
 mod operator;
 mod package;
+mod policy;
 mod refuse;
 mod reports;
 mod rollback;
