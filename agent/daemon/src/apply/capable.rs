@@ -110,7 +110,9 @@ mod tests {
         let (path, entry) = desired.entries.iter().next().unwrap();
         let (state, role, origin) = (entry.state.clone(), entry.role.clone(), entry.origin.clone());
         let mut ledger = Ledger::default();
-        ledger.entries.insert(path.clone(), Owned { state, role, before: Before::Absent, pending: false, origin });
+        ledger
+            .entries
+            .insert(path.clone(), Owned { state, role, before: Before::Absent, xattrs: BTreeMap::new(), pending: false, origin });
         assert_eq!(left(&desired, &ledger), (vec!["web".to_owned()], vec!["component web2".to_owned()]));
     }
 }

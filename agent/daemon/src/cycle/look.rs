@@ -39,7 +39,7 @@ impl Cycle {
         }
         let clock = Laps::start();
         let paths: BTreeSet<&HostPath> = desired.entries.keys().chain(self.ledger.entries.keys()).collect();
-        observed.entries = observe::observe(&self.machine.root, paths);
+        (observed.entries, observed.xattrs) = observe::observe_whole(&self.machine.root, paths);
         observed.alike = self.alike(wanted, &desired, &observed);
         clock.lap("looked at files");
         self.units(&desired, &mut observed, pass).await;

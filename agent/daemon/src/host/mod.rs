@@ -12,3 +12,4 @@ pub mod place;
 pub mod root;
 pub mod sys;
 pub mod units;
+mod xattr;

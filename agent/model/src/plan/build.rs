@@ -64,6 +64,7 @@ fn paths(desired: &Desired, observed: &Observed, ledger: &Ledger, plan: &mut Pla
             found,
             owned: ledger.entries.get(path),
             alike: observed.alike.get(path).copied().unwrap_or_default(),
+            xattrs: observed.xattrs.get(path),
         };
         place.decide(&accounts, plan);
     }

@@ -126,6 +126,7 @@ impl Host {
         }
         Observed {
             alike: BTreeMap::new(),
+            xattrs: BTreeMap::new(),
             entries: self.files.clone(),
             units,
             images: self.images.clone(),
@@ -265,7 +266,14 @@ impl Host {
     fn own(&mut self, desired: &Desired, path: &HostPath, before: Option<Before>, pending: bool) {
         let want = &desired.entries[path];
         let before = before.unwrap_or_else(|| self.ledger.entries[path].before.clone());
-        let owned = Owned { state: want.state.clone(), role: want.role.clone(), before, pending, origin: want.origin.clone() };
+        let owned = Owned {
+            state: want.state.clone(),
+            role: want.role.clone(),
+            before,
+            xattrs: BTreeMap::new(),
+            pending,
+            origin: want.origin.clone(),
+        };
         self.ledger.entries.insert(path.clone(), owned);
     }
 
