@@ -13,6 +13,7 @@ use crate::digest::Digest;
 use crate::drift::DriftPolicy;
 use crate::names::{HostPath, UnitName};
 use crate::transaction::{Denied, Line, Trial};
+use crate::xattr::Xattrs;
 
 /// The format of the file; a ledger of a newer format halts the agent instead of being guessed at.
 pub const FORMAT: u32 = 2;
@@ -116,6 +117,9 @@ pub struct Owned {
     pub role: Role,
     /// What stood there before trimtab came; restored when the path leaves the repository.
     pub before: Before,
+    /// The extended attributes that were on it after it was written; in a ledger of an older trimtab, none.
+    #[serde(default, skip_serializing_if = "Xattrs::is_empty")]
+    pub xattrs: Xattrs,
     /// The write was announced and not yet confirmed: a difference found now is unfinished work, not drift.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pending: bool,

@@ -33,3 +33,4 @@ pub mod report;
 pub mod status;
 pub mod transaction;
 pub mod unitfile;
+pub mod xattr;

@@ -11,6 +11,7 @@ use trimtab_model::ledger::{Before, KeptDrift, Ledger, MAX_KEPT};
 use trimtab_model::names::HostPath;
 use trimtab_model::observed::Expected;
 use trimtab_model::plan::{Action, Cause, Note, Step};
+use trimtab_model::xattr::Xattrs;
 
 use super::{Kept, NotBegun, Outcome, Pass, chain};
 use crate::host::place::{Batch, New, NewNode, PlaceError, Staged};
@@ -266,13 +267,28 @@ impl Pass<'_> {
         found.zip((self.contents)(*digest).ok()).is_some_and(|(found, wanted)| keys::is_alike(ignored, &wanted, &found, true))
     }
 
+    /// A new file has what its directory gives it, and no more: what only the old one had cannot be given back, and is told.
+    fn lose(&mut self, path: &HostPath, now: &Xattrs) {
+        let owned = self.ledger.entries.get(path).filter(|owned| !owned.pending);
+        let lost: Vec<&str> = owned
+            .into_iter()
+            .flat_map(|owned| owned.xattrs.keys())
+            .filter(|name| !now.contains_key(*name))
+            .map(String::as_str)
+            .collect();
+        if !lost.is_empty() {
+            self.applied.remarks.push(format!("{path} was written anew without its extended attributes {}", lost.join(", ")));
+        }
+    }
+
     fn intend(&mut self, staged: &[(usize, Staged)]) {
-        for (at, _) in staged {
+        for (at, one) in staged {
             let step = &self.plan.steps[*at];
             if let Action::Put { path, before, .. } = &step.action
                 && self.failures.because(step.component.as_ref()).is_none()
             {
-                self.own(path, before.clone(), true);
+                self.lose(path, &one.xattrs());
+                self.own(path, before.clone(), true, Some(one.xattrs()));
             }
         }
         self.intend_units();

@@ -39,7 +39,7 @@ impl Cycle {
         }
         let clock = Laps::start();
         let paths: BTreeSet<&HostPath> = desired.entries.keys().chain(self.ledger.entries.keys()).collect();
-        observed.entries = observe::observe(&self.machine.root, paths);
+        (observed.entries, observed.xattrs) = observe::observe_whole(&self.machine.root, paths);
         for (folder, exclusive) in &desired.exclusive {
             let is_stray = |path: &HostPath| is_stray(path, exclusive, &desired, &self.ledger);
             observed.strays.insert(folder.clone(), strays::look(&self.machine.root, folder, is_stray));

@@ -116,7 +116,7 @@ pub struct Change {
 /// One property that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// `content`, `mode`, `owner`, `group`, `kind`, `target`, `missing`, `enabled`, `active`, `inputs`, …
+    /// `content`, `mode`, `owner`, `xattr`, `group`, `kind`, `target`, `missing`, `enabled`, `active`, `inputs`, …
     pub property: String,
     /// As found.
     pub found: String,

@@ -279,6 +279,7 @@ mod tests {
                 state: entry.state.clone(),
                 role: entry.role.clone(),
                 before: Before::Absent,
+                xattrs: crate::xattr::Xattrs::new(),
                 pending: false,
                 drift: entry.drift,
                 origin: origin(),
