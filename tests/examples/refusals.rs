@@ -128,6 +128,45 @@ active = true
 }
 
 #[test]
+fn drift() {
+    let fleet = FLEET.replace("[\"web\"]", "[\"web\", \"app\"]");
+    let web = r#"drift = "enforec"
+[[file]]
+path = "/etc/a"
+drift = true
+[[directory]]
+path = "/etc"
+exclusive = "purge"
+[[directory]]
+path = "/etc/cron.d"
+exclusive = "report"
+[[directory]]
+path = "/var/lib/web"
+exclusive = "purge"
+except = ["a/b", ""]
+[[directory]]
+path = "/etc/web"
+exclusive = "delete"
+[[directory]]
+path = "/etc/web2"
+except = ["*.bak"]
+[[unit]]
+name = "web.service"
+drift = "create-once"
+"#;
+    let app = "drift = \"create-once\"\n[[directory]]\npath = \"/var/lib/web\"\nexclusive = \"report\"\n";
+    let service = "[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n";
+    let files = [
+        ("fleet.toml", fleet.as_str()),
+        ("components/web/component.toml", web),
+        ("components/web/files/etc/a", ""),
+        ("components/app/component.toml", app),
+        ("components/app/systemd/app.service", service),
+    ];
+    refused("drift", &bundle(files));
+}
+
+#[test]
 fn ignored_keys() {
     let component = r#"[[file]]
 path = "/etc/app.conf"

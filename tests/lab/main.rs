@@ -17,8 +17,12 @@ mod monitoring;
 mod operator;
 mod package;
 mod refuse;
+mod reports;
 mod rollback;
 mod selfupdate;
+mod sinks;
+mod status;
 #[cfg(target_arch = "x86_64")]
 mod sweep;
 mod trial;
+mod watch;

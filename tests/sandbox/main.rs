@@ -4,6 +4,7 @@
 mod keys;
 mod operator;
 mod past;
+mod policy;
 mod reports;
 
 use std::fs;

@@ -171,6 +171,10 @@ fn a_host_that_is_given_back_is_as_it_was() {
             assert!(content.is_empty());
         }
     }
+    // Who the device is belongs to the enrolment, which stays.
+    for name in ["device.key", "device.pub"] {
+        assert!(after.remove(&sandbox.root().join("etc/trimtab").join(name)).is_some(), "{name}");
+    }
     assert_eq!(after, before);
     let (code, text, _) = sandbox.said(&["uninstall", "--remove", "--purge", "--yes"]);
     assert_eq!(code, 0, "a second time is no harm: {text}");

@@ -157,6 +157,38 @@ fn the_map_has_the_table_of_power_cuts() {
     assert_eq!(rows, TABLE.iter().map(line).collect::<Vec<_>>());
 }
 
+/// The entries of the journal's catalog: number, header, text.
+fn catalog() -> Vec<(String, String, String)> {
+    let text = std::fs::read_to_string(workspace().join("units/trimtab.catalog")).unwrap();
+    let entry = |part: &str| {
+        let (id, rest) = part.split_once('\n').unwrap();
+        let (header, body) = rest.split_once("\n\n").unwrap_or((rest, ""));
+        (id.to_owned(), header.to_owned(), body.trim().to_owned())
+    };
+    text.split("\n-- ").skip(1).map(entry).collect()
+}
+
+#[test]
+fn the_journals_catalog_explains_every_event_and_nothing_else() {
+    use trimtab_model::event::EventKind;
+    let (catalog, ids): (_, BTreeSet<&str>) = (catalog(), EventKind::ALL.iter().map(|kind| kind.message_id()).collect());
+    assert_eq!(ids.len(), EventKind::ALL.len(), "two kinds share a number");
+    assert_eq!(catalog.len(), ids.len());
+    let known = ["TRIMTAB_RESOURCE", "TRIMTAB_REVISION", "TRIMTAB_ACTOR", "TRIMTAB_DRIFT"];
+    for (id, header, body) in &catalog {
+        assert!(ids.contains(id.as_str()), "{id} is the number of no kind of event");
+        assert!(id.len() == 32 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')), "{id}");
+        for line in ["Subject: ", "Defined-By: trimtab", "Documentation: man:trimtab"] {
+            assert!(header.lines().any(|one| one.starts_with(line)), "{id} has no {line:?}:\n{header}");
+        }
+        // What it means, and what to do.
+        assert!(body.split("\n\n").count() >= 2, "{id}: {body}");
+        for name in format!("{header}{body}").split('@').skip(1).step_by(2) {
+            assert!(known.contains(&name), "{id} asks for a field {name:?} that no event has");
+        }
+    }
+}
+
 /// The keys that a table of agent.toml or trust.toml takes, as its own refusal of an unknown one lists them.
 fn keys_of(refusal: &str) -> BTreeSet<String> {
     let list = refusal.split_once("expected").map(|(_, list)| list).unwrap_or_default();
@@ -167,7 +199,7 @@ fn keys_of(refusal: &str) -> BTreeSet<String> {
 fn the_manual_pages_know_every_key() {
     let page = |name: &str| std::fs::read_to_string(workspace().join("packaging/pages").join(name)).unwrap();
     let agent = page("agent.toml.md");
-    for table in ["source", "host", "agent", "policy", "guard", "generations", "reports", "[sink]", "status"] {
+    for table in ["source", "host", "agent", "policy", "guard", "generations", "drift", "reports", "[sink]", "status"] {
         let source = if table == "source" { "" } else { "[source]\nurl = \"https://x/y.git\"\n" };
         let refusal = trimtab::config::Settings::check(&format!("{source}[{table}]\nno-such-key = 1\n")).unwrap_err();
         let keys = keys_of(&refusal);

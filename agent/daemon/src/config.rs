@@ -11,6 +11,7 @@ use serde::Deserialize;
 use trimtab_model::facts::PathPolicy;
 use trimtab_model::finding::{Finding, Spot};
 use trimtab_model::names::HostName;
+use trimtab_model::status::Mode;
 use trimtab_model::transaction::Limit;
 
 use crate::courier::{self, SourceConfig};
@@ -39,6 +40,9 @@ pub struct Settings {
     /// How much of the past is kept.
     #[serde(default)]
     pub generations: GenerationSettings,
+    /// How drift is found.
+    #[serde(default)]
+    pub drift: DriftSettings,
     /// When reports are made, and how many wait at most.
     #[serde(default)]
     pub reports: ReportSettings,
@@ -73,12 +77,17 @@ pub struct AgentSettings {
     /// No failure makes it wait longer than this.
     #[serde(deserialize_with = "duration")]
     pub retry_max: Duration,
+    /// A source that was not heard for longer is told to be stale.
+    #[serde(deserialize_with = "stale")]
+    pub stale_after: Duration,
     /// How long one start, stop, restart or reload of a unit may take.
     #[serde(deserialize_with = "duration")]
     pub unit_timeout: Duration,
     /// How long one image may take to pull.
     #[serde(deserialize_with = "duration")]
     pub pull_timeout: Duration,
+    /// Whether the host is changed at all.
+    pub mode: Mode,
 }
 
 impl Default for AgentSettings {
@@ -87,8 +96,10 @@ impl Default for AgentSettings {
             interval: Duration::from_secs(60),
             retry_interval: Duration::from_secs(15),
             retry_max: Duration::from_secs(900),
+            stale_after: Duration::from_secs(3600),
             unit_timeout: Duration::from_secs(120),
             pull_timeout: Duration::from_secs(900),
+            mode: Mode::Enforce,
         }
     }
 }
@@ -145,6 +156,21 @@ impl Default for GuardSettings {
             settle: Duration::from_secs(10),
             adopt: Adopt::default(),
         }
+    }
+}
+
+/// `[drift]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct DriftSettings {
+    /// How many directories are watched for changes as they happen; what is beyond is found at the interval. 0: none.
+    #[serde(deserialize_with = "at_most::<0x10_0000, _, _>")]
+    pub max_watches: usize,
+}
+
+impl Default for DriftSettings {
+    fn default() -> Self {
+        Self { max_watches: 8192 }
     }
 }
 
@@ -253,6 +279,11 @@ fn window<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Erro
 /// The time to stay up for: for as long the agent looks at nothing else.
 fn settle<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     between(from, (1, "one second"), (3600, "one hour"))
+}
+
+/// The time without a word from the source: in less than a minute a poll may only be late, and what is silent for a month should be known.
+fn stale<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    between(from, (60, "one minute"), (30 * 86_400, "thirty days"))
 }
 
 fn between<'de, D: serde::Deserializer<'de>>(from: D, least: (u64, &str), most: (u64, &str)) -> Result<Duration, D::Error> {
@@ -429,6 +460,8 @@ mod tests {
             ("guard", "settle = \"2h\"", "\"2h\" is not between one second and one hour"),
             ("guard", "settle = 10", "invalid type"),
             ("guard", "adopt = \"keep\"", "unknown variant `keep`, expected `replace` or `report`"),
+            ("agent", "stale-after = \"59s\"", "\"59s\" is not between one minute and thirty days"),
+            ("agent", "mode = \"watch\"", "unknown variant `watch`, expected `enforce` or `observe`"),
             ("generations", "keep = 1001", "1001 is more than 1000"),
             ("generations", "max-mib = 99999999999999999", ""),
             ("generations", "max-gib = 1", "unknown field `max-gib`"),

@@ -221,11 +221,14 @@ impl Desired {
 
     /// Everything whose change means that `unit` runs with old input, as one digest; recorded when the unit is (re)started.
     pub fn inputs(&self, unit: &Unit) -> Digest {
+        self.inputs_of(unit, |path| self.entries.get(path).map(|entry| &entry.state))
+    }
+
+    /// As [`Desired::inputs`], where what stands at some paths is known to be something else than what is wanted.
+    pub fn inputs_of<'a>(&'a self, unit: &Unit, state: impl Fn(&HostPath) -> Option<&'a FileState>) -> Digest {
         let mut text = String::new();
         for path in unit.definition.iter().chain(&unit.uses) {
-            let entry = self.entries.get(path);
-            let line =
-                serde_json::to_string(&entry.map(|e| &e.state)).expect("because plain data with string keys always serialises");
+            let line = serde_json::to_string(&state(path)).expect("because plain data with string keys always serialises");
             text.push_str(path.as_str());
             text.push(' ');
             text.push_str(&line);

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::desired::{FileState, Origin, Role};
 use crate::digest::Digest;
+use crate::drift::DriftPolicy;
 use crate::names::{HostPath, UnitName};
 use crate::transaction::{Denied, Line, Trial};
 use crate::xattr::Xattrs;
@@ -122,6 +123,9 @@ pub struct Owned {
     /// The write was announced and not yet confirmed: a difference found now is unfinished work, not drift.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pending: bool,
+    /// What was done about drift of it: what somebody else wrote to a path of theirs stays when the path leaves the repository.
+    #[serde(default, skip_serializing_if = "DriftPolicy::is_default")]
+    pub drift: DriftPolicy,
     /// Where it comes from.
     pub origin: Origin,
 }

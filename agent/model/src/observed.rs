@@ -27,6 +27,57 @@ pub struct Observed {
     pub xattrs: BTreeMap<HostPath, Xattrs>,
     /// Whether units are managed at all (false in a sandbox without systemd).
     pub has_units: bool,
+    /// What nobody declared in each directory that is declared `exclusive`.
+    pub strays: BTreeMap<HostPath, Strays>,
+    /// Whether this plan takes such files away, where the repository wants that.
+    pub purge: Purge,
+    /// What a person pinned, as [`Change::resource`](crate::plan::Change::resource) writes it: nothing of it is touched.
+    pub pinned: BTreeSet<String>,
+}
+
+/// Whether a plan takes away what nobody declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Purge {
+    /// Not this one, which tries something new: what is purged cannot be brought back with the rest. The plan after it does.
+    #[default]
+    Later,
+    /// It does.
+    Now,
+    /// It is too much at once (`guard.max-removals`) until somebody allows it: it is told.
+    Guarded,
+}
+
+/// What was found in an exclusive directory that nobody declared.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Strays {
+    /// By path, at most [`MAX_STRAYS`](crate::drift::MAX_STRAYS).
+    pub found: BTreeMap<HostPath, Stray>,
+    /// How many more there are, those among them whose names are no text.
+    pub more: usize,
+    /// Why it could not be looked into; empty when it could.
+    pub trouble: String,
+}
+
+/// One thing that nobody declared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stray {
+    /// What it is.
+    pub kind: StrayKind,
+    /// Which state of which inode.
+    pub identity: Identity,
+}
+
+/// What stands in an exclusive directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StrayKind {
+    /// A regular file of so many bytes.
+    File(u64),
+    /// A symlink to this target.
+    Symlink(String),
+    /// A directory, whatever is in it.
+    Directory,
+    /// A FIFO, a socket, a device, or something that could not be read.
+    Other,
 }
 
 /// Whether a content is the same as another but for the keys in it that belong to others ([`crate::keys`]).

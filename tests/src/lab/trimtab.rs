@@ -42,7 +42,7 @@ pub(super) fn install(machine: &Machine) {
     }
     replace_binary(machine);
     // What the packages' scripts do, and packaging/install where it is not given a folder.
-    machine.sh("systemd-sysusers trimtab.conf && systemd-tmpfiles --create trimtab.conf && systemctl daemon-reload");
+    machine.sh("systemd-sysusers trimtab.conf && systemd-tmpfiles --create trimtab.conf && journalctl --update-catalog && systemctl daemon-reload");
 }
 
 /// Installs over what is there, as an upgrade does: the new binary is renamed over the old one, which still runs.

@@ -56,6 +56,7 @@ fn without_quadlets<'d>(desired: &'d Desired, ledger: &Ledger) -> (Cow<'d, Desir
     rest.units.retain(|_, unit| !out.contains_key(&unit.origin.component));
     rest.images.retain(|_, origin| !out.contains_key(&origin.component));
     rest.components.retain(|name, _| !out.contains_key(name));
+    rest.exclusive.retain(|_, exclusive| !out.contains_key(exclusive.component()));
     (Cow::Owned(rest), out.into_values().collect())
 }
 
@@ -65,6 +66,7 @@ fn problem(origin: &Origin, message: String) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use trimtab_model::drift::DriftPolicy;
     use trimtab_model::ledger::{Before, Owned};
 
     use super::*;
@@ -110,9 +112,18 @@ mod tests {
         let (path, entry) = desired.entries.iter().next().unwrap();
         let (state, role, origin) = (entry.state.clone(), entry.role.clone(), entry.origin.clone());
         let mut ledger = Ledger::default();
-        ledger
-            .entries
-            .insert(path.clone(), Owned { state, role, before: Before::Absent, xattrs: BTreeMap::new(), pending: false, origin });
+        ledger.entries.insert(
+            path.clone(),
+            Owned {
+                state,
+                role,
+                before: Before::Absent,
+                xattrs: trimtab_model::xattr::Xattrs::new(),
+                pending: false,
+                drift: DriftPolicy::Enforce,
+                origin,
+            },
+        );
         assert_eq!(left(&desired, &ledger), (vec!["web".to_owned()], vec!["component web2".to_owned()]));
     }
 }

@@ -6,17 +6,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use trimtab_model::desired::{FileState, Node};
 use trimtab_model::digest::Digest;
+use trimtab_model::drift::KEEP_LIMIT;
 use trimtab_model::ledger::{Before, KeptDrift, Ledger, MAX_KEPT};
 use trimtab_model::names::HostPath;
+use trimtab_model::observed::Expected;
 use trimtab_model::plan::{Action, Cause, Note, Step};
 use trimtab_model::xattr::Xattrs;
 
 use super::{Kept, NotBegun, Outcome, Pass, chain};
 use crate::host::place::{Batch, New, NewNode, PlaceError, Staged};
 use crate::host::{keys, observe};
-
-/// What somebody wrote over a managed file is kept up to this size.
-const KEEP_LIMIT: u64 = 4 << 20;
 
 impl Pass<'_> {
     /// Stages, backs up, writes down the intent, switches. An error: nothing of this round was switched.
@@ -181,10 +180,54 @@ impl Pass<'_> {
     /// What somebody wrote over paths that leave. Before the intent is written down, for that puts it on the disk, and names it.
     pub(super) fn keep_leaving(&mut self) {
         for (at, step) in self.plan.steps.iter().enumerate() {
-            if let (Action::Remove { path, .. } | Action::Restore { path, .. }, None) = (&step.action, &self.outcomes[at]) {
-                self.keep_drift(path, step.cause);
+            match (&step.action, &self.outcomes[at]) {
+                (Action::Remove { path, .. } | Action::Restore { path, .. }, None) => self.keep_drift(path, step.cause),
+                (Action::Purge { path, expected }, None) => {
+                    if let Err(outcome) = self.keep_purged(path, *expected) {
+                        self.ended(at, outcome);
+                    }
+                }
+                _ => {}
             }
         }
+    }
+
+    /// What nobody declared goes only when its content is kept: it is nothing that trimtab ever wrote.
+    fn keep_purged(&mut self, path: &HostPath, expected: Expected) -> Result<(), Outcome> {
+        let found = observe::identity_at(&self.machine.root, path).map_err(|error| failed(&error))?;
+        let raced = || Outcome::Raced { message: format!("{path} was changed since it was looked at; the next pass looks again") };
+        match found {
+            Some((identity, _)) if expected != Expected::Same(identity) => return Err(raced()),
+            Some((_, true)) => {}
+            // Gone by itself, or without a content.
+            None | Some((_, false)) => return Ok(()),
+        }
+        let file = observe::open(&self.machine.root, path).map_err(|error| failed(&error))?;
+        // One byte more than is kept: what grew meanwhile is noticed, and left.
+        let digest = self.store.put_file(&mut file.take(KEEP_LIMIT + 1)).map_err(|error| failed(&error))?;
+        let after = observe::identity_at(&self.machine.root, path).map_err(|error| failed(&error))?;
+        if after.is_none_or(|(identity, _)| expected != Expected::Same(identity)) {
+            return Err(raced());
+        }
+        self.keep(path, digest);
+        Ok(())
+    }
+
+    fn keep(&mut self, path: &HostPath, digest: Digest) {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.ledger.kept.insert(0, KeptDrift { path: path.clone(), digest, at });
+        self.ledger.kept.truncate(MAX_KEPT);
+        self.applied.kept.push(Kept { path: path.clone(), digest });
+    }
+
+    /// Takes away what nobody declared, if it is still what was kept.
+    pub(super) fn purge(&mut self, at: usize, batch: &mut Batch) {
+        if self.skip(at) {
+            return;
+        }
+        let Action::Purge { path, expected } = &self.plan.steps[at].action else { return };
+        let outcome = batch.remove(path, *expected).map_or_else(|error| placed(&error), |_| Outcome::Done);
+        self.ended(at, outcome);
     }
 
     /// Never a reason to leave drift in place: what cannot be kept is told and overwritten.
@@ -203,10 +246,7 @@ impl Pass<'_> {
         match self.store.put_file(&mut file.take(KEEP_LIMIT)) {
             Ok(digest) if !self.is_ours(path, digest) => {
                 // On the disk with the intent: a content that the ledger does not name is swept away.
-                let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-                self.ledger.kept.insert(0, KeptDrift { path: path.clone(), digest, at });
-                self.ledger.kept.truncate(MAX_KEPT);
-                self.applied.kept.push(Kept { path: path.clone(), digest });
+                self.keep(path, digest);
             }
             Ok(_) => {}
             Err(error) => self.applied.remarks.push(format!("what stood at {path} could not be kept: {}", chain(&error))),

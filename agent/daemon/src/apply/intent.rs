@@ -58,9 +58,12 @@ impl Pass<'_> {
     pub(super) fn own(&mut self, path: &HostPath, before: Option<Before>, pending: bool, xattrs: Option<Xattrs>) {
         let Some(want) = self.wanted.entries.get(path) else { return };
         let before = before.or_else(|| self.ledger.entries.get(path).map(|owned| owned.before.clone())).unwrap_or(Before::Absent);
+        // What is left as it is was not written: what is owned there is what was.
+        let written = self.ledger.entries.get(path).filter(|_| self.plan.left.contains(path)).map(|owned| owned.state.clone());
+        let state = written.unwrap_or_else(|| want.state.clone());
         let xattrs = xattrs.or_else(|| self.ledger.entries.get(path).map(|owned| owned.xattrs.clone())).unwrap_or_default();
-        let owned =
-            Owned { xattrs, state: want.state.clone(), role: want.role.clone(), before, pending, origin: want.origin.clone() };
+        let (role, drift, origin) = (want.role.clone(), want.drift, want.origin.clone());
+        let owned = Owned { state, role, before, xattrs, pending, drift, origin };
         self.ledger.entries.insert(path.clone(), owned);
     }
 
@@ -93,8 +96,10 @@ impl Pass<'_> {
 
     /// The unit was just started, restarted or reloaded: it has read what is there now.
     pub(super) fn has_read(&mut self, unit: &UnitName) {
-        if let (Some(want), Some(owned)) = (self.wanted.units.get(unit), self.ledger.units.get_mut(unit)) {
-            owned.inputs = Some(self.wanted.inputs(want));
+        let Some(want) = self.wanted.units.get(unit) else { return };
+        let inputs = self.plan.inputs(self.wanted, self.ledger, want);
+        if let Some(owned) = self.ledger.units.get_mut(unit) {
+            owned.inputs = Some(inputs);
         }
     }
 
@@ -152,7 +157,7 @@ impl Pass<'_> {
         let is_down =
             |action: &Action| matches!(action, Action::Stop { unit: other, .. } | Action::Mask { unit: other } if other == unit);
         let down = self.plan.steps.iter().any(|step| is_down(&step.action));
-        let inputs = self.wanted.inputs(want);
+        let inputs = self.plan.inputs(self.wanted, self.ledger, want);
         if let Some(owned) = self.ledger.units.get_mut(unit) {
             (owned.enabled, owned.active, owned.origin) = (want.enabled, want.active, want.origin.clone());
             if (settled && !held) || down {

@@ -290,6 +290,7 @@ impl Pass<'_> {
             if self.outcomes[at].is_none() {
                 match &self.plan.steps[at].action {
                     Action::Remove { .. } | Action::Restore { .. } => self.give_back(at, &mut batch),
+                    Action::Purge { .. } => self.purge(at, &mut batch),
                     _ => self.step(at).await,
                 }
             }
@@ -377,14 +378,19 @@ impl Pass<'_> {
                 tracing::debug!(trimtab_resource = resource, "{resource}: {message}");
             }
         }
-        if matches!(outcome, Outcome::Failed { .. } | Outcome::Raced { .. }) {
+        // What nobody declared and does not go keeps nothing else from being done.
+        let is_purge = matches!(step.action, Action::Purge { .. });
+        if matches!(outcome, Outcome::Failed { .. } | Outcome::Raced { .. }) && !is_purge {
             self.failures.add(step, self.wanted);
         }
         match outcome {
             // What leaves and will not go yet holds up its own removal, and nothing of what comes.
             Outcome::Failed { .. } if matches!(step.action, Action::Stop { leaving: true, .. }) => {}
             Outcome::Failed { .. } => {
-                let is_machines = matches!(step.action, Action::Put { .. } | Action::Remove { .. } | Action::Restore { .. });
+                let is_machines = matches!(
+                    step.action,
+                    Action::Put { .. } | Action::Remove { .. } | Action::Purge { .. } | Action::Restore { .. }
+                );
                 self.applied.blamed |= !is_machines && !std::mem::take(&mut self.unasked);
                 match Failures::of(step, self.wanted) {
                     Some(components) => self.applied.failed.extend(components),

@@ -20,6 +20,7 @@ pub(super) fn done_word(action: &Action) -> &'static str {
         Action::Pull { .. } => "pulled",
         Action::Put { .. } => "wrote",
         Action::Remove { .. } => "removed",
+        Action::Purge { .. } => "purged",
         Action::Restore { .. } => "put back",
         Action::Sysusers { .. } | Action::Tmpfiles { .. } | Action::Sysctl { .. } => "applied",
         Action::DaemonReload => "had systemd read its unit files again",
@@ -88,9 +89,12 @@ impl Pass<'_> {
                 None => self.job(&systemd, JobVerb::Restart, unit).await,
             },
             // Files and images are done by now, or left out with everything else.
-            Action::Pull { .. } | Action::Put { .. } | Action::Remove { .. } | Action::Restore { .. } | Action::Forget { .. } => {
-                Outcome::Skipped { because: "something before it failed".to_owned() }
-            }
+            Action::Pull { .. }
+            | Action::Put { .. }
+            | Action::Remove { .. }
+            | Action::Purge { .. }
+            | Action::Restore { .. }
+            | Action::Forget { .. } => Outcome::Skipped { because: "something before it failed".to_owned() },
         }
     }
 

@@ -72,10 +72,10 @@ fn revision(text: &str) -> Result<String, String> {
 }
 
 /// A line that a person will read in a year.
-fn reason(text: &str) -> Result<String, String> {
+pub(super) fn reason(text: &str) -> Result<String, String> {
     let text = text.trim();
     match text.chars().count() {
-        0 => Err("say why: it stands in the history and in every report until a newer revision comes".to_owned()),
+        0 => Err("say why: who finds this host so in a year must understand it".to_owned()),
         1..=500 if !text.chars().any(char::is_control) => Ok(text.to_owned()),
         _ => Err("a reason is one line of 500 characters at most".to_owned()),
     }
@@ -300,6 +300,11 @@ impl Agent {
 fn eprintln_quietly(text: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// The process of the running agent, if one runs.
+pub(super) fn agent_pid(places: &Places, deadline: Instant) -> Option<u32> {
+    first_status(places, deadline).map(|status| status.agent_pid)
 }
 
 fn first_status(places: &Places, deadline: Instant) -> Option<Status> {

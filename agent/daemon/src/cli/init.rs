@@ -35,6 +35,9 @@ pub(super) struct Args {
     /// How often to look, e.g. 60s or 5min.
     #[arg(long, default_value = "60s")]
     interval: String,
+    /// Only look: tell what differs from the repository, and change nothing on this host (`mode = "observe"` under [agent]).
+    #[arg(long)]
+    observe: bool,
     /// Allow http:// without TLS (the signatures still hold; who reads along sees your configuration).
     #[arg(long)]
     allow_http: bool,
@@ -169,6 +172,9 @@ fn agent_toml(args: &Args, ca_file: Option<&Path>) -> String {
     let labels = if labels.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", labels.join(", ")) };
     text.push_str(&format!("labels = {labels}\n"));
     text.push_str(&format!("\n[agent]\ninterval = {}\n", quote(&args.interval)));
+    if args.observe {
+        text.push_str("# Nothing on this host is changed; \"enforce\" does what the repository says.\nmode = \"observe\"\n");
+    }
     text
 }
 

@@ -98,7 +98,8 @@ pub(super) fn answer(pass: &Pass, json: bool) -> ExitCode {
         for change in &pass.changes {
             let word = |value: &dyn erased::Word| value.word();
             let kept = if change.replaces { ", what stood there is kept in the backup" } else { "" };
-            text.push_str(&format!("  {} {} ({}){kept}\n", word(&change.verb), change.resource, word(&change.cause)));
+            let left = change.left_alone.as_ref().map_or_else(String::new, |why| format!(", left alone: {}", why.words()));
+            text.push_str(&format!("  {} {} ({}){kept}{left}\n", word(&change.verb), change.resource, word(&change.cause)));
         }
         status::details(pass, &mut text);
         say(&text);

@@ -2,7 +2,8 @@
 //!
 //! Answers go to standard output, remarks and errors to standard error; colour only on terminals. Exit codes are the same
 //! everywhere: 0 done or nothing to do, 1 error, 2 changes (plan, once, diff), 3 the newest revision was tried and undone, 4 and not all
-//! of it could be undone, 64 wrong usage, 75 busy or try again later, 78 a person must look at the local configuration or memory.
+//! of it could be undone, 5 something differs and is left as it is, or a person holds something back, 64 wrong usage, 75 busy or try again
+//! later, 78 a person must look at the local configuration or memory.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -16,6 +17,8 @@ mod ask;
 mod backups;
 mod demo;
 mod endpoint;
+mod follow;
+mod hold;
 mod init;
 mod machine;
 mod own;
@@ -78,6 +81,22 @@ enum Command {
     /// `guard.adopt = \"report\"`. Exit as `sync`.
     #[command(after_help = "Example:\n  trimtab approve 3f1c0de4")]
     Approve(ask::ApproveArgs),
+    /// Leave the whole host as it is for a while: the repository is still looked at, and what differs is told, but nothing is updated, repaired
+    /// or removed (a change that was begun is brought to its end first). Ends by itself; while it lasts the host is not ready.
+    #[command(after_help = "Example:\n  trimtab suspend --reason \"disk is being replaced, ticket 1234\" --until 2h")]
+    Suspend(hold::SuspendArgs),
+    /// End a suspension, and do at once what waited for that.
+    #[command(after_help = "Example:\n  trimtab resume")]
+    Resume(machine::Json),
+    /// Leave one file or unit as it is for a while: no update, repair, removal or restart touches it; everything else goes on.
+    #[command(after_help = "Example:\n  trimtab pin /etc/app.conf --reason \"trying another limit\" --until 3days")]
+    Pin(hold::PinArgs),
+    /// End a pin.
+    #[command(after_help = "Example:\n  trimtab unpin /etc/app.conf")]
+    Unpin(hold::UnpinArgs),
+    /// What is suspended or pinned on this host: until when, by whom, and why.
+    #[command(after_help = "Example:\n  trimtab holds --json | jq '.pins | keys'")]
+    Holds(machine::Json),
     /// What of yours was replaced: originals, and what a repair took away.
     #[command(after_help = "Example:\n  trimtab backups restore /etc/motd --to /root/motd.before")]
     Backups(backups::BackupsArgs),
@@ -88,9 +107,10 @@ enum Command {
     /// the repository says, 1 when not, 75 when no agent runs or the time is over.
     #[command(after_help = "Example:\n  trimtab sync && systemctl is-active app.service")]
     Sync(ask::Wait),
-    /// How this host is: the last pass, the revision, what differs; exit 1 when it is not ready or its agent does not run.
-    #[command(after_help = "Example:\n  trimtab status --json | jq .ready")]
-    Status(machine::Json),
+    /// How this host is: what is the matter, since when, and what to do. Exit 0 when it is ready, 5 when all is well but for what the
+    /// repository or a person wants left alone, 1 when it is not ready or its agent does not run.
+    #[command(after_help = "Example:\n  trimtab status --json | jq .ready\n  trimtab status --watch")]
+    Status(status::StatusArgs),
     /// The reports that wait to be sent to the sinks of agent.toml.
     #[command(after_help = "Example:\n  trimtab reports list")]
     Reports(reports::ReportsArgs),
@@ -181,10 +201,15 @@ pub fn main() -> ExitCode {
         Command::Rollback(args) => ask::rollback(&places, &args),
         Command::Retry(args) => ask::retry(&places, &args),
         Command::Approve(args) => ask::approve(&places, &args),
+        Command::Suspend(args) => hold::suspend(&places, &args),
+        Command::Resume(json) => hold::resume(&places, json),
+        Command::Pin(args) => hold::pin(&places, &args),
+        Command::Unpin(args) => hold::unpin(&places, &args),
+        Command::Holds(json) => hold::holds(&places, json),
         Command::Backups(args) => backups::run(&places, &args),
         Command::Uninstall(args) => uninstall::run(&places, &args),
         Command::Sync(wait) => ask::sync(&places, wait),
-        Command::Status(json) => status::run(&places, json),
+        Command::Status(args) => status::run(&places, args),
         Command::Reports(args) => reports::run(&places, &args),
         Command::Validate(args) => repository::validate(&args),
         Command::Render(args) => repository::render(&args),

@@ -10,7 +10,8 @@ use trimtab_model::desired::Desired;
 use trimtab_model::finding::{Finding, Spot};
 use trimtab_model::ledger::{Before, MAX_APPROVED};
 use trimtab_model::names::ComponentName;
-use trimtab_model::plan::{Action, Plan};
+use trimtab_model::observed::{Observed, Purge};
+use trimtab_model::plan::{self, Action, Plan};
 use trimtab_model::report::{Failure, Outcome, Pass};
 use trimtab_model::transaction::{self, Withheld};
 
@@ -104,6 +105,44 @@ impl Cycle {
         pass.failures.push(Failure { resource: "guard".to_owned(), message, skipped: false });
         self.refuse(wanted.key, Outcome::Held, None, pass);
         None
+    }
+
+    /// Whether what nobody declared is taken away. Never while something new is tried: it could not be brought back with the rest. Many such
+    /// files at once are a mistake until somebody proves otherwise.
+    pub(super) fn purge(&mut self, desired: &Desired, wanted: &Wanted, observed: &Observed, pass: &mut Pass) -> Purge {
+        let purges = plan::purges(desired, observed);
+        if wanted.fresh && self.hold != super::Hold::ReadOnly && !self.is_paused() {
+            return Purge::Later;
+        }
+        // What is only looked at is shown as it would be.
+        if wanted.fresh || purges == 0 || self.may_take(purges, desired, wanted) {
+            return Purge::Now;
+        }
+        let failure = self.too_much(purges, desired, wanted);
+        if !pass.failures.contains(&failure) {
+            pass.failures.push(failure);
+        }
+        worsen(pass, Outcome::Partial);
+        Purge::Guarded
+    }
+
+    /// Whether as many undeclared files, beside what leaves, are within the limit, or allowed.
+    fn may_take(&mut self, purges: usize, desired: &Desired, wanted: &Wanted) -> bool {
+        let managed = self.ledger.entries.len() + self.ledger.units.len();
+        let all = purges + transaction::removals(desired, &self.ledger).len();
+        !transaction::too_many(all, managed.max(all), self.settings.guard.max_removals) || self.is_approved(wanted)
+    }
+
+    fn too_much(&self, purges: usize, desired: &Desired, wanted: &Wanted) -> Failure {
+        let folders: Vec<String> = desired.exclusive.keys().map(ToString::to_string).collect();
+        let (limit, short) = (self.settings.guard.max_removals, wanted.key.commit.chars().take(12).collect::<String>());
+        let message = format!(
+            "nothing was taken away from directories that are declared exclusive ({}), for {purges} files there are not declared, more than \
+             guard.max-removals ({limit}) allows. If they are to go: `trimtab approve {short}` on this host; \"report\" in place of \"purge\" \
+             only tells of them",
+            few(&folders),
+        );
+        Failure { resource: "guard".to_owned(), message, skipped: false }
     }
 
     /// Whether a person allowed this state; an approval by name becomes one of what it means here, and outlives this process.

@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use trimtab_model::drift::Extra;
 use trimtab_model::hook::HookPhase;
 use trimtab_model::names::ComponentName;
-use trimtab_model::plan::{Action, Plan, Step};
+use trimtab_model::plan::{Action, Change, Plan, Step};
 use trimtab_model::report::{Failure, Outcome, PartTime, Pass};
 use trimtab_model::transaction::{self, DeniedBy, End, Ended, GENERATION_FORMAT, Generation, ITSELF, InForce, Phase, Trial};
 
@@ -342,15 +343,24 @@ impl Cycle {
         let Some(held) = self.in_force() else { return };
         let begun = Instant::now();
         // Nothing left: the look is spared.
-        if transaction::removals(&held.desired, &self.ledger).is_empty() {
+        let purges = held.desired.exclusive.values().any(|exclusive| exclusive.extra == Extra::Purge);
+        if transaction::removals(&held.desired, &self.ledger).is_empty() && !purges {
             return;
         }
         let plan = self.plan(&held, pass.wake, pass).await;
-        if plan.steps.len() > plan.prune_from || !plan.bookkeeping.is_empty() {
+        let takes = plan.steps.iter().any(|step| matches!(step.action, Action::Purge { .. }));
+        let purged = plan.changes.iter().filter(|change| change.left_alone.is_none() && is_extra(change));
+        pass.changes.extend(purged.cloned());
+        if takes || plan.steps.len() > plan.prune_from || !plan.bookkeeping.is_empty() {
             self.repair(&plan, &held, pass).await;
         }
         part(pass, "prune", begun);
     }
+}
+
+/// Something that nobody declared.
+fn is_extra(change: &Change) -> bool {
+    change.differs.iter().any(|differs| differs.property == "extra")
 }
 
 /// The generation that a state is kept as.

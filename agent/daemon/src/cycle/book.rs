@@ -81,7 +81,7 @@ impl Cycle {
     pub(super) fn note_pass(&mut self, pass: &Pass) -> Vec<Event> {
         let status = self.status();
         let stale = status.condition(ConditionKind::Stale).filter(|stale| stale.status == trimtab_model::status::Truth::True);
-        let holds = Holds::default();
+        let holds: Holds = self.holds().clone();
         let view = View {
             now_ms: now_ms(),
             pass,
@@ -103,7 +103,7 @@ impl Cycle {
 
     fn book_look<'p>(&self, pass: &'p Pass) -> Look<'p> {
         let has_units = self.machine.systemd.is_some() && !pass.failures.iter().any(|failure| failure.resource == "systemd");
-        Look { now_ms: now_ms(), pass: pass.number, revision: &pass.revision, has_units }
+        Look { now_ms: now_ms(), pass: pass.number, revision: &pass.revision, has_units, problems: &pass.problems }
     }
 
     fn save_book(&mut self) {

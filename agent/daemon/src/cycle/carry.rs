@@ -23,6 +23,10 @@ impl Cycle {
     /// commit that must wait for room or for a checker must not leave drift in place for as long as it waits.
     pub(super) async fn carry_out(&mut self, looked: Looked) -> Pass {
         let Looked { mut pass, plan, wanted: Some(wanted) } = looked else { return looked.pass };
+        if self.is_paused() {
+            self.note_drift(&pass);
+            return pass;
+        }
         if !wanted.fresh {
             self.sweep(&wanted.desired);
             let plan = self.without_flapping(plan, &wanted.key.commit, &mut pass);

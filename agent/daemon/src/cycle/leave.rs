@@ -21,6 +21,7 @@ impl Cycle {
 
     /// What giving the host back would change; nothing is touched.
     pub async fn look_at_leaving(&mut self) -> Looked {
+        self.forget_holds();
         let mut pass = self.begin(Wake::Asked);
         let wanted = self.nothing();
         let plan = self.plan(&wanted, Wake::Asked, &mut pass).await;
@@ -31,6 +32,7 @@ impl Cycle {
     /// Gives the host back. Whether nothing is managed any more; otherwise the pass says what could not be given back, and all that is known
     /// of it is still in the store.
     pub async fn leave(&mut self) -> (Pass, bool) {
+        self.forget_holds();
         let mut pass = self.begin(Wake::Asked);
         let wanted = self.nothing();
         self.sweep(&wanted.desired);

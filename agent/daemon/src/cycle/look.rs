@@ -5,16 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use trimtab_model::desired::{Desired, Node};
 use trimtab_model::digest::Digest;
-use trimtab_model::drift::IgnoredKeys;
+use trimtab_model::drift::{IgnoredKeys, LeftAlone};
 use trimtab_model::keys::MAX_FILE;
 use trimtab_model::names::{HostPath, UnitName};
 use trimtab_model::observed::{Alike, Found, Observed};
-use trimtab_model::plan::{Plan, plan};
+use trimtab_model::plan::{Plan, is_stray, plan};
 use trimtab_model::report::{Failure, Outcome, Pass, Wake};
 
 use super::{Cycle, Wanted, worsen};
 use crate::apply::on_this_host;
-use crate::host::{images, keys, observe};
+use crate::host::{images, keys, observe, strays};
 use crate::log::{Laps, chain};
 
 impl Cycle {
@@ -40,8 +40,14 @@ impl Cycle {
         let clock = Laps::start();
         let paths: BTreeSet<&HostPath> = desired.entries.keys().chain(self.ledger.entries.keys()).collect();
         (observed.entries, observed.xattrs) = observe::observe_whole(&self.machine.root, paths);
+        for (folder, exclusive) in &desired.exclusive {
+            let is_stray = |path: &HostPath| is_stray(path, exclusive, &desired, &self.ledger);
+            observed.strays.insert(folder.clone(), strays::look(&self.machine.root, folder, is_stray));
+        }
+        observed.purge = self.purge(&desired, wanted, &observed, pass);
         observed.alike = self.alike(wanted, &desired, &observed);
         clock.lap("looked at files");
+        observed.pinned = self.holds().pins.keys().cloned().collect();
         self.units(&desired, &mut observed, pass).await;
         self.images(&desired, wanted.fresh, wake, &mut observed, pass).await;
         clock.lap("looked at units and images");
@@ -103,7 +109,9 @@ impl Cycle {
     /// Asks Podman only when something new is wanted or nobody knows: it costs a process, and a container pulls what is missing itself.
     async fn images(&mut self, desired: &Desired, fresh: bool, wake: Wake, observed: &mut Observed, pass: &mut Pass) {
         let all = || desired.images.keys().cloned().collect();
-        if !observed.has_units || desired.images.is_empty() {
+        // Podman writes where it only reads, and a host that observes is written by nobody for us.
+        let observes = self.left_alone() == Some(LeftAlone::Observing);
+        if !observed.has_units || desired.images.is_empty() || observes {
             observed.images = all();
             return;
         }

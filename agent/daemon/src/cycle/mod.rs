@@ -12,7 +12,9 @@ mod book;
 mod carry;
 mod confirm;
 mod flap;
+mod heed;
 mod history;
+pub(crate) mod holds;
 mod hooks;
 mod judge;
 mod known;
@@ -34,14 +36,14 @@ use std::time::Instant;
 
 use trimtab_model::desired::Desired;
 use trimtab_model::digest::Digest;
-use trimtab_model::drift::{Sighting, Watched};
+use trimtab_model::drift::{Actor, Sighting, Watched};
 use trimtab_model::facts::Host;
 use trimtab_model::finding::Findings;
 use trimtab_model::ledger::Ledger;
 use trimtab_model::names::UnitName;
 use trimtab_model::plan::Plan;
 use trimtab_model::report::{Failure, Outcome, Pass, TrustReport, Undone, Wake};
-use trimtab_model::status::UnitStatus;
+use trimtab_model::status::{UnitStatus, WatchStatus};
 use trimtab_model::transaction::{self, Denied, Generation, Withheld};
 
 use crate::apply::Machine;
@@ -176,11 +178,16 @@ pub struct Cycle {
     approving: Option<String>,
     /// What event sources saw change since the last pass.
     sightings: Vec<Sighting>,
+    /// How event sources watch.
+    watch: WatchStatus,
     sending: send::Sending,
     kept: book::Kept,
     /// The managed units as they were seen last.
     seen: Vec<UnitStatus>,
     textfile: textfile::Textfile,
+    held: holds::HeldBack,
+    /// What the newest revision wants, while nothing is done about it because the host is held.
+    aimed: Option<Wanted>,
 }
 
 /// What a look found: the pass so far, and the plan.
@@ -218,6 +225,22 @@ struct Asked {
     denies: Option<Denied>,
 }
 
+impl Wanted {
+    /// The same, with other contents at hand.
+    fn with(&self, contents: BTreeMap<Digest, Vec<u8>>) -> Self {
+        Self {
+            key: self.key.clone(),
+            desired: self.desired.clone(),
+            contents,
+            fresh: self.fresh,
+            effect: self.effect,
+            all: self.all.clone(),
+            withheld: self.withheld.clone(),
+            asked: None,
+        }
+    }
+}
+
 impl Cycle {
     /// The settings that this cycle runs with.
     pub fn settings(&self) -> &Settings {
@@ -226,6 +249,10 @@ impl Cycle {
 
     /// What event sources saw change; the next pass tells it with what it finds.
     pub fn saw(&mut self, sightings: Vec<Sighting>) {
+        for Sighting { resource, actor, .. } in &sightings {
+            let who = actor.as_ref().map_or_else(|| "unknown".to_owned(), Actor::words);
+            tracing::debug!(trimtab_resource = resource.as_str(), trimtab_actor = who.as_str(), "{resource}: changed by {who}");
+        }
         self.sightings.extend(sightings);
     }
 
@@ -249,6 +276,7 @@ impl Cycle {
             self.carry_out(looked).await
         };
         self.end_watch();
+        self.tell_held(&mut pass);
         pass.generation = self.ledger.generation;
         pass.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         if !pass.changes.is_empty() {
@@ -267,6 +295,7 @@ impl Cycle {
     /// A look without a touch, for `trimtab plan`. `ask` false leaves the source alone: only drift is seen.
     pub async fn look(&mut self, ask: bool) -> Looked {
         let mut looked = self.examine(Wake::Asked, ask).await;
+        self.tell_held(&mut looked.pass);
         if looked.pass.outcome == Outcome::Converged {
             looked.pass.outcome = Outcome::Planned;
         }
@@ -277,6 +306,10 @@ impl Cycle {
     async fn examine(&mut self, wake: Wake, ask: bool) -> Looked {
         let mut pass = self.begin(wake);
         let asked = if matches!(wake, Wake::Asked | Wake::Start) { self.take_requests(&mut pass) } else { None };
+        if !self.is_paused() {
+            // What is held no longer is put in force by being rendered again.
+            self.aimed = None;
+        }
         let wanted = if asked.is_some() {
             asked
         } else if ask {
@@ -285,18 +318,28 @@ impl Cycle {
             if wanted.is_some() {
                 attempt::part(&mut pass, "source", asking);
             }
+            let is_new = wanted.is_some();
             let wanted = wanted.and_then(|wanted| self.aim(wanted, &mut pass));
+            if is_new {
+                self.keep_aim(wanted.as_ref());
+            }
             self.matter = Matter::of(&pass);
             wanted
         } else {
             self.matter.tell_again(&mut pass);
             None
         };
-        let Some(wanted) = wanted.or_else(|| self.in_force()) else {
+        let aimed = |cycle: &Self| cycle.aimed.as_ref().map(|aimed| aimed.with(aimed.contents.clone()));
+        let Some(wanted) = wanted.or_else(|| aimed(self)).or_else(|| self.in_force()) else {
             return Looked { pass, plan: Plan::default(), wanted: None };
         };
-        let plan = self.plan(&wanted, wake, &mut pass).await;
-        let (wanted, plan) = self.guard(wanted, plan, &mut pass).await;
+        let mut plan = self.plan(&wanted, wake, &mut pass).await;
+        let (wanted, plan) = if let Some(why) = self.left_alone() {
+            plan.leave_alone(&why);
+            (wanted, plan)
+        } else {
+            self.guard(wanted, plan, &mut pass).await
+        };
         pass.revision.clone_from(&wanted.key.commit);
         pass.changes.clone_from(&plan.changes);
         pass.problems.clone_from(&plan.problems);
@@ -309,6 +352,12 @@ impl Cycle {
     }
 
     fn begin(&mut self, wake: Wake) -> Pass {
+        self.review_holds();
+        Pass { number: self.history.next_number(), remarks: std::mem::take(&mut self.remarks), ..self.blank(wake) }
+    }
+
+    /// A pass that nothing is known of yet.
+    fn blank(&self, wake: Wake) -> Pass {
         let now_ms = now_ms();
         let misread = self.misread.iter().map(|message| Failure {
             resource: "local configuration".to_owned(),
@@ -316,7 +365,7 @@ impl Cycle {
             skipped: false,
         });
         Pass {
-            number: self.history.next_number(),
+            number: 0,
             wake,
             started: now_ms / 1000,
             started_ms: now_ms,
@@ -330,7 +379,7 @@ impl Cycle {
             problems: Vec::new(),
             failures: misread.collect(),
             kept: Vec::new(),
-            remarks: std::mem::take(&mut self.remarks),
+            remarks: Vec::new(),
             undone: None,
             generation: self.ledger.generation,
             paused: String::new(),
@@ -373,7 +422,8 @@ impl Cycle {
             !(waits && due) && transaction::is_settled(&current.withheld, current.wants.as_ref(), &self.ledger.denied)
         });
         let current = current.map(|current| &current.key);
-        current.into_iter().chain(self.refused.as_ref().map(|refused| &refused.key)).cloned().collect()
+        let aimed = self.aimed.as_ref().map(|aimed| &aimed.key);
+        current.into_iter().chain(aimed).chain(self.refused.as_ref().map(|refused| &refused.key)).cloned().collect()
     }
 
     async fn put_question(&mut self, known: Vec<Key>, now: u64) -> Answer {

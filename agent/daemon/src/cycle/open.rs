@@ -10,6 +10,7 @@ use trimtab_model::names::{HostName, NameError};
 use trimtab_model::transaction::Phase;
 
 use super::history::History;
+use super::holds::HeldBack;
 use super::own::Itself;
 use super::send::Sending;
 use super::{Current, Cycle, Matter};
@@ -111,6 +112,7 @@ impl Cycle {
         }
         let current = in_force(&store, &ledger, &mut remarks)?;
         let host = host(&settings, &root)?;
+        let held = HeldBack::load(&store);
         let program = std::env::current_exe().map_err(OpenError::Program)?;
         let accounts = Accounts::load(&root);
         let earlier = store.load_status().ok().flatten().and_then(|text| serde_json::from_slice(&text).ok());
@@ -148,10 +150,13 @@ impl Cycle {
             withheld_again: None,
             approving: None,
             sightings: Vec::new(),
+            watch: trimtab_model::status::WatchStatus::default(),
             sending,
             kept,
             seen: Vec::new(),
             textfile: super::textfile::Textfile::default(),
+            held,
+            aimed: None,
             flaps: super::flap::Flaps::default(),
             waiting_for: String::new(),
             in_vain: 0,

@@ -1,4 +1,4 @@
-//! What a person asked for through the command line: go back, try again, allow.
+//! What a person asked for through the command line: go back, try again, allow, hold back.
 //!
 //! The command leaves a file in the store's `requests/` and wakes the agent, which takes it away and does what it asks for.
 //! Limits: a crash between the two loses it; the person sees that the command did not end well.
@@ -44,6 +44,8 @@ impl Cycle {
                     self.save_ledger(pass);
                 }
                 Request::Approve { revision } => self.approve(&revision, pass),
+                Request::Hold { name, held } => self.hold_back(&name, held, pass),
+                Request::Release { name } => self.release(&name, pass),
                 Request::Rollback { generation, reason } => back = Some((generation, reason)),
             }
         }
@@ -66,6 +68,9 @@ impl Cycle {
     }
 
     fn go_back_to(&mut self, generation: Option<u64>, reason: String) -> Result<Wanted, String> {
+        if self.is_paused() {
+            return Err("nothing is changed on a host that is suspended or only observes; see `trimtab holds`".to_owned());
+        }
         let now = self.ledger.generation;
         let number = if let Some(number) = generation {
             number

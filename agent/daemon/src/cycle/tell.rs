@@ -13,18 +13,21 @@ impl Cycle {
         }
         let (number, revision) = (pass.number, pass.revision.as_str());
         let failed = |change: &&Change| pass.failures.iter().any(|failure| failure.resource == change.resource);
-        for change in pass.changes.iter().filter(|change| change.cause != Cause::Drift && !failed(change)) {
+        let news = self.history.is_news(&matter(pass));
+        // What is left as it is lasts, and is told once.
+        let is_told = |change: &&Change| news || change.left_alone.is_none();
+        for change in pass.changes.iter().filter(|change| change.cause != Cause::Drift && !failed(change)).filter(is_told) {
             let (resource, outcome) = (change.resource.as_str(), word(change));
             tracing::info!(
                 trimtab_pass = number,
                 trimtab_revision = revision,
                 trimtab_resource = resource,
                 trimtab_outcome = outcome,
-                "{resource}: {outcome}, {}",
-                differences(change)
+                "{resource}: {outcome}, {}{}",
+                differences(change),
+                change.left_alone.as_ref().map_or_else(String::new, |why| format!(" ({})", why.words()))
             );
         }
-        let news = self.history.is_news(&matter(pass));
         let (outcome, reason) = (pass.outcome.word(), pass.reason());
         // The level of an event is part of its call site.
         macro_rules! tell {

@@ -10,6 +10,7 @@ pub mod keys;
 pub mod observe;
 pub mod place;
 pub mod root;
+pub mod strays;
 pub mod sys;
 pub mod units;
 mod xattr;

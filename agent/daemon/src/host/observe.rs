@@ -107,6 +107,20 @@ pub fn open(root: &Root, path: &HostPath) -> Result<File, ReadError> {
     Ok(fd.into())
 }
 
+/// Which state of which inode stands at a path, and whether it is a regular file; `None`: nothing does.
+pub fn identity_at(root: &Root, path: &HostPath) -> Result<Option<(Identity, bool)>, ReadError> {
+    let parent = match root.parent(path) {
+        Ok(parent) => parent,
+        Err(RootError::Missing { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    match fstatat(&parent, path.file_name(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some((identity(&stat), stat.st_mode & S_IFMT == S_IFREG))),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(ReadError::Io { path: path.clone(), source: errno.into() }),
+    }
+}
+
 /// Which state of which inode this is.
 pub(crate) fn identity(stat: &FileStat) -> Identity {
     let (dev, ino) = inode(stat);

@@ -10,6 +10,7 @@
 mod blobs;
 mod documents;
 mod generations;
+mod holds;
 mod ledger;
 mod requests;
 mod reserve;

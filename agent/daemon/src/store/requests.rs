@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use trimtab_model::hold::Held;
 
 use super::{Places, Store, StoreError, make_private, read_document, write_beside};
 
@@ -25,6 +26,18 @@ pub enum Request {
     Retry {
         /// The commit or the begin of it; everything that is denied if none is named.
         revision: Option<String>,
+    },
+    /// Leave a resource, or the whole host ([`trimtab_model::hold::HOST`]), as it is for a while.
+    Hold {
+        /// The resource, as a plan names it.
+        name: String,
+        /// Why, until when, and who says so.
+        held: Held,
+    },
+    /// Hold it no longer.
+    Release {
+        /// Likewise.
+        name: String,
     },
     /// Allow a revision what the guards refused it.
     Approve {

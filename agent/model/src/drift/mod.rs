@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::desired::Origin;
 use crate::digest::Digest;
 use crate::event::{Event, Said};
+use crate::fleet::selector::matches_pattern;
 use crate::names::{ComponentName, HostPath, UnitName};
 use crate::plan::Difference;
 pub use book::Look;
@@ -100,6 +101,9 @@ pub struct Actor {
     /// The systemd unit or scope that it ran in, or that changed the state.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub unit: String,
+    /// Where the unit changed its state by itself, without a job: how systemd says that it ended (`signal`, `exit-code`, `oom-kill`, …).
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub result: String,
 }
 
 impl Actor {
@@ -119,7 +123,11 @@ impl Actor {
         };
         part("as", &self.user);
         part("login", &self.login);
-        part("in", &self.unit);
+        if self.result.is_empty() {
+            part("in", &self.unit);
+        } else {
+            parts.push(format!("{} itself (it ended: {})", self.unit, self.result));
+        }
         if parts.is_empty() { "unknown".to_owned() } else { parts.join(" ") }
     }
 }
@@ -166,6 +174,24 @@ pub enum LeftAlone {
     },
 }
 
+impl LeftAlone {
+    /// Why, in a few words for people.
+    pub fn words(&self) -> &'static str {
+        match self {
+            LeftAlone::Policy => "only reported, as the repository says",
+            LeftAlone::Observing => "this host only observes",
+            LeftAlone::Suspended => "this host is suspended",
+            LeftAlone::Pinned => "it is pinned",
+            LeftAlone::Contended { .. } => "something keeps changing it back; repaired again later",
+        }
+    }
+
+    /// Whether a person of this host holds it back, and not the repository.
+    pub fn is_held(&self) -> bool {
+        matches!(self, LeftAlone::Observing | LeftAlone::Suspended | LeftAlone::Pinned)
+    }
+}
+
 /// One resource that somebody changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drift {
@@ -192,6 +218,9 @@ pub struct Drift {
     /// Why it is not repaired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_alone: Option<LeftAlone>,
+    /// A repair of it did not work (yet): if it is well one day without another one, that was somebody else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
     /// The overwritten content in the blob store, when it was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Digest>,
@@ -201,6 +230,10 @@ pub struct Drift {
     pub revision: String,
 }
 
+/// What somebody wrote is kept up to this size, in bytes. What is larger is told when a repair overwrites it, and never purged.
+pub const KEEP_LIMIT: u64 = 4 << 20;
+/// How many names of an exclusive directory are told one by one.
+pub const MAX_STRAYS: usize = 1000;
 /// How many drifts that passed are remembered.
 pub const MAX_PAST: usize = 100;
 /// How many that stand are remembered one by one; beyond that they are found, told as a number, and repaired.
@@ -255,5 +288,10 @@ impl Exclusive {
     /// The component that declared it.
     pub fn component(&self) -> &ComponentName {
         &self.origin.component
+    }
+
+    /// Whether a name in the directory is nobody's business.
+    pub fn excepts(&self, name: &str) -> bool {
+        self.except.iter().any(|pattern| matches_pattern(pattern, name))
     }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::event::{EventKind, View};
 use crate::plan::tests::host::origin;
-use crate::plan::{Cause, Change, Verb};
+use crate::plan::{Cause, Change, Problem, Verb};
 use crate::report::{Outcome, Pass, Wake};
 
 fn change(resource: &str, found: &str, left_alone: Option<LeftAlone>) -> Change {
@@ -24,7 +24,7 @@ fn change(resource: &str, found: &str, left_alone: Option<LeftAlone>) -> Change 
 }
 
 fn look(pass: u64) -> Look<'static> {
-    Look { now_ms: pass * 1000, pass, revision: "r", has_units: true }
+    Look { now_ms: pass * 1000, pass, revision: "r", has_units: true, problems: &[] }
 }
 
 fn kinds(book: &DriftBook) -> Vec<(EventKind, String)> {
@@ -56,6 +56,36 @@ fn what_is_left_alone_and_goes_away_is_gone_and_not_repaired() {
     book.find(&[], &[], &look(2));
     assert_eq!(book.past[0].state, DriftState::Gone);
     assert_eq!(kinds(&book)[1].0, EventKind::DriftGone);
+}
+
+#[test]
+fn what_still_differs_is_not_repaired_whatever_it_is_called_by_now() {
+    let mut book = DriftBook::default();
+    let file = "file /etc/a".to_owned();
+    book.find(&[change(&file, "1", None)], &[], &look(1));
+    // Killed after the intent was written down and before the switch: unfinished work, by the plan.
+    let unfinished = Change { cause: Cause::Update, ..change(&file, "1", None) };
+    assert!(!book.find(&[unfinished], &[], &look(2)));
+    // Somebody put a directory in its place.
+    let problem = Problem { resource: file.clone(), message: "a directory".to_owned(), origin: origin("c") };
+    assert!(!book.find(&[], &[], &Look { problems: &[problem], ..look(3) }));
+    assert_eq!(kinds(&book), [(EventKind::DriftFound, file.clone())]);
+    assert!(book.settle(|_| Some(None), &look(4)));
+    assert_eq!((book.standing.len(), book.past[0].state), (0, DriftState::Repaired));
+}
+
+#[test]
+fn a_repair_that_failed_is_nobodys_merit_afterwards() {
+    let mut book = DriftBook::default();
+    book.find(&[change("file /etc/a", "1", None)], &[], &look(1));
+    assert!(book.settle(|_| None, &look(1)), "written down once");
+    assert!(!book.settle(|_| None, &look(2)), "and not with each further try");
+    book.find(&[], &[], &look(3));
+    assert_eq!((book.past[0].state, book.past[0].id), (DriftState::Gone, 1));
+    book.find(&[change("file /etc/a", "1", None)], &[], &look(4));
+    book.settle(|_| None, &look(4));
+    book.settle(|_| Some(None), &look(5));
+    assert_eq!((book.past[0].state, book.past[0].id), (DriftState::Repaired, 2));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::command::{DeclaredHook, read_hook};
+use super::drift::{ExclusiveRule, read_exclusive, read_policy};
 use super::file::read_components;
 use super::health::{DeclaredCheck, read_check};
 use super::ignore::{DeclaredKeys, read_ignored};
@@ -10,6 +11,7 @@ use super::read::{Document, Located, Place, Table, brief, did_you_mean};
 use super::variable::{Variables, read_variables};
 use crate::bundle::{Blob, Bundle};
 use crate::desired::{Confirm, OnChange};
+use crate::drift::DriftPolicy;
 use crate::finding::Findings;
 use crate::names::{AccountName, ComponentName, HostPath, NameError, RepoPath, UnitName};
 
@@ -40,6 +42,8 @@ pub struct Component<'s> {
     pub isolate: bool,
     /// When each change of it must be confirmed by reaching the source, whatever it touches.
     pub confirm: Option<Confirm>,
+    /// What is done about drift of all that is its own, where nothing else is said.
+    pub drift: Option<Located<'s, DriftPolicy>>,
 }
 
 /// `[[file]]`.
@@ -53,6 +57,8 @@ pub struct FileRule<'s> {
     pub mode: Option<u32>,
     /// Its content is never shown.
     pub sensitive: bool,
+    /// What is done about drift of it.
+    pub drift: Option<DriftPolicy>,
     /// Keys in it that belong to somebody else.
     pub ignored: Option<DeclaredKeys<'s>>,
     /// The path in the table.
@@ -70,6 +76,10 @@ pub struct MadeDirectory<'s> {
     pub group: Option<AccountName>,
     /// Mode.
     pub mode: Option<u32>,
+    /// What is done about drift of it.
+    pub drift: Option<DriftPolicy>,
+    /// What happens to what nobody declared in it.
+    pub exclusive: Option<ExclusiveRule<'s>>,
     /// The path in the table.
     pub place: Place<'s>,
 }
@@ -81,6 +91,8 @@ pub struct MadeSymlink<'s> {
     pub path: HostPath,
     /// What it points to, as written.
     pub target: String,
+    /// What is done about drift of it.
+    pub drift: Option<DriftPolicy>,
     /// The path in the table.
     pub place: Place<'s>,
 }
@@ -98,6 +110,8 @@ pub struct UnitRule<'s> {
     pub on_change: Option<OnChange>,
     /// Managed paths that it reads, beside those that are worked out.
     pub uses: Vec<Located<'s, HostPath>>,
+    /// What is done about drift of it.
+    pub drift: Option<Located<'s, DriftPolicy>>,
     /// The name in the table.
     pub place: Place<'s>,
 }
@@ -135,6 +149,7 @@ impl<'s> Component<'s> {
             hooks: Vec::new(),
             isolate: false,
             confirm: None,
+            drift: None,
         };
         let Some((file, _, blob)) = folder(bundle, name).find(|(_, rest, _)| *rest == "component.toml") else {
             return component;
@@ -159,6 +174,7 @@ impl<'s> Component<'s> {
         component.health.extend(root.tables("health", findings).into_iter().filter_map(|table| read_check(table, findings)));
         component.hooks.extend(root.tables("hook", findings).into_iter().filter_map(|table| read_hook(table, findings)));
         component.isolate = root.boolean("isolate", findings).is_some_and(|asked| asked.value);
+        component.drift = read_policy(&mut root, findings);
         component.confirm = root.string("confirm", findings).and_then(|text| read_confirm(&text, findings));
         root.finish(findings);
         component
@@ -171,6 +187,7 @@ impl<'s> Component<'s> {
             group: name(&mut table, "group", false, findings).map(|n| n.value),
             mode: mode(&mut table, findings),
             sensitive: table.boolean("sensitive", findings).is_some_and(|b| b.value),
+            drift: read_policy(&mut table, findings).map(|policy| policy.value),
             ignored: read_ignored(&mut table, path.as_ref().map(|path| &path.value), findings),
             place: path.as_ref().map_or(table.place, |path| path.place),
         };
@@ -187,9 +204,11 @@ impl<'s> Component<'s> {
         let owner = name(&mut table, "owner", false, findings).map(|n| n.value);
         let group = name(&mut table, "group", false, findings).map(|n| n.value);
         let mode = mode(&mut table, findings);
+        let drift = read_policy(&mut table, findings).map(|policy| policy.value);
+        let exclusive = read_exclusive(&mut table, findings);
         table.finish(findings);
         if let Some(path) = path {
-            self.directories.push(MadeDirectory { path: path.value, owner, group, mode, place: path.place });
+            self.directories.push(MadeDirectory { path: path.value, owner, group, mode, drift, exclusive, place: path.place });
         }
     }
 
@@ -201,9 +220,10 @@ impl<'s> Component<'s> {
         {
             findings.at(target.place, format!("this cannot be the target of a symlink: {why}"));
         }
+        let drift = read_policy(&mut table, findings).map(|policy| policy.value);
         table.finish(findings);
         if let (Some(path), Some(target)) = (path, target) {
-            self.symlinks.push(MadeSymlink { path: path.value, target: target.value, place: path.place });
+            self.symlinks.push(MadeSymlink { path: path.value, target: target.value, drift, place: path.place });
         }
     }
 
@@ -233,6 +253,7 @@ impl<'s> Component<'s> {
             active: table.boolean("active", findings),
             on_change,
             uses,
+            drift: read_policy(&mut table, findings),
             place: unit.as_ref().map_or(table.place, |unit| unit.place),
         };
         table.finish(findings);

@@ -5,6 +5,7 @@
 
 mod command;
 mod component;
+mod drift;
 mod file;
 mod health;
 mod host;
@@ -18,6 +19,8 @@ mod variable;
 pub use command::DeclaredHook;
 pub use component::{Component, FileRule, MadeDirectory, MadeSymlink, UnitRule};
 pub(crate) use component::{folder as component_folder, judge_target};
+pub use drift::ExclusiveRule;
+pub(crate) use drift::judge_exclusive;
 pub use file::{FleetFile, Group, Settings};
 pub use health::{Ask, DeclaredCheck};
 pub use host::HostFile;

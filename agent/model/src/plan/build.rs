@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::paths::{Accounts, Place, is_substantial, plain_change};
+use super::policy::{self, Pins};
 use super::units::{Subject, Touched};
 use super::{Action, Cause, Note, Plan, Step, Verb};
-use crate::desired::{Desired, Node, Role};
+use crate::desired::{Desired, Node, Role, Unit};
 use crate::ledger::{Before, Ledger};
 use crate::names::{HostPath, UnitName};
 use crate::observed::{Found, Observed, UnitFound};
@@ -58,23 +59,20 @@ fn paths(desired: &Desired, observed: &Observed, ledger: &Ledger, plan: &mut Pla
     let all: BTreeSet<&HostPath> = desired.entries.keys().chain(ledger.entries.keys()).collect();
     for path in all {
         let found = observed.entries.get(path).unwrap_or(&Found::Missing);
-        let place = Place {
-            path,
-            want: desired.entries.get(path),
-            found,
-            owned: ledger.entries.get(path),
-            alike: observed.alike.get(path).copied().unwrap_or_default(),
-            xattrs: observed.xattrs.get(path),
-        };
-        place.decide(&accounts, plan);
+        let (want, owned) = (desired.entries.get(path), ledger.entries.get(path));
+        let pinned = policy::is_pinned(path, want, owned, observed);
+        let alike = observed.alike.get(path).copied().unwrap_or_default();
+        Place { path, want, found, owned, pinned, alike, xattrs: observed.xattrs.get(path) }.decide(&accounts, plan);
     }
+    policy::keep_parents(desired, observed, ledger, plan);
+    let purged = policy::strays(desired, observed, plan);
     let substantial: BTreeSet<&str> = plan
         .changes
         .iter()
         .filter(|change| is_substantial(&change.differs))
         .filter_map(|change| change.resource.strip_prefix("file "))
         .collect();
-    let mut sets = Paths { changed: BTreeSet::new(), leaving: BTreeSet::new(), replaced: BTreeSet::new() };
+    let mut sets = Paths { changed: purged, leaving: BTreeSet::new(), replaced: BTreeSet::new() };
     let is_original = |before: &Before| matches!(before, Before::Original { node: Node::File { .. } | Node::Symlink { .. }, .. });
     for (path, owned) in &ledger.entries {
         if is_original(&owned.before) {
@@ -133,14 +131,20 @@ fn units(desired: &Desired, observed: &Observed, ledger: &Ledger, paths: &Paths,
     let undefined: BTreeSet<UnitName> = paths.leaving.iter().flat_map(|path| undefines(path, desired, ledger)).cloned().collect();
     let touched = Touched { changed: &paths.changed, leaving: &paths.leaving, replaced: &paths.replaced, undefined: &undefined };
     let nothing = UnitFound::default();
+    let pins = Pins::new(desired, observed);
     for (name, want) in &desired.units {
         let found = observed.units.get(name).unwrap_or(&nothing);
-        Subject { name, found, owned: ledger.units.get(name) }.keep(want, desired, &touched, plan);
+        let mut planned = Plan::default();
+        let reads = plan.inputs(desired, ledger, want);
+        Subject { name, found, owned: ledger.units.get(name) }.keep(want, reads, &touched, &mut planned);
+        pins.take(name, planned, plan);
     }
     for (name, owned) in &ledger.units {
         if !desired.units.contains_key(name) {
             let found = observed.units.get(name).unwrap_or(&nothing);
-            Subject { name, found, owned: Some(owned) }.leave(owned, &touched, leaving);
+            let mut planned = Plan::default();
+            Subject { name, found, owned: Some(owned) }.leave(owned, &touched, &mut planned);
+            pins.take(name, planned, leaving);
         }
     }
 }
@@ -170,7 +174,9 @@ fn reloads(desired: &Desired, observed: &Observed, ledger: &Ledger, plan: &mut P
         _ => leaving_path(step).is_some_and(|path| !undefines(path, desired, ledger).is_empty()),
     });
     let unfinished = ledger.entries.iter().any(|(path, owned)| owned.pending && is_definition(path));
-    let outdated = desired.units.iter().any(|(name, unit)| {
+    // What somebody did to a definition that is left as it is does not come into force by us, nor is it waited for.
+    let ours = |unit: &Unit| !unit.definition.iter().any(|path| plan.left.contains(path));
+    let outdated = desired.units.iter().filter(|(_, unit)| ours(unit)).any(|(name, unit)| {
         observed.units.get(name).is_some_and(|found| {
             found.needs_reload || (found.load == "not-found" && !unit.definition.is_empty() && !name.is_template())
         })
@@ -221,6 +227,7 @@ fn order(step: &Step, desired: &Desired, ledger: &Ledger, ranks: &BTreeMap<&Unit
         Action::Mask { .. } => (12, 0),
         Action::Start { unit } | Action::Restart { unit } | Action::Reload { unit } => (13, rank(unit)),
         Action::Remove { path, .. } | Action::Restore { path, .. } if !undefines(path, desired, ledger).is_empty() => (4, 1),
+        Action::Purge { .. } => (4, 2),
         Action::Remove { .. } | Action::Restore { .. } => (15, 0),
         Action::Forget { .. } => (18, 0),
     };

@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use super::paths::{difference, kind_word};
 use super::{Cause, Change, Difference, Verb};
 use crate::desired::{Desired, Entry, Node, Origin, Unit};
+use crate::drift::Exclusive;
 use crate::names::ComponentName;
 
 /// What differs between two states: files, units, images, and how each component is judged. Where it comes from in the repository is no
@@ -14,6 +15,7 @@ pub fn compare(old: &Desired, new: &Desired) -> Vec<Change> {
     let mut list = both(&old.entries, &new.entries, "file", |entry| &entry.origin, files);
     list.extend(both(&old.units, &new.units, "unit", |unit| &unit.origin, units));
     list.extend(both(&old.images, &new.images, "image", |origin| origin, |_, _| Vec::new()));
+    list.extend(both(&old.exclusive, &new.exclusive, "exclusive", |exclusive| &exclusive.origin, exclusives));
     let (was, is) = (components(old), components(new));
     list.extend(both(&was, &is, "component", |about| &about.origin, about));
     list
@@ -66,8 +68,14 @@ fn files(was: &Entry, is: &Entry) -> Vec<Difference> {
     list.extend(property("owner", was.state.owner.as_str(), is.state.owner.as_str()));
     list.extend(property("group", was.state.group.as_str(), is.state.group.as_str()));
     list.extend(property("use", &words(&was.role), &words(&is.role)));
+    list.extend(property("drift", &words(&was.drift), &words(&is.drift)));
     list.extend(property("ignore", &ignored(was), &ignored(is)));
     list
+}
+
+fn exclusives(was: &Exclusive, is: &Exclusive) -> Vec<Difference> {
+    let pairs = [("extra", words(&was.extra), words(&is.extra)), ("except", words(&was.except), words(&is.except))];
+    pairs.iter().filter_map(|(name, old, new)| property(name, old, new)).collect()
 }
 
 /// The keys of others, as a person reads them.
@@ -85,6 +93,7 @@ fn units(was: &Unit, is: &Unit) -> Vec<Difference> {
         ("oneshot", words(&was.oneshot), words(&is.oneshot)),
         ("definition", words(&was.definition), words(&is.definition)),
         ("uses", words(&was.uses), words(&is.uses)),
+        ("drift", words(&was.drift), words(&is.drift)),
     ];
     pairs.iter().filter_map(|(name, old, new)| property(name, old, new)).collect()
 }

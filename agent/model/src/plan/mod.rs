@@ -8,6 +8,7 @@ mod build;
 mod compare;
 mod own;
 mod paths;
+mod policy;
 mod show;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -16,14 +17,18 @@ mod units;
 pub use build::plan;
 pub use compare::compare;
 pub use own::{AGENT, GUARD, GUARD_PATH, PROGRAM};
-pub use paths::before;
+pub use paths::{before, has_drifted};
+pub use policy::{is_stray, purges};
 pub use show::{Texts, show, show_compared};
 
 use serde::{Deserialize, Serialize};
 
-use crate::desired::Origin;
+use std::collections::BTreeSet;
+
+use crate::desired::{Desired, Origin, Unit};
+use crate::digest::Digest;
 use crate::drift::LeftAlone;
-use crate::ledger::Before;
+use crate::ledger::{Before, Ledger};
 use crate::names::{ComponentName, HostPath, UnitName};
 use crate::observed::Expected;
 
@@ -47,6 +52,9 @@ pub struct Plan {
     pub prune_from: usize,
     /// Edits of the ledger that go with no step: adopted paths that were already right, entries whose path is gone.
     pub bookkeeping: Vec<Note>,
+    /// Wanted paths that are left as they are, by a policy or a pin: what stands there is what the ledger says, or somebody else's.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub left: BTreeSet<HostPath>,
 }
 
 /// Why something differs.
@@ -159,6 +167,13 @@ pub enum Action {
     },
     /// Remove a file, symlink or (empty) directory that is ours.
     Remove {
+        /// The path.
+        path: HostPath,
+        /// What must stand there.
+        expected: Expected,
+    },
+    /// Remove what nobody declared from a directory that is declared exclusive; a content is kept first.
+    Purge {
         /// The path.
         path: HostPath,
         /// What must stand there.
@@ -305,6 +320,23 @@ impl Plan {
         self.steps.retain(|step| !is_pull(step));
     }
 
+    /// The plan with nothing to be done: all that differs is told as left alone, for the whole host is.
+    pub fn leave_alone(&mut self, why: &LeftAlone) {
+        self.changes.iter_mut().for_each(|change| change.left_alone = Some(why.clone()));
+        *self =
+            Plan { changes: std::mem::take(&mut self.changes), problems: std::mem::take(&mut self.problems), ..Plan::default() };
+    }
+
+    /// What a unit reads when it is started after this plan ([`Desired::inputs`]): where a path is left as it is, what trimtab wrote there last.
+    pub fn inputs(&self, desired: &Desired, ledger: &Ledger, unit: &Unit) -> Digest {
+        desired.inputs_of(unit, |path| {
+            if self.left.contains(path) {
+                return ledger.entries.get(path).map(|owned| &owned.state);
+            }
+            desired.entries.get(path).map(|entry| &entry.state)
+        })
+    }
+
     /// How many changes are drift (alone or together with an update).
     pub fn drift_count(&self) -> usize {
         self.changes.iter().filter(|c| matches!(c.cause, Cause::Drift | Cause::UpdateAndDrift)).count()
@@ -316,7 +348,9 @@ impl Action {
     pub fn resource(&self) -> String {
         match self {
             Action::Pull { image } => format!("image {image}"),
-            Action::Put { path, .. } | Action::Remove { path, .. } | Action::Restore { path, .. } => format!("file {path}"),
+            Action::Put { path, .. } | Action::Remove { path, .. } | Action::Purge { path, .. } | Action::Restore { path, .. } => {
+                format!("file {path}")
+            }
             Action::Sysusers { .. } => "sysusers".to_owned(),
             Action::Tmpfiles { .. } => "tmpfiles".to_owned(),
             Action::Sysctl { .. } => "sysctl".to_owned(),

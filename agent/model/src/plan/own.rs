@@ -281,6 +281,7 @@ mod tests {
                 before: Before::Absent,
                 xattrs: crate::xattr::Xattrs::new(),
                 pending: false,
+                drift: entry.drift,
                 origin: origin(),
             };
             ledger.entries.insert(at.clone(), owned);

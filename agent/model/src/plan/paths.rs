@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::policy::{self, Stance};
 use super::{Action, Cause, Change, Difference, Note, Plan, Problem, Step, Verb};
 use crate::desired::{Entry, FileState, Node, Origin};
+use crate::drift::LeftAlone;
 use crate::ledger::{Before, Owned};
 use crate::names::HostPath;
 use crate::observed::{Alike, Found, Meta, Observed};
@@ -42,6 +44,7 @@ pub(super) struct Place<'a> {
     pub(super) want: Option<&'a Entry>,
     pub(super) found: &'a Found,
     pub(super) owned: Option<&'a Owned>,
+    pub(super) pinned: bool,
     /// What stands there, but for the keys in it that belong to others.
     pub(super) alike: Alike,
     /// The extended attributes on it; `None`: there are none that count.
@@ -59,13 +62,20 @@ impl Place<'_> {
     }
 
     fn keep(&self, want: &Entry, accounts: &Accounts<'_>, plan: &mut Plan) {
+        if policy::is_past(want, self.found) {
+            return policy::remember(self.path, want, self.owned, plan);
+        }
         let mut differs = differences(&want.state, self.found, self.alike.wanted, accounts);
         differs.extend(self.xattr());
         if differs.is_empty() {
             match self.owned {
                 None => plan.bookkeeping.push(Note::Adopt { path: self.path.clone(), before: before(self.found) }),
                 Some(owned)
-                    if owned.pending || owned.state != want.state || owned.role != want.role || owned.origin != want.origin =>
+                    if owned.pending
+                        || owned.state != want.state
+                        || owned.role != want.role
+                        || owned.origin != want.origin
+                        || owned.drift != want.drift =>
                 {
                     plan.bookkeeping.push(Note::Confirm { path: self.path.clone() });
                 }
@@ -73,21 +83,35 @@ impl Place<'_> {
             }
             return;
         }
-        if let Some(message) = self.unfit(&want.state, accounts) {
+        let cause = self.cause(Some(&want.state), accounts);
+        let stance = if self.pinned { Stance::Tell(LeftAlone::Pinned) } else { policy::stance(want.drift, cause) };
+        let unfit = self.unfit(&want.state, accounts).filter(|_| stance == Stance::Mend);
+        if let Some(message) = unfit {
             plan.problems.push(Problem { resource: self.resource(), message, origin: want.origin.clone() });
             return;
         }
         self.hide(want, &mut differs);
-        let cause = self.cause(Some(&want.state), accounts);
+        let left_alone = match &stance {
+            Stance::Tell(why) => Some(why.clone()),
+            Stance::Mend => None,
+            Stance::Ignore => return policy::remember(self.path, want, self.owned, plan),
+        };
         plan.changes.push(Change {
             resource: self.resource(),
             verb: if matches!(self.found, Found::Missing) { Verb::Create } else { Verb::Update },
-            cause,
+            cause: policy::told(want.drift, cause),
             differs,
             replaces: self.owned.is_none() && !matches!(self.found, Found::Missing),
-            left_alone: None,
+            left_alone: left_alone.clone(),
             origin: want.origin.clone(),
         });
+        if left_alone == Some(LeftAlone::Pinned) {
+            plan.left.insert(self.path.clone());
+            return;
+        }
+        if left_alone.is_some() {
+            return policy::remember(self.path, want, self.owned, plan);
+        }
         plan.steps.push(Step {
             action: Action::Put {
                 path: self.path.clone(),
@@ -118,6 +142,7 @@ impl Place<'_> {
 
     fn leave(&self, owned: &Owned, accounts: &Accounts<'_>, plan: &mut Plan) {
         let back = match &owned.before {
+            Before::Absent if !self.pinned && policy::stays(owned, self.found) => None,
             Before::Absent if matches!(self.found, Found::Missing) => None,
             Before::Absent => Some((Verb::Remove, Action::Remove { path: self.path.clone(), expected: self.found.expectation() })),
             original @ Before::Original { .. } if *original == before(self.found) => None,
@@ -134,18 +159,20 @@ impl Place<'_> {
             plan.problems.push(Problem { resource: self.resource(), message, origin: owned.origin.clone() });
             return;
         }
-        let cause = self.cause(None, accounts);
+        let (cause, left_alone) = (self.cause(None, accounts), self.pinned.then_some(LeftAlone::Pinned));
         let change = Change {
             resource: self.resource(),
             verb,
             cause,
             differs: vec![difference("wanted", kind_word(&owned.state.node), "no longer in the repository")],
             replaces: false,
-            left_alone: None,
+            left_alone,
             origin: owned.origin.clone(),
         };
         plan.changes.push(change);
-        plan.steps.push(Step { action, component: Some(owned.origin.component.clone()), cause });
+        if !self.pinned {
+            plan.steps.push(Step { action, component: Some(owned.origin.component.clone()), cause });
+        }
     }
 
     fn resource(&self) -> String {
@@ -215,6 +242,11 @@ pub fn before(found: &Found) -> Before {
         Found::Symlink { target, meta } => original(Node::Symlink { target: target.clone() }, meta),
         Found::Directory { meta, .. } => original(Node::Directory, meta),
     }
+}
+
+/// Whether what stands at a path is not what was put there; `observed` has the numbers of its owner and group.
+pub fn has_drifted(put: &FileState, found: &Found, observed: &Observed) -> bool {
+    !differences(put, found, false, &Accounts::new(observed, false)).is_empty()
 }
 
 /// In what a path differs from a state; empty when it is exactly as the state says. `alike`: its content counts as the same.

@@ -97,6 +97,9 @@ fn one(change: &Change, texts: &impl Texts, names: (&str, &str), paint: Paint, o
     for differs in &change.differs {
         let _ = writeln!(out, "    {}: {} -> {}", differs.property, differs.found, differs.wanted);
     }
+    if let Some(why) = &change.left_alone {
+        let _ = writeln!(out, "    left alone: {}", why.words());
+    }
     if change.replaces {
         let _ = writeln!(out, "    replaces what stands there; kept in the backup (`trimtab backups`)");
     }

@@ -8,8 +8,10 @@
 use std::collections::BTreeSet;
 
 use super::paths::plain_change;
+use super::policy::{self, Stance};
 use super::{Action, Cause, Note, Plan, Problem, Step, Verb, Was};
-use crate::desired::{Desired, Enablement, OnChange, Origin, Unit};
+use crate::desired::{Enablement, OnChange, Origin, Unit};
+use crate::digest::Digest;
 use crate::ledger::OwnedUnit;
 use crate::names::{HostPath, UnitName};
 use crate::observed::UnitFound;
@@ -34,15 +36,15 @@ pub(super) struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    /// A unit that is wanted.
-    pub(super) fn keep(&self, want: &Unit, desired: &Desired, touched: &Touched<'_>, plan: &mut Plan) {
+    /// A unit that is wanted; `reads` is what it is to be running with ([`Plan::inputs`]). The plan is of this unit alone.
+    pub(super) fn keep(&self, want: &Unit, reads: Digest, touched: &Touched<'_>, plan: &mut Plan) {
         let steps_before = plan.steps.len();
         if let Some(message) = self.unfit(want, touched) {
             plan.problems.push(Problem { resource: self.resource(), message, origin: want.origin.clone() });
             return;
         }
         self.at_boot(want, touched, plan);
-        let stale = self.stale(want, desired, touched);
+        let stale = self.stale(want, reads, touched);
         self.now(want, stale, touched, plan);
         let no_steps = plan.steps.len() == steps_before;
         if no_steps && self.is_starting(want) {
@@ -51,7 +53,7 @@ impl Subject<'_> {
             plan.problems.push(Problem { resource: self.resource(), message, origin: want.origin.clone() });
         }
         let settled = no_steps && self.nothing_pending(want, stale);
-        if self.owned.is_none_or(|owned| !no_steps || record_differs(owned, want, desired)) {
+        if self.owned.is_none_or(|owned| !no_steps || record_differs(owned, want, reads)) {
             let was = (self.owned.is_none() && not_ours_alone(want, touched)).then(|| self.was());
             plan.bookkeeping.push(Note::Unit { unit: self.name.clone(), was, settled });
         }
@@ -140,6 +142,10 @@ impl Subject<'_> {
     }
 
     fn follow(&self, want: &Unit, touched: &Touched<'_>, plan: &mut Plan) {
+        if self.is_masked() && policy::stance(want.drift, self.told_cause(want)) != Stance::Mend {
+            // Somebody masked it, and that is left as it is: systemd would refuse, and what it would have read is fine.
+            return;
+        }
         let redefined = self.is_redefined(want, touched);
         // After a crash nobody knows which input it missed: only a restart is sure.
         let unknown = self.owned.is_some_and(|owned| owned.inputs.is_none());
@@ -158,11 +164,11 @@ impl Subject<'_> {
     }
 
     /// Whether it runs (or would run) with input that is not the wanted one.
-    fn stale(&self, want: &Unit, desired: &Desired, touched: &Touched<'_>) -> bool {
+    fn stale(&self, want: &Unit, reads: Digest, touched: &Touched<'_>) -> bool {
         let changed = touched.undefined.contains(self.name)
             || want.definition.iter().chain(&want.uses).any(|path| touched.changed.contains(path));
         match self.owned {
-            Some(owned) => changed || owned.inputs != Some(desired.inputs(want)),
+            Some(owned) => changed || owned.inputs != Some(reads),
             None => changed || want.oneshot,
         }
     }
@@ -220,7 +226,17 @@ impl Subject<'_> {
     }
 
     fn step(&self, plan: &mut Plan, verb: Verb, cause: Cause, differs: (&str, &str, &str), want: &Unit) {
-        plan.changes.push(plain_change(self.resource(), verb, cause, differs, &want.origin));
+        let stance = policy::stance(want.drift, cause);
+        if stance == Stance::Ignore {
+            return;
+        }
+        let mut change = plain_change(self.resource(), verb, cause, differs, &want.origin);
+        if let Stance::Tell(why) = stance {
+            change.left_alone = Some(why);
+            plan.changes.push(change);
+            return;
+        }
+        plan.changes.push(change);
         self.push(plan, verb, cause, &want.origin);
     }
 
@@ -266,8 +282,8 @@ impl Subject<'_> {
     }
 }
 
-fn record_differs(owned: &OwnedUnit, want: &Unit, desired: &Desired) -> bool {
-    owned.inputs != Some(desired.inputs(want))
+fn record_differs(owned: &OwnedUnit, want: &Unit, reads: Digest) -> bool {
+    owned.inputs != Some(reads)
         || owned.enabled != want.enabled
         || owned.active != want.active
         || owned.generated != want.generated

@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 
 use crate::bundle::{Blob, BlobKind, Bundle};
+use crate::desired::Origin;
+use crate::drift::{DriftPolicy, Exclusive};
 use crate::facts::PathPolicy;
 use crate::finding::Findings;
 use crate::fleet::read::{Place, brief, did_you_mean};
-use crate::fleet::{Component, DeclaredKeys};
+use crate::fleet::{Component, DeclaredKeys, MadeDirectory, judge_exclusive};
 use crate::names::{AccountName, ComponentName, HostPath, UnitName};
 
 /// The folders of a component.
@@ -32,6 +34,9 @@ pub(super) struct Draft<'b> {
     pub(super) owner: AccountName,
     pub(super) group: AccountName,
     pub(super) sensitive: bool,
+    pub(super) drift: DriftPolicy,
+    /// What nobody declared in it, where it is a directory of the component alone.
+    pub(super) exclusive: Option<Exclusive>,
     pub(super) ignored: Option<DeclaredKeys<'b>>,
     pub(super) part: Part,
 }
@@ -73,6 +78,7 @@ pub(super) fn lay_out<'b>(
     findings: &mut Findings,
 ) -> Vec<Draft<'b>> {
     let root = || "root".parse::<AccountName>().expect("because root is an account name");
+    let usual = component.drift.as_ref().map_or_else(DriftPolicy::default, |drift| drift.value);
     let mut drafts = Vec::new();
     for (file, rest, blob) in crate::fleet::component_folder(bundle, &component.name) {
         let place = Place::file(file.as_str());
@@ -87,7 +93,8 @@ pub(super) fn lay_out<'b>(
         let Some(what) = content(file.as_str(), blob, findings) else { continue };
         let mode = if blob.kind == BlobKind::Executable { 0o755 } else { 0o644 };
         let (owner, group, component) = (root(), root(), component.name.clone());
-        drafts.push(Draft { path, component, place, what, mode, owner, group, sensitive: false, ignored: None, part });
+        let (sensitive, drift, exclusive, ignored) = (false, usual, None, None);
+        drafts.push(Draft { path, component, place, what, mode, owner, group, sensitive, drift, exclusive, ignored, part });
     }
     except(component, &mut drafts, findings);
     for made in &component.directories {
@@ -100,6 +107,8 @@ pub(super) fn lay_out<'b>(
             owner: made.owner.clone().unwrap_or_else(root),
             group: made.group.clone().unwrap_or_else(root),
             sensitive: false,
+            drift: made.drift.unwrap_or(usual),
+            exclusive: exclusive(made, component, policy, findings),
             ignored: None,
             part: Part::Plain,
         });
@@ -114,12 +123,31 @@ pub(super) fn lay_out<'b>(
             owner: root(),
             group: root(),
             sensitive: false,
+            drift: made.drift.unwrap_or(usual),
+            exclusive: None,
             ignored: None,
             part: Part::Plain,
         });
     }
     drafts.retain(|draft| is_allowed(draft, policy, findings));
     drafts
+}
+
+/// What a directory is exclusive for, if it may be.
+fn exclusive(
+    made: &MadeDirectory<'_>,
+    component: &Component<'_>,
+    policy: &PathPolicy,
+    findings: &mut Findings,
+) -> Option<Exclusive> {
+    let rule = made.exclusive.as_ref()?;
+    if let Err(why) = judge_exclusive(&made.path, policy) {
+        let help = "declare a directory that belongs to this component alone, e.g. its own below this one";
+        findings.at_with(rule.place, format!("{} cannot be exclusive: {why}", made.path), help);
+        return None;
+    }
+    let origin = Origin { component: component.name.clone(), file: rule.place.file.to_owned(), line: rule.place.line() };
+    Some(Exclusive { extra: rule.extra, except: rule.except.clone(), origin })
 }
 
 struct Wrong {
@@ -296,6 +324,12 @@ fn except<'b>(component: &Component<'b>, drafts: &mut [Draft<'b>], findings: &mu
             findings.at_with(rule.place, format!("none of this component's folders provides {path}"), help);
             continue;
         };
+        let only_drift =
+            rule.owner.is_none() && rule.group.is_none() && rule.mode.is_none() && !rule.sensitive && rule.drift.is_some();
+        draft.drift = rule.drift.unwrap_or(draft.drift);
+        if matches!(draft.what, What::Symlink(_)) && only_drift {
+            continue;
+        }
         if matches!(draft.what, What::Symlink(_)) {
             findings.at(rule.place, format!("{path} is a symlink: it has no mode, and root owns it"));
             continue;

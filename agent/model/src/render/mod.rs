@@ -115,8 +115,11 @@ impl<'b> Pass<'b> {
             contents: BTreeMap::new(),
         };
         let mut roles = units.roles;
-        for (path, ready) in files {
+        for (path, mut ready) in files {
             let role = roles.remove(&path);
+            if let Some(exclusive) = ready.draft.exclusive.take() {
+                rendered.desired.exclusive.insert(path.clone(), exclusive);
+            }
             rendered.desired.entries.insert(path, entry(ready, role, &mut rendered.contents));
         }
         Some(rendered)
@@ -177,7 +180,7 @@ fn origin(draft: &Draft<'_>) -> Origin {
 
 fn entry(ready: Ready<'_>, role: Option<Role>, contents: &mut BTreeMap<Digest, Vec<u8>>) -> Entry {
     let draft = ready.draft;
-    let origin = origin(&draft);
+    let (origin, drift) = (origin(&draft), draft.drift);
     let node = match draft.what {
         What::Symlink(target) => Node::Symlink { target },
         What::Directory => Node::Directory,
@@ -196,12 +199,5 @@ fn entry(ready: Ready<'_>, role: Option<Role>, contents: &mut BTreeMap<Digest, V
     });
     let readable = !matches!(node, Node::File { .. }) || draft.mode & 0o004 != 0;
     let state = FileState { node, mode: draft.mode, owner: draft.owner, group: draft.group };
-    Entry {
-        state,
-        role,
-        shown: readable && !draft.sensitive,
-        drift: crate::drift::DriftPolicy::default(),
-        ignored: draft.ignored.map(|declared| declared.value),
-        origin,
-    }
+    Entry { state, role, shown: readable && !draft.sensitive, drift, ignored: draft.ignored.map(|declared| declared.value), origin }
 }

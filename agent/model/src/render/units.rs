@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::layout::{Draft, Part, QUADLETS, SELF_UPDATE, What, ends_in, is_own_unit};
 use super::uses::{self, Inputs};
 use crate::desired::{Enablement, OnChange, Origin, Role, Unit};
+use crate::drift::DriftPolicy;
 use crate::facts::PathPolicy;
 use crate::finding::Findings;
 use crate::fleet::read::{Place, did_you_mean};
@@ -67,6 +68,7 @@ struct Builder<'r, 'f> {
     drop_ins: BTreeMap<UnitName, BTreeSet<&'r HostPath>>,
     rules: BTreeMap<UnitName, (&'r ComponentName, &'r UnitRule<'r>)>,
     policy: &'r PathPolicy,
+    components: &'r BTreeMap<ComponentName, Component<'r>>,
     made: Units,
     findings: &'f mut Findings,
     warnings: &'f mut Findings,
@@ -88,6 +90,7 @@ pub(super) fn units<'r>(
         drop_ins: BTreeMap::new(),
         rules: BTreeMap::new(),
         policy,
+        components,
         made: Units::default(),
         findings,
         warnings,
@@ -95,7 +98,7 @@ pub(super) fn units<'r>(
     builder.read_texts();
     builder.name_quadlets();
     builder.name_units();
-    builder.collect_rules(components);
+    builder.collect_rules();
     builder.protect(policy);
     let mut names: BTreeSet<UnitName> = builder.defines.keys().filter(|unit| !unit.is_template()).cloned().collect();
     // A drop-in of somebody else's unit: restarted when it changes. One for a template or for a prefix has no unit of its own.
@@ -228,8 +231,8 @@ impl<'r> Builder<'r, '_> {
         self.defines.insert(unit, path);
     }
 
-    fn collect_rules(&mut self, components: &'r BTreeMap<ComponentName, Component<'r>>) {
-        for (name, component) in components {
+    fn collect_rules(&mut self) {
+        for (name, component) in self.components {
             for (unit, rule) in &component.units {
                 if !self.policy.self_update && is_own_unit(unit.as_str()) {
                     self.findings.at_with(
@@ -302,6 +305,7 @@ impl<'r> Builder<'r, '_> {
             }
             (None, None) => return,
         };
+        let drift = self.drift(name, &origin.component, rule.map(|(_, rule)| rule));
         let definition: BTreeSet<HostPath> = order.into_iter().cloned().collect();
         let inputs = uses::inputs(&text, name, quadlet);
         let mut uses = self.used(&inputs, rule.map(|(_, rule)| rule));
@@ -319,10 +323,27 @@ impl<'r> Builder<'r, '_> {
             uses,
             after,
             generated: quadlet.is_some(),
-            drift: crate::drift::DriftPolicy::default(),
+            drift,
             origin,
         };
         self.made.managed.insert(name.clone(), unit);
+    }
+
+    /// What is done about drift of a unit: as its `[[unit]]` says, or its component.
+    fn drift(&mut self, name: &UnitName, component: &ComponentName, rule: Option<&UnitRule<'_>>) -> DriftPolicy {
+        let own = rule.and_then(|rule| rule.drift.as_ref());
+        let usual = self.components.get(component).and_then(|component| component.drift.as_ref());
+        let Some(said) = own.or(usual) else { return DriftPolicy::default() };
+        if said.value == DriftPolicy::CreateOnce {
+            let help = if own.is_some() {
+                "`enforce`, `report` or `ignore`; a [[file]] of its definition can be made once"
+            } else {
+                "write it in [[file]], [[directory]] or [[symlink]], or give the unit another one in [[unit]]"
+            };
+            let message = format!("{name} cannot have the policy `create-once`: a unit has a state, and is not made");
+            self.findings.at_with(said.place, message, help);
+        }
+        said.value
     }
 
     /// What a unit is made of: its file first, then its drop-ins in the order of their own names, as systemd and Podman lay them.

@@ -78,6 +78,8 @@ pub fn mix(new: &Desired, old: &Desired, withheld: &BTreeSet<ComponentName>) -> 
         mixed.hooks.extend(source.hooks.iter().filter(|hook| ours(&hook.origin.component)).cloned());
         let confirm = source.confirm.iter().filter(|(component, _)| ours(component));
         mixed.confirm.extend(confirm.map(|(component, when)| (component.clone(), *when)));
+        let exclusive = source.exclusive.iter().filter(|(_, exclusive)| ours(exclusive.component()));
+        mixed.exclusive.extend(exclusive.map(|(path, exclusive)| (path.clone(), exclusive.clone())));
         mixed.isolated.extend(source.isolated.iter().filter(|component| ours(component)).cloned());
     }
     // As a rendering has them: the same state must have the same effect, whichever way it came about.

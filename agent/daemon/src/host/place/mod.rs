@@ -30,6 +30,7 @@ use trimtab_model::xattr::Xattrs;
 
 pub use self::error::PlaceError;
 use self::error::{failed, io_failed, unsynced};
+pub(super) use self::temp::is_temp;
 pub(super) use self::temp::make_temp;
 pub use self::temp::sweep;
 use super::observe::{identity, meta};

@@ -70,7 +70,7 @@ fn sweep_beside(root: &Root, path: &HostPath, removed: &mut Vec<HostPath>) -> Re
     Ok(())
 }
 
-fn is_temp(name: &str) -> bool {
+pub(crate) fn is_temp(name: &str) -> bool {
     name.strip_prefix(TEMP).is_some_and(|rest| rest.len() == 16 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 

@@ -11,8 +11,8 @@ use crate::desired::{Desired, Enablement, Entry, FileState, Node, OnChange, Orig
 use crate::digest::Digest;
 use crate::ledger::{Before, Ledger, Owned, OwnedUnit};
 use crate::names::{ComponentName, HostPath, UnitName};
-use crate::observed::{Found, Identity, Meta, Observed, UnitFound};
-use crate::plan::{Action, Note, Plan, Step, paths, plan};
+use crate::observed::{Found, Identity, Meta, Observed, Purge, Stray, StrayKind, UnitFound};
+use crate::plan::{Action, Note, Plan, Step, is_stray, paths, plan};
 
 /// The process was killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub(crate) struct Host {
     /// The definitions as systemd last read them.
     pub(crate) loaded: BTreeMap<UnitName, Texts>,
     pub(crate) tick: i128,
+    /// What a person pinned.
+    pub(crate) pinned: BTreeSet<String>,
 }
 
 /// How a plan ended.
@@ -133,11 +135,23 @@ impl Host {
             users: BTreeMap::from([("root".to_owned(), Some(0))]),
             groups: BTreeMap::from([("root".to_owned(), Some(0))]),
             has_units: true,
+            pinned: self.pinned.clone(),
+            purge: Purge::Now,
+            ..Observed::default()
         }
     }
 
     pub(crate) fn plan(&self, desired: &Desired) -> Plan {
-        plan(desired, &self.observe(), &self.ledger)
+        let mut observed = self.observe();
+        for (folder, exclusive) in &desired.exclusive {
+            let is_stray = |at: &HostPath| at.parent().as_ref() == Some(folder) && is_stray(at, exclusive, desired, &self.ledger);
+            let strays = observed.strays.entry(folder.clone()).or_default();
+            for (at, found) in self.files.iter().filter(|(at, _)| is_stray(at)) {
+                let Some(meta) = found.meta() else { continue };
+                strays.found.insert(at.clone(), Stray { kind: StrayKind::File(1), identity: meta.identity });
+            }
+        }
+        plan(desired, &observed, &self.ledger)
     }
 
     /// Converges in one go.
@@ -160,7 +174,7 @@ impl Host {
                 step.component.as_ref().is_some_and(|own| needs(desired, own).iter().any(|one| applied.failed.contains(one)));
             let works = !is_out && {
                 self.burn()?;
-                self.step(desired, &step.action)
+                self.step(desired, plan, &step.action)
             };
             if !works && !is_out {
                 applied.failed.extend(step.component.clone());
@@ -231,8 +245,8 @@ impl Host {
     fn intend(&mut self, desired: &Desired, plan: &Plan) {
         for note in &plan.bookkeeping {
             match note {
-                Note::Adopt { path, before } => self.own(desired, path, Some(before.clone()), false),
-                Note::Confirm { path } => self.own(desired, path, None, self.ledger.entries[path].pending),
+                Note::Adopt { path, before } => self.own(desired, plan, path, Some(before.clone()), false),
+                Note::Confirm { path } => self.own(desired, plan, path, None, self.ledger.entries[path].pending),
                 Note::Drop { path } => {
                     self.ledger.entries.remove(path);
                 }
@@ -252,7 +266,7 @@ impl Host {
         }
         for step in &plan.steps {
             match &step.action {
-                Action::Put { path, before, .. } => self.own(desired, path, before.clone(), true),
+                Action::Put { path, before, .. } => self.own(desired, plan, path, before.clone(), true),
                 Action::Start { unit } | Action::Restart { unit } | Action::Reload { unit } => {
                     if let Some(owned) = self.ledger.units.get_mut(unit) {
                         owned.inputs = None;
@@ -263,15 +277,18 @@ impl Host {
         }
     }
 
-    fn own(&mut self, desired: &Desired, path: &HostPath, before: Option<Before>, pending: bool) {
+    fn own(&mut self, desired: &Desired, plan: &Plan, path: &HostPath, before: Option<Before>, pending: bool) {
         let want = &desired.entries[path];
+        let is_left = plan.left.contains(path);
+        let state = if is_left { self.ledger.entries[path].state.clone() } else { want.state.clone() };
         let before = before.unwrap_or_else(|| self.ledger.entries[path].before.clone());
         let owned = Owned {
-            state: want.state.clone(),
+            state,
             role: want.role.clone(),
             before,
             xattrs: BTreeMap::new(),
             pending,
+            drift: want.drift,
             origin: want.origin.clone(),
         };
         self.ledger.entries.insert(path.clone(), owned);
@@ -296,10 +313,11 @@ impl Host {
                     let is_down = |step: &Step| matches!(step.action, Action::Stop { .. } | Action::Mask { .. });
                     let down = own.iter().any(|(step, _)| is_down(step));
                     let want = &desired.units[unit];
+                    let reads = plan.inputs(desired, &self.ledger, want);
                     let owned = self.ledger.units.get_mut(unit).unwrap();
                     (owned.enabled, owned.active, owned.origin) = (want.enabled, want.active, want.origin.clone());
                     if *settled || down {
-                        owned.inputs = Some(desired.inputs(want));
+                        owned.inputs = Some(reads);
                     }
                 }
                 Note::Adopt { .. } | Note::Drop { .. } => {}
@@ -308,7 +326,7 @@ impl Host {
     }
 
     /// One step; whether it worked. Nothing is touched that the saved ledger does not own.
-    fn step(&mut self, desired: &Desired, action: &Action) -> bool {
+    fn step(&mut self, desired: &Desired, plan: &Plan, action: &Action) -> bool {
         self.is_ours(action);
         match action {
             Action::Put { path, expected, .. } => {
@@ -322,6 +340,12 @@ impl Host {
                 assert!(!desired.entries.contains_key(path), "{path} is wanted and removed");
                 self.files.remove(path);
                 self.ledger.entries.remove(path);
+            }
+            Action::Purge { path, expected } => {
+                assert_eq!(*expected, self.files[path].expectation());
+                let folder = path.parent().unwrap();
+                assert!(is_stray(path, &desired.exclusive[&folder], desired, &self.disk), "{path} is purged");
+                self.files.remove(path);
             }
             Action::Restore { path, before, .. } => {
                 let Before::Original { node: Node::File { digest, size }, mode, uid, .. } = before else {
@@ -339,8 +363,8 @@ impl Host {
                 self.found(unit).active = "inactive".to_owned();
                 self.running.remove(unit);
             }
-            Action::Start { unit } | Action::Restart { unit } => return self.bring(desired, unit, false),
-            Action::Reload { unit } => return self.bring(desired, unit, true),
+            Action::Start { unit } | Action::Restart { unit } => return self.bring(desired, plan, unit, false),
+            Action::Reload { unit } => return self.bring(desired, plan, unit, true),
             Action::Forget { unit } => {
                 self.ledger.units.remove(unit);
             }
@@ -371,11 +395,11 @@ impl Host {
     }
 
     /// Starts, restarts or reloads: only with all that it reads in place and known to systemd.
-    fn bring(&mut self, desired: &Desired, unit: &UnitName, reload: bool) -> bool {
+    fn bring(&mut self, desired: &Desired, plan: &Plan, unit: &UnitName, reload: bool) -> bool {
         let Some(want) = desired.units.get(unit) else {
             return self.start(unit, Texts::new());
         };
-        for at in want.definition.iter().chain(&want.uses) {
+        for at in want.definition.iter().chain(&want.uses).filter(|at| !plan.left.contains(*at)) {
             let (Some(entry), Some(found)) = (desired.entries.get(at), self.files.get(at)) else {
                 assert!(!desired.entries.contains_key(at), "{unit} is started before {at} is there");
                 continue;
@@ -384,8 +408,14 @@ impl Host {
             assert!(matches!(found, Found::File { digest, .. } if *digest == wanted), "{unit} is started with an old {at}");
         }
         let definition = self.definition(unit);
-        assert_eq!(self.loaded.get(unit).cloned().unwrap_or_default(), definition, "{unit} is started with an old definition");
-        let stray = definition.keys().find(|at| !desired.entries.contains_key(*at) && self.disk.entries.contains_key(*at));
+        // Whether systemd has read what is left as somebody wrote it is not ours to say.
+        let is_pinned = |at: &HostPath| self.pinned.contains(&format!("file {at}"));
+        let is_ours = |at: &HostPath| !plan.left.contains(at) && !is_pinned(at);
+        let ours = |texts: Texts| texts.into_iter().filter(|(at, _)| is_ours(at)).collect::<Texts>();
+        let loaded = ours(self.loaded.get(unit).cloned().unwrap_or_default());
+        assert_eq!(loaded, ours(definition.clone()), "{unit} is started with an old definition");
+        let is_stray = |at: &&HostPath| !desired.entries.contains_key(*at) && self.disk.entries.contains_key(*at) && !is_pinned(at);
+        let stray = definition.keys().find(is_stray);
         assert_eq!(stray, None, "{unit} is started with what left its definition");
         let mut reads = self.read_by(want);
         if reload {
@@ -395,8 +425,9 @@ impl Host {
             reads.extend(was.into_iter().filter(|(at, _)| is_definition(at)));
         }
         let works = self.start(unit, reads);
+        let reads = plan.inputs(desired, &self.ledger, want);
         if let Some(owned) = self.ledger.units.get_mut(unit).filter(|_| works) {
-            owned.inputs = Some(desired.inputs(want));
+            owned.inputs = Some(reads);
         }
         works
     }

@@ -1,12 +1,14 @@
 //! The plan against a model of a host.
 
 pub(crate) mod host;
+mod policies;
 pub(crate) mod properties;
 
 use std::collections::BTreeSet;
 
 use super::*;
 use crate::desired::{Desired, Enablement, Node, OnChange, Role};
+use crate::drift::DriftPolicy;
 use crate::ledger::{Ledger, Owned};
 use crate::observed::Found;
 use host::{Host, entry, path, service, unit};
@@ -197,7 +199,15 @@ fn a_directory_that_leaves_goes_after_what_is_in_it() {
         let (state, role, origin) = (entry.state.clone(), entry.role.clone(), entry.origin.clone());
         host.ledger.entries.insert(
             path(at),
-            Owned { state, role, before: Before::Absent, xattrs: crate::xattr::Xattrs::new(), pending: false, origin },
+            Owned {
+                state,
+                role,
+                before: Before::Absent,
+                xattrs: crate::xattr::Xattrs::new(),
+                pending: false,
+                drift: DriftPolicy::Enforce,
+                origin,
+            },
         );
     }
     desired.entries.retain(|at, _| !at.is_within("/etc/dir"));
