@@ -117,9 +117,10 @@ pub struct Owned {
     pub role: Role,
     /// What stood there before trimtab came; restored when the path leaves the repository.
     pub before: Before,
-    /// The extended attributes that were on it after it was written; in a ledger of an older trimtab, none.
-    #[serde(default, skip_serializing_if = "Xattrs::is_empty")]
-    pub xattrs: Xattrs,
+    /// The extended attributes that were on it after it was written; `None`: an older trimtab wrote it and did not look. What nobody looked at
+    /// is not judged before the file is written the next time: an ACL that an operator set must not go with an upgrade.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xattrs: Option<Xattrs>,
     /// The write was announced and not yet confirmed: a difference found now is unfinished work, not drift.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pending: bool,

@@ -272,7 +272,8 @@ impl Pass<'_> {
         let owned = self.ledger.entries.get(path).filter(|owned| !owned.pending);
         let lost: Vec<&str> = owned
             .into_iter()
-            .flat_map(|owned| owned.xattrs.keys())
+            .flat_map(|owned| owned.xattrs.iter().flatten())
+            .map(|(name, _)| name)
             .filter(|name| !now.contains_key(*name))
             .map(String::as_str)
             .collect();

@@ -61,7 +61,7 @@ impl Pass<'_> {
         // What is left as it is was not written: what is owned there is what was.
         let written = self.ledger.entries.get(path).filter(|_| self.plan.left.contains(path)).map(|owned| owned.state.clone());
         let state = written.unwrap_or_else(|| want.state.clone());
-        let xattrs = xattrs.or_else(|| self.ledger.entries.get(path).map(|owned| owned.xattrs.clone())).unwrap_or_default();
+        let xattrs = xattrs.or_else(|| self.ledger.entries.get(path).and_then(|owned| owned.xattrs.clone()));
         let (role, drift, origin) = (want.role.clone(), want.drift, want.origin.clone());
         let owned = Owned { state, role, before, xattrs, pending, drift, origin };
         self.ledger.entries.insert(path.clone(), owned);

@@ -128,7 +128,7 @@ impl Place<'_> {
         let owned = self.owned.filter(|owned| !owned.pending)?;
         let (Node::File { .. }, Found::File { .. }) = (&owned.state.node, self.found) else { return None };
         let none = Xattrs::new();
-        let differs = xattr::differences(&owned.xattrs, self.xattrs.unwrap_or(&none));
+        let differs = xattr::differences(owned.xattrs.as_ref()?, self.xattrs.unwrap_or(&none));
         (!differs.is_empty()).then(|| difference("xattr", differs, "as written"))
     }
 

@@ -199,15 +199,7 @@ fn a_directory_that_leaves_goes_after_what_is_in_it() {
         let (state, role, origin) = (entry.state.clone(), entry.role.clone(), entry.origin.clone());
         host.ledger.entries.insert(
             path(at),
-            Owned {
-                state,
-                role,
-                before: Before::Absent,
-                xattrs: crate::xattr::Xattrs::new(),
-                pending: false,
-                drift: DriftPolicy::Enforce,
-                origin,
-            },
+            Owned { state, role, before: Before::Absent, xattrs: None, pending: false, drift: DriftPolicy::Enforce, origin },
         );
     }
     desired.entries.retain(|at, _| !at.is_within("/etc/dir"));
