@@ -20,8 +20,8 @@ mod refuse;
 mod reports;
 mod rollback;
 mod selfupdate;
-mod status;
 mod sinks;
+mod status;
 #[cfg(target_arch = "x86_64")]
 mod sweep;
 mod trial;
