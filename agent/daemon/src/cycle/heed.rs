@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use trimtab_model::drift::{Actor, Sighting};
+use trimtab_model::drift::{Actor, DriftPolicy, Sighting};
 use trimtab_model::observed::{Found, Observed};
 use trimtab_model::plan::{self, Plan};
 use trimtab_model::report::Wake;
@@ -47,8 +47,10 @@ impl Cycle {
         if glimpse.is_empty() || self.current.is_none() {
             return false;
         }
-        let by_whole = glimpse.everything || glimpse.sightings.iter().any(|sighting| path_of(&sighting.resource).is_none());
-        let worth = self.files_differ(&glimpse.sightings) || (by_whole && self.anything_differs(&glimpse).await);
+        let by_files = self.files_differ(&glimpse.sightings);
+        let has_units = glimpse.sightings.iter().any(|sighting| path_of(&sighting.resource).is_none());
+        let by_whole = glimpse.everything || has_units || by_files.is_none();
+        let worth = by_files == Some(true) || (by_whole && self.anything_differs(&glimpse).await);
         if worth {
             self.name_units(&mut glimpse.sightings).await;
             self.saw(glimpse.sightings);
@@ -61,19 +63,35 @@ impl Cycle {
         worth
     }
 
-    /// Whether any of these files is not as it was put there, or was left in another state by the last pass.
-    fn files_differ(&mut self, sightings: &[Sighting]) -> bool {
+    /// Whether any of these files is not as it was put there (or is wanted, where nothing was), or was left in another state by the last pass.
+    /// `None`: the files alone do not tell, for some of their keys are somebody else's.
+    fn files_differ(&mut self, sightings: &[Sighting]) -> Option<bool> {
         let paths: BTreeSet<_> = sightings.iter().filter_map(|sighting| path_of(&sighting.resource)).collect();
         let mut observed = Observed { entries: observe::observe(&self.machine.root, &paths), ..Observed::default() };
         self.machine.accounts.refresh();
-        paths.iter().any(|path| {
+        let mut is_plain = true;
+        for path in &paths {
             let found = observed.entries.get(path).cloned().unwrap_or(Found::Missing);
-            let Some(owned) = self.ledger.entries.get(path) else { return !matches!(found, Found::Missing) };
-            let (user, group) = (owned.state.owner.as_str(), owned.state.group.as_str());
-            observed.users.insert(user.to_owned(), self.machine.accounts.user(user));
-            observed.groups.insert(group.to_owned(), self.machine.accounts.group(group));
-            plan::has_drifted(&owned.state, &found, &observed) || self.is_left(&format!("file {path}"))
-        })
+            let want = self.current.as_ref().and_then(|current| current.desired.entries.get(path));
+            let put = self.ledger.entries.get(path).map(|owned| &owned.state).or(want.map(|want| &want.state));
+            let differs = match (put, want.map_or(DriftPolicy::Enforce, |want| want.drift)) {
+                (None, _) => !matches!(found, Found::Missing),
+                (Some(_), DriftPolicy::Ignore) => false,
+                (Some(_), DriftPolicy::CreateOnce) => matches!(found, Found::Missing),
+                (Some(put), _) => {
+                    let (user, group) = (put.owner.as_str(), put.group.as_str());
+                    observed.users.insert(user.to_owned(), self.machine.accounts.user(user));
+                    observed.groups.insert(group.to_owned(), self.machine.accounts.group(group));
+                    plan::has_drifted(put, &found, &observed)
+                }
+            };
+            if differs && want.is_some_and(|want| want.ignored.is_some()) {
+                is_plain = false;
+            } else if differs || self.is_left(&format!("file {path}")) {
+                return Some(true);
+            }
+        }
+        is_plain.then_some(false)
     }
 
     /// Whether a whole look finds anything that the last pass did not leave so.

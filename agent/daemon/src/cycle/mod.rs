@@ -31,7 +31,7 @@ mod textfile;
 mod texts;
 mod undo;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -258,13 +258,17 @@ impl Cycle {
         self.sightings.extend(sightings);
     }
 
-    /// What event sources are to watch: everything that is managed now.
+    /// What event sources are to watch: everything that is managed now, and what a host that only observes would manage.
     pub fn watched(&self) -> Watched {
         let desired = self.current.as_ref().map(|current| &current.desired);
+        let paths: BTreeSet<_> =
+            self.ledger.entries.keys().chain(desired.into_iter().flat_map(|desired| desired.entries.keys())).collect();
+        let units: BTreeSet<_> =
+            self.ledger.units.keys().chain(desired.into_iter().flat_map(|desired| desired.units.keys())).collect();
         Watched {
-            paths: self.ledger.entries.keys().cloned().collect(),
+            paths: paths.into_iter().cloned().collect(),
             exclusive: desired.into_iter().flat_map(|desired| desired.exclusive.keys().cloned()).collect(),
-            units: self.ledger.units.keys().cloned().collect(),
+            units: units.into_iter().cloned().collect(),
         }
     }
 
