@@ -9,6 +9,7 @@ mod confirm;
 mod converge;
 mod cutoff;
 mod drift;
+mod explain;
 mod faults;
 mod fleet;
 mod harness;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use trimtab_model::drift::KEEP_LIMIT;
 use trimtab_model::facts::PathPolicy;
 use trimtab_model::finding::{Finding, Spot};
 use trimtab_model::names::HostName;
@@ -40,6 +41,9 @@ pub struct Settings {
     /// How much of the past is kept.
     #[serde(default)]
     pub generations: GenerationSettings,
+    /// What becomes of what drift repair overwrites.
+    #[serde(default)]
+    pub drift: DriftSettings,
     /// When reports are made, and how many wait at most.
     #[serde(default)]
     pub reports: ReportSettings,
@@ -167,6 +171,21 @@ pub struct GenerationSettings {
 impl Default for GenerationSettings {
     fn default() -> Self {
         Self { keep: 10, max_mib: 256 }
+    }
+}
+
+/// `[drift]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct DriftSettings {
+    /// How many MiB of overwritten contents are kept; the oldest go first. At least so many that the largest single one finds room.
+    #[serde(deserialize_with = "from_to::<{ KEEP_LIMIT >> 20 }, 4096, _, _>")]
+    pub keep_mib: u64,
+}
+
+impl Default for DriftSettings {
+    fn default() -> Self {
+        Self { keep_mib: 64 }
     }
 }
 
@@ -437,6 +456,8 @@ mod tests {
             ("generations", "keep = 1001", "1001 is more than 1000"),
             ("generations", "max-mib = 99999999999999999", ""),
             ("generations", "max-gib = 1", "unknown field `max-gib`"),
+            ("drift", "keep-mib = 3", "3 is not between 4 and 4096"),
+            ("drift", "keep = 4", "unknown field `keep`"),
             ("reports", "heartbeat = \"1s\"", "\"1s\" is not between five seconds and one day"),
             ("reports", "max-count = 1", "1 is not between 2 and 10000"),
             ("reports", "max-gib = 1", "unknown field `max-gib`"),

@@ -19,7 +19,7 @@ use crate::event::{Event, Said};
 use crate::fleet::selector::matches_pattern;
 use crate::names::{ComponentName, HostPath, UnitName};
 use crate::plan::Difference;
-pub use book::Look;
+pub use book::{Look, Takes};
 
 /// What is done about drift of a resource. Updates from the repository are carried out whatever it says, but for `create-once`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
