@@ -10,6 +10,7 @@ mod contend;
 mod converge;
 mod cutoff;
 mod drift;
+mod explain;
 mod faults;
 mod fleet;
 mod harness;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::desired::{FileState, Origin, Role};
 use crate::digest::Digest;
-use crate::drift::DriftPolicy;
+use crate::drift::{Drift, DriftPolicy, DriftState, Takes};
 use crate::names::{HostPath, UnitName};
 use crate::transaction::{Denied, Line, Trial};
 use crate::xattr::Xattrs;
@@ -83,6 +83,20 @@ pub struct KeptDrift {
     pub digest: Digest,
     /// When the repair took it away, seconds since 1970.
     pub at: u64,
+}
+
+impl Ledger {
+    /// What a repair took away of a drift, if it is still kept. A kill between a repair and its note leaves a drift that names no content: what was
+    /// kept of its path between its begin and its end is it.
+    pub fn kept_of(&self, drift: &Drift) -> Option<&KeptDrift> {
+        let path = drift.resource.strip_prefix("file ")?;
+        let meanwhile = drift.found_ms / 1000..=drift.ended_ms / 1000;
+        let is_it = |kept: &&KeptDrift| match drift.kept {
+            Some(digest) => kept.digest == digest,
+            None => drift.state == DriftState::Repaired && drift.takes() == Takes::Content && meanwhile.contains(&kept.at),
+        };
+        self.kept.iter().filter(|kept| kept.path.as_str() == path).find(is_it)
+    }
 }
 
 impl Default for Ledger {

@@ -14,6 +14,7 @@ pub mod desired;
 pub mod digest;
 pub mod drift;
 pub mod event;
+pub mod explain;
 pub mod facts;
 pub mod finding;
 pub mod fleet;

@@ -182,7 +182,7 @@ mod tests {
             fought(&mut fights, begun, 0..10);
             let now = begun + Duration::from_secs(10);
             assert_eq!(fights.waiting(revision, asked, now), BTreeMap::new());
-            assert!(!fights.is_over(FILE, now + QUIET - Duration::from_secs(10)));
+            assert!(!fights.is_over(FILE, now + QUIET.saturating_sub(Duration::from_secs(10))));
             fights.revision = "1".to_owned();
             assert_eq!(fought(&mut fights, begun, 10..20), [10, 11, 12, 13, 14]);
         }

@@ -111,6 +111,12 @@ impl Cycle {
         Some(())
     }
 
+    /// Who signed a commit, when it is the last one that was accepted: of others it is not remembered.
+    pub fn signer_of(&self, revision: &str) -> Option<String> {
+        let is_it = self.trust_state.as_ref().is_some_and(|state| state.commit.to_string() == revision);
+        is_it.then(|| self.signer())
+    }
+
     pub(super) fn signer(&self) -> String {
         self.trust_state.as_ref().map_or_else(String::new, |state| {
             if state.signer_name.is_empty() {

@@ -20,7 +20,7 @@ use crate::event::{Event, Said};
 use crate::fleet::selector::matches_pattern;
 use crate::names::{ComponentName, HostPath, UnitName};
 use crate::plan::Difference;
-pub use book::Look;
+pub use book::{Look, Takes};
 pub use contend::MAX_CONTENDED;
 
 /// What is done about drift of a resource. Updates from the repository are carried out whatever it says, but for `create-once`.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::policy::{self, Stance};
-use super::{Action, Cause, Change, Difference, Note, Plan, Problem, Step, Verb};
+use super::{Action, Cause, Change, Difference, Note, PRIVATE, Plan, Problem, Step, Verb};
 use crate::desired::{Entry, FileState, Node, Origin};
 use crate::drift::LeftAlone;
 use crate::ledger::{Before, Owned};
@@ -136,7 +136,7 @@ impl Place<'_> {
     fn hide(&self, want: &Entry, differs: &mut [Difference]) {
         let content = differs.iter_mut().find(|differs| differs.property == "content");
         if let Some(content) = content.filter(|_| !want.shown || self.found.is_private()) {
-            *content = difference("content", "private", "other, and not shown");
+            *content = difference("content", PRIVATE, "other, and not shown");
         }
     }
 
