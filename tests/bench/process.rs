@@ -73,6 +73,13 @@ impl Agent {
         Duration::from_millis(ticks * 10)
     }
 
+    /// CPU time of the agent's threads that are there now, as the scheduler counts it: for what takes less than a tick.
+    pub(crate) fn cpu_exact(&self) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let of = |path: std::path::PathBuf| -> Option<u64> { fs::read_to_string(path).ok()?.split(' ').next()?.parse().ok() };
+        Duration::from_nanos(tasks.filter_map(|task| of(task.path().join("schedstat"))).sum())
+    }
+
     /// A field of `status`, such as `VmHWM`, in KiB.
     pub(crate) fn status(&self, field: &str) -> u64 {
         field_of(format!("/proc/{}/status", self.pid()), field).unwrap_or(0)

@@ -58,6 +58,7 @@ impl Scene {
             host: "box".to_owned(),
             sequence,
             since_sequence: sequence,
+            next_ms: 0,
             at_ms: 1,
             occasion: Occasion::Pass,
             status: Status::default(),

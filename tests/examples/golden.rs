@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use trimtab::render::{read_dir, render, validate};
 use trimtab_model::bundle::{BlobKind, Bundle};
 use trimtab_model::desired::{Confirm, Node};
+use trimtab_model::drift::Structure;
 use trimtab_model::facts::PathPolicy;
 use trimtab_model::health::Timing;
 
@@ -83,6 +84,7 @@ fn the_manual_is_true() {
         ("components/extra/files/etc/extra", ""),
         ("components/notes/files/etc/notes", ""),
         ("components/web/files/etc/web/secret.conf.j2", "{{ host }} {{ port }} {{ limits.clients }} {{ limits.rate }}\n"),
+        ("components/web/files/etc/web/state.toml", "[server]\nport = 1\n"),
         ("components/web/systemd/worker@.service", "[Service]\nExecStart=/bin/sleep infinity\n"),
         ("components/web/quadlet/web.container", "[Container]\nImage=localhost/web@sha256:0\n"),
     ] {
@@ -103,6 +105,11 @@ fn the_manual_is_true() {
     let of_a_unit = Timing { settle_ms: 10_000, retries: 0, ..defaults };
     let timings: Vec<_> = rendered.desired.health.iter().map(|check| check.timing).collect();
     assert_eq!(timings, [defaults, of_a_unit, defaults, defaults, defaults]);
+    let ignored = rendered.desired.entries["/etc/web/state.toml"].ignored.clone().unwrap();
+    assert_eq!(
+        (ignored.format, ignored.keys),
+        (Structure::Toml, vec![vec!["server".into(), "port".into()], vec!["*".into(), "password".into()]])
+    );
     assert_eq!(rendered.desired.hooks[0].timeout_ms, 60_000);
     assert!(rendered.desired.isolated.contains("web") && rendered.desired.confirm["web"] == Confirm::Always);
 }

@@ -10,6 +10,7 @@ mod child;
 mod golden;
 mod health;
 mod hostile;
+mod monitoring;
 mod properties;
 mod refusals;
 mod units;

@@ -167,6 +167,43 @@ drift = "create-once"
 }
 
 #[test]
+fn ignored_keys() {
+    let component = r#"[[file]]
+path = "/etc/app.conf"
+ignore = ["a.b"]
+[[file]]
+path = "/etc/app.json"
+ignore = ["a..b", "a b", "*", 'x."y', "ok.key"]
+format = "jsn"
+[[file]]
+path = "/etc/app.ini"
+ignore = ["a.b.c", "a.'*'"]
+[[file]]
+path = "/etc/app.toml"
+format = "toml"
+[[file]]
+path = "/etc/app.yaml"
+ignore = []
+[[file]]
+path = "/etc/cut.toml"
+ignore = ["port"]
+[[file]]
+path = "/etc/two.yml"
+ignore = ["port"]
+"#;
+    let mut files = bundle([
+        ("fleet.toml", FLEET),
+        ("components/web/component.toml", component),
+        ("components/web/files/etc/cut.toml.j2", "port = 1\nhost = {{ host }}\n"),
+        ("components/web/files/etc/two.yml", "port: 1\n---\nport: 2\n"),
+    ]);
+    for name in ["app.conf", "app.json", "app.ini", "app.toml", "app.yaml"] {
+        add(&mut files, &format!("components/web/files/etc/{name}"), BlobKind::Regular, b"");
+    }
+    refused("ignored-keys", &files);
+}
+
+#[test]
 fn folders() {
     let mut files = bundle([
         ("fleet.toml", FLEET),

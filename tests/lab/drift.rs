@@ -1,6 +1,6 @@
 //! What somebody changes by hand is put right.
 
-use trimtab_tests::lab::trimtab::{converge, enrol, refused, settled, start_agent};
+use trimtab_tests::lab::trimtab::{converge, enrol, refused, settled, start_agent, undone};
 use trimtab_tests::lab::{self, Person, Watched, eventually};
 
 use crate::fleet;
@@ -120,4 +120,49 @@ fn the_running_agent_repairs_by_itself() {
             && m.sh("stat -c %a /etc/systemd/system/one.service") == "644"
     });
     two.assert_same(&Watched::new(&m, &["/etc/two.conf"], &["two.service"]));
+}
+
+/// A service that reads a file of which one key belongs to a program of the host.
+#[test]
+fn keys_of_others_restart_nobody_and_outlive_repair_update_and_rollback() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    let ana = Person::new(&m, "ana");
+    let c = format!("{}/components/one", ana.working_copy());
+    fleet::assign(&ana, &["one"]);
+    m.sh(&format!("mkdir -p {c}/files/etc {c}/systemd"));
+    let rule = "[[file]]\npath = \"/etc/one.json\"\nignore = [\"window.x\"]\n";
+    m.write(&format!("{c}/component.toml"), rule);
+    m.write(&format!("{c}/files/etc/one.json"), "{\n  \"name\": \"first\",\n  \"window\": {\"x\": 1}\n}\n");
+    let unit = "[Service]\nExecStart=/bin/sh -c 'grep -q first /etc/one.json && exec sleep infinity; exit 1' /etc/one.json\n[Install]\nWantedBy=multi-user.target\n";
+    m.write(&format!("{c}/systemd/one.service"), unit);
+    ana.push("A service and its file");
+    enrol(&m, &ana, "");
+    converge(&m);
+    let ran = || m.sh("systemctl show -P InvocationID one");
+    let first = ran();
+    m.write("/etc/one.json", "{\"window\":{\"x\":77},\"name\":\"first\"}");
+    assert_eq!(m.try_sh("trimtab plan --offline").code, 0, "only what is somebody else's differs");
+    settled(&m);
+    assert_eq!((ran(), m.read("/etc/one.json")), (first.clone(), "{\"window\":{\"x\":77},\"name\":\"first\"}".to_owned()));
+    // Drift beside it: repaired around it.
+    m.write("/etc/one.json", "{\"window\":{\"x\":78},\"name\":\"spoiled\"}");
+    converge(&m);
+    assert_eq!(m.sh("jq -c . /etc/one.json"), "{\"name\":\"first\",\"window\":{\"x\":78}}");
+    assert_ne!(ran(), first, "what it reads was put right");
+    // A revision that does not come up: its undoing keeps what is not the repository's either.
+    m.write(&format!("{c}/files/etc/one.json"), "{\n  \"name\": \"bad\",\n  \"window\": {\"x\": 1}\n}\n");
+    ana.push("A bad one");
+    undone(&m);
+    assert_eq!(m.sh("jq -c . /etc/one.json; systemctl is-active one"), "{\"name\":\"first\",\"window\":{\"x\":78}}\nactive");
+    // A unit file itself, with a key that is left to the host.
+    m.sh(&format!("git -C {} revert --no-edit HEAD", ana.working_copy()));
+    m.write(
+        &format!("{c}/component.toml"),
+        &format!("{rule}[[file]]\npath = \"/etc/systemd/system/one.service\"\nignore = [\"Service.Nice\"]\n"),
+    );
+    ana.push("The host sets how nice it is");
+    settled(&m);
+    m.sh("sed -i '/ExecStart/i Nice=7' /etc/systemd/system/one.service && systemctl daemon-reload");
+    settled(&m);
+    assert_eq!(m.sh("systemctl show -P Nice one; grep -c Nice /etc/systemd/system/one.service"), "7\n1");
 }

@@ -6,6 +6,7 @@
 mod agent;
 mod clock;
 mod confirm;
+mod contend;
 mod converge;
 mod cutoff;
 mod drift;
@@ -14,11 +15,17 @@ mod faults;
 mod fleet;
 mod harness;
 mod health;
+mod monitoring;
 mod operator;
 mod package;
+mod policy;
 mod refuse;
+mod reports;
 mod rollback;
 mod selfupdate;
+mod sinks;
+mod status;
 #[cfg(target_arch = "x86_64")]
 mod sweep;
 mod trial;
+mod watch;

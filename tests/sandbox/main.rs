@@ -2,6 +2,7 @@
 //! here is what needs many passes or an agent that is watched, quickly.
 
 mod explain;
+mod keys;
 mod operator;
 mod past;
 mod policy;

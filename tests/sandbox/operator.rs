@@ -18,7 +18,7 @@ impl Sandbox {
 }
 
 /// All that is beneath a folder: mode, and content or target.
-fn tree(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+pub(crate) fn tree(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     let mut found = BTreeMap::new();
     let mut open = vec![folder.to_owned()];
     while let Some(at) = open.pop() {
@@ -170,6 +170,10 @@ fn a_host_that_is_given_back_is_as_it_was() {
         if let Some((_, content)) = after.remove(&sandbox.root().join(road)) {
             assert!(content.is_empty());
         }
+    }
+    // Who the device is belongs to the enrolment, which stays.
+    for name in ["device.key", "device.pub"] {
+        assert!(after.remove(&sandbox.root().join("etc/trimtab").join(name)).is_some(), "{name}");
     }
     assert_eq!(after, before);
     let (code, text, _) = sandbox.said(&["uninstall", "--remove", "--purge", "--yes"]);

@@ -41,7 +41,7 @@ pub struct Settings {
     /// How much of the past is kept.
     #[serde(default)]
     pub generations: GenerationSettings,
-    /// What becomes of what drift repair overwrites.
+    /// How drift is found, and what becomes of what its repair overwrites.
     #[serde(default)]
     pub drift: DriftSettings,
     /// When reports are made, and how many wait at most.
@@ -78,6 +78,9 @@ pub struct AgentSettings {
     /// No failure makes it wait longer than this.
     #[serde(deserialize_with = "duration")]
     pub retry_max: Duration,
+    /// A source that was not heard for longer is told to be stale.
+    #[serde(deserialize_with = "stale")]
+    pub stale_after: Duration,
     /// How long one start, stop, restart or reload of a unit may take.
     #[serde(deserialize_with = "duration")]
     pub unit_timeout: Duration,
@@ -94,6 +97,7 @@ impl Default for AgentSettings {
             interval: Duration::from_secs(60),
             retry_interval: Duration::from_secs(15),
             retry_max: Duration::from_secs(900),
+            stale_after: Duration::from_secs(3600),
             unit_timeout: Duration::from_secs(120),
             pull_timeout: Duration::from_secs(900),
             mode: Mode::Enforce,
@@ -156,6 +160,24 @@ impl Default for GuardSettings {
     }
 }
 
+/// `[drift]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct DriftSettings {
+    /// How many directories are watched for changes as they happen; what is beyond is found at the interval. 0: none.
+    #[serde(deserialize_with = "at_most::<0x10_0000, _, _>")]
+    pub max_watches: usize,
+    /// How many MiB of overwritten contents are kept; the oldest go first. At least so many that the largest single one finds room.
+    #[serde(deserialize_with = "from_to::<{ KEEP_LIMIT >> 20 }, 4096, _, _>")]
+    pub keep_mib: u64,
+}
+
+impl Default for DriftSettings {
+    fn default() -> Self {
+        Self { max_watches: 8192, keep_mib: 64 }
+    }
+}
+
 /// `[generations]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -171,21 +193,6 @@ pub struct GenerationSettings {
 impl Default for GenerationSettings {
     fn default() -> Self {
         Self { keep: 10, max_mib: 256 }
-    }
-}
-
-/// `[drift]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub struct DriftSettings {
-    /// How many MiB of overwritten contents are kept; the oldest go first. At least so many that the largest single one finds room.
-    #[serde(deserialize_with = "from_to::<{ KEEP_LIMIT >> 20 }, 4096, _, _>")]
-    pub keep_mib: u64,
-}
-
-impl Default for DriftSettings {
-    fn default() -> Self {
-        Self { keep_mib: 64 }
     }
 }
 
@@ -276,6 +283,11 @@ fn window<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Erro
 /// The time to stay up for: for as long the agent looks at nothing else.
 fn settle<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     between(from, (1, "one second"), (3600, "one hour"))
+}
+
+/// The time without a word from the source: in less than a minute a poll may only be late, and what is silent for a month should be known.
+fn stale<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    between(from, (60, "one minute"), (30 * 86_400, "thirty days"))
 }
 
 fn between<'de, D: serde::Deserializer<'de>>(from: D, least: (u64, &str), most: (u64, &str)) -> Result<Duration, D::Error> {
@@ -452,6 +464,7 @@ mod tests {
             ("guard", "settle = \"2h\"", "\"2h\" is not between one second and one hour"),
             ("guard", "settle = 10", "invalid type"),
             ("guard", "adopt = \"keep\"", "unknown variant `keep`, expected `replace` or `report`"),
+            ("agent", "stale-after = \"59s\"", "\"59s\" is not between one minute and thirty days"),
             ("agent", "mode = \"watch\"", "unknown variant `watch`, expected `enforce` or `observe`"),
             ("generations", "keep = 1001", "1001 is more than 1000"),
             ("generations", "max-mib = 99999999999999999", ""),

@@ -2,6 +2,9 @@
 //!
 //! Sequential on purpose: one pass at a time, on one thread. The watchdog is fed by this loop and not by a thread of its own, so a
 //! pass that hangs for good is seen by systemd and ended.
+//!
+//! What event sources see makes the loop look at once; whether it is worth a pass, the look decides ([`Cycle::heed`]), so that neither our own
+//! writes nor a `touch` is followed by one. The look at the interval stays: a lost event costs time, never truth.
 
 use std::time::{Duration, Instant};
 
@@ -10,9 +13,13 @@ use trimtab_model::report::{Outcome, Pass, Wake};
 
 use crate::config::AgentSettings;
 use crate::cycle::Cycle;
+use crate::watch::Watch;
 
 /// A pass may wait for many images and units, one after the other; one that takes longer than this hangs, and the watchdog may have it.
 const LONGEST_PASS: Duration = Duration::from_secs(3 * 3600);
+
+/// For looking whether what was seen is worth a pass.
+const LONGEST_HEED: Duration = Duration::from_secs(20);
 
 /// What ended the loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +40,12 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("first pass")]);
     let mut wake = Wake::Start;
     let (mut failures, mut poll_at) = (0, Instant::now());
+    let mut watch = Watch::new(cycle.root());
     let mut delivery = None;
     loop {
+        // Before the look: what changes after it is seen.
+        arm(&mut watch, cycle);
+        cycle.saw(watch.take(&cycle.own_jobs()).sightings);
         // Beside the passes: a receiver that is slow must not delay a repair. It ends with the runtime.
         delivery = delivery.or_else(|| cycle.outbox().map(|outbox| tokio::spawn(outbox.deliver(cycle.reach()))));
         let ask = matches!(wake, Wake::Start | Wake::Asked) || Instant::now() >= poll_at;
@@ -73,13 +84,31 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
         let freed = cycle.next_hold_end().map(|left| now + left);
         let deadline = freed.map_or(deadline, |freed| deadline.min(freed));
         wake = if deadline == poll_at && failures > 0 { Wake::Retry } else { Wake::Timer };
+        watch.expect(pass.changes.iter().map(|change| change.resource.as_str()).filter(|resource| resource.starts_with("unit ")));
+        arm(&mut watch, cycle);
+        let wakes_at = cycle.wakes_at();
         loop {
             tokio::select! {
+                () = watch.due() => {
+                    // Before the look, as above; and a change of the way to what is managed says that it must be.
+                    arm(&mut watch, cycle);
+                    let glimpse = watch.take(&cycle.own_jobs());
+                    // One that takes long is better done by a pass, beside which the watchdog is fed.
+                    if tokio::time::timeout(LONGEST_HEED, cycle.heed(glimpse)).await.unwrap_or(true) {
+                        wake = Wake::Event;
+                        break;
+                    }
+                }
                 () = tokio::time::sleep_until(deadline.into()) => break,
+                () = until(wakes_at) => {
+                    wake = Wake::Timer;
+                    break;
+                }
                 () = until(cycle.beats_at()) => cycle.beat(),
                 () = feed() => notify(&[sd_notify::NotifyState::Watchdog]),
                 _ = hangup.recv() => {
                     cycle.reread();
+                    watch.calm();
                     wake = Wake::Asked;
                     break;
                 }
@@ -91,6 +120,11 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
             poll_at = Instant::now();
         }
     }
+}
+
+fn arm(watch: &mut Watch, cycle: &mut Cycle) {
+    watch.arm(&cycle.watched(), cycle.settings().drift.max_watches, cycle.has_systemd());
+    cycle.watch_status(watch.status());
 }
 
 fn leave() -> End {

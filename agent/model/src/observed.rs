@@ -20,6 +20,8 @@ pub struct Observed {
     pub users: BTreeMap<String, Option<u32>>,
     /// Groups by name.
     pub groups: BTreeMap<String, Option<u32>>,
+    /// How contents that are not the wanted ones compare but for the keys in them that belong to others; only where there are such keys.
+    pub alike: BTreeMap<HostPath, Alike>,
     /// Whether units are managed at all (false in a sandbox without systemd).
     pub has_units: bool,
     /// What nobody declared in each directory that is declared `exclusive`.
@@ -73,6 +75,15 @@ pub enum StrayKind {
     Directory,
     /// A FIFO, a socket, a device, or something that could not be read.
     Other,
+}
+
+/// Whether a content is the same as another but for the keys in it that belong to others ([`crate::keys`]).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Alike {
+    /// As the wanted one.
+    pub wanted: bool,
+    /// As the one that was written.
+    pub written: bool,
 }
 
 /// What identifies one state of one inode: if it is the same later, nobody has touched it in between.

@@ -40,6 +40,9 @@ pub struct Report {
     pub since_sequence: u64,
     /// When it was made, milliseconds since 1970.
     pub at_ms: u64,
+    /// When the next one is made at the latest, if nothing keeps the agent from it, milliseconds since 1970; 0: that is not known.
+    #[serde(default)]
+    pub next_ms: u64,
     /// Why.
     pub occasion: Occasion,
     /// The host as it was then.
@@ -245,6 +248,7 @@ mod tests {
             host: "box".to_owned(),
             sequence,
             since_sequence: sequence,
+            next_ms: 0,
             at_ms: sequence,
             occasion: Occasion::Pass,
             status: Status { generation: sequence, ..Status::default() },

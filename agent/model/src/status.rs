@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::drift::Drift;
+use crate::drift::{Drift, DriftBook};
 use crate::hold::Holds;
 use crate::report::{Outcome, Pass, PassLine};
 use crate::transaction::{Denied, Line, Phase};
@@ -328,6 +328,15 @@ impl Status {
         self.conditions.iter().find(|condition| condition.kind == kind)
     }
 
+    /// Takes over what the book says of drift, as far as there is room; how much stands is told in any case.
+    pub fn tell_drift(&mut self, book: &DriftBook) {
+        let mut standing: Vec<&Drift> = book.standing.values().collect();
+        standing.sort_by_key(|drift| (drift.found_ms, drift.id));
+        self.drift_standing = standing.len();
+        self.drift = standing.into_iter().take(DRIFTS).cloned().collect();
+        self.past_drift = book.past.iter().take(DRIFTS).cloned().collect();
+    }
+
     /// The outcome of the last pass.
     pub fn outcome(&self) -> Option<Outcome> {
         self.last_pass.as_ref().map(|pass| pass.outcome)
@@ -338,4 +347,26 @@ impl Status {
 #[cfg(test)]
 pub(crate) fn sample() -> Status {
     serde_json::from_str(include_str!("../../../examples/monitoring/status.example.json")).expect("because the example is one")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_drifts_are_told_and_the_others_counted() {
+        let one = sample().drift.remove(0);
+        let mut book = DriftBook::default();
+        for id in 0..DRIFTS as u64 + 20 {
+            // By name in another order than by age.
+            let resource = format!("file /etc/{:03}", 999 - id);
+            book.standing.insert(resource.clone(), Drift { id, resource, found_ms: 1000 + id, ..one.clone() });
+            book.past.push(Drift { id: 500 + id, ..one.clone() });
+        }
+        let mut status = sample();
+        status.tell_drift(&book);
+        let ids: Vec<u64> = status.drift.iter().map(|drift| drift.id).collect();
+        assert_eq!(ids, (0..DRIFTS as u64).collect::<Vec<_>>());
+        assert_eq!((status.drift_standing, status.past_drift.len(), status.past_drift[0].id), (DRIFTS + 20, DRIFTS, 500));
+    }
 }

@@ -20,6 +20,8 @@ use trimtab_model::plan::{Action, Plan};
 use super::Contents;
 use super::verify::{Complaint, Subjects, Verdict};
 use crate::host::command::{self, Command, CommandError, Runner};
+use crate::host::keys;
+use crate::host::root::Root;
 
 const UNITS: &str = "/etc/systemd/system";
 const QUADLETS: &str = "/etc/containers/systemd";
@@ -119,6 +121,7 @@ pub(super) async fn check(
     plan: &Plan,
     wanted: &Desired,
     contents: &Contents<'_>,
+    root: &Root,
     runner: &Runner,
     scratch: &Path,
 ) -> Result<Verdict, CheckError> {
@@ -136,7 +139,8 @@ pub(super) async fn check(
             _ => continue,
         };
         let (Node::File { digest, .. }, Some(name)) = (&entry.state.node, below(path, beneath)) else { continue };
-        copies.write(part, name, &contents(*digest).map_err(failed)?)?;
+        let stands = keys::around(root, path, entry, contents(*digest).map_err(failed)?, false);
+        copies.write(part, name, &stands)?;
     }
     let quadlets =
         if changed.quadlets.is_empty() { Verdict::default() } else { quadlets(&changed, wanted, &copies, runner).await? };

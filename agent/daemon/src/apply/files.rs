@@ -10,8 +10,8 @@ use trimtab_model::names::HostPath;
 use trimtab_model::plan::{Action, Note, Step};
 
 use super::{NotBegun, Outcome, Pass, chain};
-use crate::host::observe;
 use crate::host::place::{Batch, New, NewNode, PlaceError, Staged};
+use crate::host::{keys, observe};
 
 impl Pass<'_> {
     /// Stages, backs up, writes down the intent, switches. An error: nothing of this round was switched.
@@ -125,13 +125,15 @@ impl Pass<'_> {
         let bytes;
         let node = match &entry.state.node {
             Node::File { digest, .. } => {
-                bytes = (self.contents)(*digest).map_err(|error| failed(&error))?;
+                let wanted = (self.contents)(*digest).map_err(|error| failed(&error))?;
                 // Whoever handed over the content is not believed either: what is written down is this digest.
-                if Digest::of(&bytes) != *digest {
+                if Digest::of(&wanted) != *digest {
                     let message =
                         "the content at hand is not the wanted one (its digest differs); it is rendered anew in the next pass";
                     return Err(Outcome::Failed { message: message.to_owned() });
                 }
+                let settled = keys::is_settled(self.ledger.entries.get(path), entry);
+                bytes = keys::around(&self.machine.root, path, entry, wanted, settled);
                 NewNode::File(&bytes)
             }
             Node::Symlink { target } => NewNode::Symlink(target),

@@ -3,11 +3,13 @@
 //! The model of this is `trimtab_model::plan`'s own test host, whose crash tests hold for what is written here.
 
 use trimtab_model::desired::{Node, Role};
+use trimtab_model::digest::Digest;
 use trimtab_model::ledger::{Before, Owned, OwnedUnit};
 use trimtab_model::names::{HostPath, UnitName};
 use trimtab_model::plan::{Action, Note, Was};
 
 use super::{Outcome, Pass, chain};
+use crate::host::observe;
 
 impl Pass<'_> {
     /// The edits that go with no step, and each unit's entry; what is dropped goes last ([`Pass::prune_dropped`]). Paths that turn out to be as wanted stay pending until the end if they were.
@@ -28,9 +30,7 @@ impl Pass<'_> {
     /// What stood there is the same as what is wanted, but the wanted may change and the original must still be given back one day.
     fn adopt(&mut self, path: &HostPath, before: &Before) {
         if let Before::Original { node: Node::File { digest, .. }, .. } = before {
-            let bytes = (self.contents)(*digest);
-            let kept =
-                bytes.map_err(|error| error.to_string()).and_then(|bytes| self.store.put(&bytes).map_err(|error| chain(&error)));
+            let kept = self.keep_adopted(path, *digest);
             if let Err(why) = kept {
                 // Without its content it could not be given back; not owned, it is looked at again in the next pass.
                 self.applied.remarks.push(format!("file {path} is as wanted but cannot be kept in mind yet: {why}"));
@@ -38,6 +38,18 @@ impl Pass<'_> {
             }
         }
         self.own(path, Some(before.clone()), false);
+    }
+
+    /// What is adopted is mostly what is wanted; with keys of others in it, it is only on the disk.
+    fn keep_adopted(&mut self, path: &HostPath, digest: Digest) -> Result<(), String> {
+        if let Ok(bytes) = (self.contents)(digest) {
+            return self.store.put(&bytes).map(drop).map_err(|error| chain(&error));
+        }
+        let mut from = observe::open(&self.machine.root, path).map_err(|error| chain(&error))?;
+        match self.store.put_file(&mut from).map_err(|error| chain(&error))? {
+            kept if kept == digest => Ok(()),
+            _ => Err("it was changed while it was backed up".to_owned()),
+        }
     }
 
     /// Makes or renews the entry of a path from what is wanted.

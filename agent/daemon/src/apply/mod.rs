@@ -315,7 +315,8 @@ impl Pass<'_> {
         if self.machine.systemd.is_none() {
             return Ok(());
         }
-        let checking = check::check(self.plan, self.wanted, self.contents, &self.machine.runner, &self.machine.scratch);
+        let checking =
+            check::check(self.plan, self.wanted, self.contents, &self.machine.root, &self.machine.runner, &self.machine.scratch);
         let verdict = checking.await.map_err(NotBegun::Unchecked)?;
         for warning in &verdict.warnings {
             self.applied.remarks.push(warning.to_string());

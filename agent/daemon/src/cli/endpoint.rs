@@ -1,6 +1,7 @@
 //! `trimtab endpoint`: serves the status document over HTTP; started by systemd at the first connection, or by hand with `--listen`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -15,19 +16,25 @@ pub(super) struct EndpointArgs {
     /// Listen here instead of on what systemd hands over, and stay: a path for a Unix socket, or an address of the loopback with a port.
     #[arg(long, value_name = "PATH|127.0.0.1:PORT")]
     listen: Option<Listen>,
+    /// Leave when nobody has asked for so long; not with `--listen`.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration, conflicts_with = "listen")]
+    idle: Duration,
 }
 
 pub(super) fn run(places: &Places, args: &EndpointArgs) -> ExitCode {
     log::start(if args.listen.is_some() { log::Audience::Person } else { log::Audience::Journal });
     let document = places.runtime().join("status.json");
-    let outcome = limit_self().and_then(|()| {
+    // Under systemd the unit says so.
+    let limited = if args.listen.is_some() { limit_self() } else { Ok(()) };
+    let outcome = limited.and_then(|()| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(EndpointError::Runtime)?;
         runtime.block_on(async {
             let listeners = match &args.listen {
                 Some(listen) => vec![Listener::open(listen)?],
                 None => Listener::handed_over()?,
             };
-            serve(listeners, document, args.listen.is_none()).await
+            let idle = args.listen.is_none().then_some(args.idle);
+            serve(listeners, document, idle).await
         })
     });
     match outcome {

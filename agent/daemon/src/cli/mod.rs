@@ -19,6 +19,7 @@ mod demo;
 mod drift;
 mod endpoint;
 mod explain;
+mod follow;
 mod hold;
 mod init;
 mod machine;
@@ -115,9 +116,10 @@ enum Command {
     /// the repository says, 1 when not, 75 when no agent runs or the time is over.
     #[command(after_help = "Example:\n  trimtab sync && systemctl is-active app.service")]
     Sync(ask::Wait),
-    /// How this host is: the last pass, the revision, what differs; exit 1 when it is not ready or its agent does not run.
-    #[command(after_help = "Example:\n  trimtab status --json | jq .ready")]
-    Status(machine::Json),
+    /// How this host is: what is the matter, since when, and what to do. Exit 0 when it is ready, 5 when all is well but for what the
+    /// repository or a person wants left alone, 1 when it is not ready or its agent does not run.
+    #[command(after_help = "Example:\n  trimtab status --json | jq .ready\n  trimtab status --watch")]
+    Status(status::StatusArgs),
     /// The reports that wait to be sent to the sinks of agent.toml.
     #[command(after_help = "Example:\n  trimtab reports list")]
     Reports(reports::ReportsArgs),
@@ -218,7 +220,7 @@ pub fn main() -> ExitCode {
         Command::Backups(args) => backups::run(&places, &args),
         Command::Uninstall(args) => uninstall::run(&places, &args),
         Command::Sync(wait) => ask::sync(&places, wait),
-        Command::Status(json) => status::run(&places, json),
+        Command::Status(args) => status::run(&places, args),
         Command::Reports(args) => reports::run(&places, &args),
         Command::Validate(args) => repository::validate(&args),
         Command::Render(args) => repository::render(&args),

@@ -3,12 +3,11 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use trimtab_model::report::{Pass, Undone};
-use trimtab_model::status::Status;
+use trimtab_model::report::{Outcome, Pass, Undone};
+use trimtab_model::status::{Clock, Condition, ConditionKind, Status, Truth};
 use trimtab_model::transaction::Phase;
 
-use super::machine::Json;
-use super::{color, complain, past, print_json, say};
+use super::{color, complain, follow, past, print_json, say};
 use crate::config::Places;
 
 /// The document as the agent last wrote it.
@@ -23,7 +22,30 @@ pub(super) fn read(places: &Places) -> Result<Status, String> {
     serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-pub(super) fn run(places: &Places, json: Json) -> ExitCode {
+/// `trimtab status`.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct StatusArgs {
+    /// Answer in JSON: the status document.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Show it again whenever it changes, until Ctrl-C; without a terminal as a line each time.
+    #[arg(long)]
+    watch: bool,
+    /// Print the JSON Schema of the document, and nothing else.
+    #[arg(long, conflicts_with_all = ["json", "watch"])]
+    schema: bool,
+}
+
+/// What the document is held to; published beside the examples.
+const SCHEMA: &str = include_str!("../../../../examples/monitoring/status.schema.json");
+
+pub(super) fn run(places: &Places, args: StatusArgs) -> ExitCode {
+    if args.schema {
+        return say(SCHEMA);
+    }
+    if args.watch {
+        return follow::run(places, args.json);
+    }
     let status = match read(places) {
         Ok(status) => status,
         Err(message) => {
@@ -31,17 +53,37 @@ pub(super) fn run(places: &Places, json: Json) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // A single pass by hand (pid 0) leaves no agent behind; that is no fault.
-    let running = is_trimtab(status.agent_pid);
-    let gone = status.agent_pid > 0 && !running;
-    if json.json {
-        let mut document = serde_json::to_value(&status).expect("because plain data with string keys always serialises");
-        document["agentRunning"] = running.into();
-        print_json(&document);
+    let gone = is_gone(&status);
+    if args.json {
+        print_json(&document(&status));
     } else {
         say(&human(&status, gone, crate::cycle::now_ms() / 1000));
     }
-    if status.ready && !gone { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    exit(&status, gone)
+}
+
+/// The document, and whether the agent that wrote it still runs.
+pub(super) fn document(status: &Status) -> serde_json::Value {
+    let mut document = serde_json::to_value(status).expect("because plain data with string keys always serialises");
+    document["agentRunning"] = is_trimtab(status.agent_pid).into();
+    document
+}
+
+/// Whether the agent that wrote it ended. A single pass by hand (pid 0) leaves no agent behind; that is no fault.
+pub(super) fn is_gone(status: &Status) -> bool {
+    status.agent_pid > 0 && !is_trimtab(status.agent_pid)
+}
+
+/// 5 where all is well but for what somebody wants left alone.
+fn exit(status: &Status, gone: bool) -> ExitCode {
+    let is_held = status.condition(ConditionKind::Suspended).is_some_and(|held| held.status == Truth::True);
+    match status.outcome() {
+        _ if gone => ExitCode::FAILURE,
+        _ if status.ready => ExitCode::SUCCESS,
+        Some(Outcome::Drifted | Outcome::Paused) => ExitCode::from(5),
+        Some(outcome) if outcome.is_ready() && is_held => ExitCode::from(5),
+        _ => ExitCode::FAILURE,
+    }
 }
 
 /// Whether this process is a trimtab: the number of one that ended may belong to anybody by now.
@@ -49,15 +91,22 @@ pub(super) fn is_trimtab(pid: u32) -> bool {
     pid > 0 && std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == "trimtab")
 }
 
-fn human(status: &Status, gone: bool, now: u64) -> String {
-    let mut text = String::new();
+/// The state in a word, coloured for a terminal.
+pub(super) fn headline(status: &Status, gone: bool, now: u64) -> String {
     let (word, tint) = match (status.ready, gone) {
         (true, false) => ("ready", "32"),
         (true, true) => ("WAS READY", "31"),
         (false, _) => ("NOT READY", "31"),
     };
     let word = if color() { format!("\x1b[{tint}m{word}\x1b[0m") } else { word.to_owned() };
-    let _ = writeln!(text, "{}  {word}: {}", status.host, status.reason);
+    let since = status
+        .condition(ConditionKind::Ready)
+        .map_or_else(String::new, |ready| format!(" for {}", ago(now, ready.last_transition_time)));
+    format!("{}  {word}{since}: {}\n", status.host, status.reason)
+}
+
+pub(super) fn human(status: &Status, gone: bool, now: u64) -> String {
+    let mut text = headline(status, gone, now);
     if gone {
         text.push_str("agent       not running, so nothing holds this host: `systemctl start trimtab`\n");
     }
@@ -66,8 +115,11 @@ fn human(status: &Status, gone: bool, now: u64) -> String {
     if !status.last_attempted_revision.is_empty() && status.last_attempted_revision != status.last_applied_revision {
         let _ = writeln!(text, "attempted   {}", or_none(&status.last_attempted_revision));
     }
+    conditions(status, now, &mut text);
     trial(status, &mut text);
     let _ = writeln!(text, "managed     {} files, {} units", status.managed_files, status.managed_units);
+    drift(status, now, &mut text);
+    outside(status, now, &mut text);
     if let Some(pass) = &status.last_pass {
         let _ = writeln!(text, "last pass   {} ago, {} ms, {}", ago(now, pass.started), pass.duration_ms, pass.outcome.word());
         if !pass.trust.signer.is_empty() {
@@ -92,6 +144,92 @@ fn human(status: &Status, gone: bool, now: u64) -> String {
         );
     }
     text
+}
+
+/// What is the matter, since when, and what to do; Ready is the headline, and a trial tells of itself.
+fn conditions(status: &Status, now: u64, text: &mut String) {
+    let speaks = |one: &&Condition| {
+        one.status != Truth::False
+            && one.kind != ConditionKind::Ready
+            && !(one.kind == ConditionKind::Reconciling && status.trial.is_some())
+    };
+    for one in status.conditions.iter().filter(speaks) {
+        let doubt = if one.status == Truth::Unknown { "?" } else { "" };
+        let name = match one.kind {
+            ConditionKind::RolledBack => "rolled-back".to_owned(),
+            kind => trimtab_model::metric::kind(kind).to_lowercase() + doubt,
+        };
+        let _ = writeln!(text, "{name:<11} {} (for {})", one.message, ago(now, one.last_transition_time));
+        if let Some(advice) = advice(one) {
+            let _ = writeln!(text, "{:<11} {advice}", "do");
+        }
+    }
+}
+
+/// What a person can do about it.
+fn advice(one: &Condition) -> Option<&'static str> {
+    match (one.kind, one.reason.as_str()) {
+        (_, "NoPassYet") => None,
+        (ConditionKind::Stalled, "Held") => Some("mend the repository: `trimtab validate` in a clone tells what is wrong with it"),
+        (ConditionKind::Stalled, "RolledBack") => Some("push another revision, or try this one again: `trimtab retry`"),
+        (ConditionKind::Stalled, "Halted") => {
+            Some("look at the local configuration: `journalctl -u trimtab` says what cannot be trusted")
+        }
+        (ConditionKind::Drifted, "Reported") => Some("put it back, or commit it"),
+        (ConditionKind::Contended, _) => Some("end what changes it, or leave it alone for a while: `trimtab pin`"),
+        (ConditionKind::Suspended, "Suspended") => Some("`trimtab resume` ends it"),
+        (ConditionKind::Suspended, "Pinned") => Some("`trimtab unpin` ends it"),
+        (ConditionKind::Suspended, "Observing") => Some("`mode = \"enforce\"` under [agent] in agent.toml ends it"),
+        (ConditionKind::Stale, "NotHeard") => Some("look at the network and the source: `trimtab sync` tells what fails"),
+        (ConditionKind::Stale, "Expired") => Some("have the source publish a new statement"),
+        (ConditionKind::Stale, "ClockBehind") => Some("set the clock, and have something keep it in step"),
+        _ => None,
+    }
+}
+
+/// What differs and is not repaired, and who did it.
+fn drift(status: &Status, now: u64, text: &mut String) {
+    for one in &status.drift {
+        let differs: Vec<&str> = one.differs.iter().map(|difference| difference.property.as_str()).collect();
+        let actor = one.actor.as_ref().map_or_else(|| "unknown".to_owned(), trimtab_model::drift::Actor::words);
+        let _ = writeln!(
+            text,
+            "drift       {} ({}), {} ago, by {actor}",
+            one.resource,
+            differs.join(", "),
+            ago(now, one.seen_ms / 1000)
+        );
+    }
+    let more = status.drift_standing.saturating_sub(status.drift.len());
+    if more > 0 {
+        let _ = writeln!(text, "drift       and {more} more");
+    }
+}
+
+/// Units that are not as wanted, a clock that cannot be believed, a silent source, reports that wait: only what is not as it should be.
+fn outside(status: &Status, now: u64, text: &mut String) {
+    for unit in status.units.iter().filter(|unit| !unit.wanted.is_empty() && unit.wanted != unit.active) {
+        let _ = writeln!(text, "unit        {} is {} ({}), wanted {}", unit.name, unit.active, unit.sub, unit.wanted);
+    }
+    if status.trust.last_contact > 0 {
+        let _ = writeln!(text, "source      heard {} ago", ago(now, status.trust.last_contact));
+    }
+    match status.clock {
+        Clock::Unsynchronised => text.push_str("clock       nothing keeps it in step\n"),
+        Clock::Behind => text.push_str("clock       behind what this host has seen\n"),
+        Clock::Synchronised | Clock::Unknown => {}
+    }
+    if status.queue.reports > 0 {
+        let _ = writeln!(
+            text,
+            "reports     {} not delivered, the oldest {} old",
+            status.queue.reports,
+            ago(now, status.queue.oldest_ms / 1000)
+        );
+    }
+    for sink in status.queue.sinks.iter().filter(|sink| sink.failures > 0) {
+        let _ = writeln!(text, "sink        {} failed {} times in a row: {}", sink.name, sink.failures, sink.error);
+    }
 }
 
 fn generation(status: &Status) -> String {

@@ -1,10 +1,11 @@
 //! Reports on their way out: takes them from the agent, shapes them for one sink, sends them, and tells what the sink said.
 //!
-//! Guarantees: a delivery ends within [`TOTAL`], reads at most [`ANSWER`] bytes of answers, follows no redirect, and its message holds none of
+//! Guarantees: a delivery ends within [`TOTAL`], reads at most [`ANSWERS`] bytes of answers, follows no redirect, and its message holds none of
 //! the sink's secrets though the sink may echo them. All requests of a delivery were taken, or the delivery was not: sending one twice is what
 //! idempotency keys are for.
 //! Limits: a 2xx is believed; whoever lies about having kept a report cannot be caught from here.
 
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,19 +17,23 @@ use super::meter::{LinkError, Meter};
 use super::protocol::{Class, MAX_REPORTS, Piece, Reply, Traffic};
 use super::serve::without;
 use super::source::Location;
-use super::{CourierConfig, CourierError, SourceConfig, chain};
-use crate::sinks::{self, HttpRequest, Outgoing, Parcel, Secrets, SinkConfig};
+use super::{CourierConfig, CourierError, SourceConfig, chain, push};
+use crate::sinks::{self, Answer, HttpRequest, Outgoing, Parcel, Secrets, SinkConfig, SinkKind};
 
 /// How long a sink may be silent, if `[source]` has no less patience.
 const IDLE: Duration = Duration::from_secs(10);
 /// How long one delivery may take, likewise.
 const TOTAL: Duration = Duration::from_secs(30);
 /// How many bytes all answers of a delivery may have.
-const ANSWER: u64 = 256 << 10;
+const ANSWERS: u64 = 256 << 10;
 
 /// The sinks, and the connection to the last one that was spoken to.
 pub(super) struct Deliverer {
     sinks: Result<Vec<SinkConfig>, Rc<CourierError>>,
+    /// For who has nothing but Git: where the source is, what must not be told of it, and where to remember things.
+    source: SourceConfig,
+    hidden: Vec<String>,
+    cache: PathBuf,
     open: Option<(String, Line)>,
     idle: Duration,
     total: Duration,
@@ -47,6 +52,8 @@ enum Refusal {
     Courier(CourierError),
     /// It said no.
     Said(Said),
+    /// It said no, but only for now.
+    Later(Said),
 }
 
 impl<E: Into<CourierError>> From<E> for Refusal {
@@ -56,10 +63,11 @@ impl<E: Into<CourierError>> From<E> for Refusal {
 }
 
 impl Deliverer {
-    pub(super) fn new(config: &CourierConfig) -> Self {
-        let checked = sinks::check_all(&config.sinks).map(|()| config.sinks.clone());
+    /// `hidden` is what must be in no message about the source.
+    pub(super) fn new(config: &CourierConfig, hidden: Vec<String>) -> Self {
+        let sinks = sinks::check_all(&config.sinks).map(|()| config.sinks.clone()).map_err(|flaw| Rc::new(flaw.into()));
         let (idle, total) = (config.source.idle_timeout.min(IDLE), config.source.total_timeout.min(TOTAL));
-        Self { sinks: checked.map_err(|flaw| Rc::new(flaw.into())), open: None, idle, total }
+        Self { sinks, source: config.source.clone(), hidden, cache: config.cache.clone(), open: None, idle, total }
     }
 
     /// Sends what the agent handed over; whatever happens, the reply says it.
@@ -73,13 +81,20 @@ impl Deliverer {
             self.send(&sink, &parcels)
         });
         let user = self.sinks.as_ref().ok().and_then(|sinks| sinks.iter().find(|sink| sink.name == name)?.username.clone());
-        let secrets = self.open.as_ref().map(|(_, line)| told_by(&line.secrets, user.as_deref())).unwrap_or_default();
+        let mut secrets = self.open.as_ref().map(|(_, line)| told_by(&line.secrets, user.as_deref())).unwrap_or_default();
+        secrets.extend(self.hidden.iter().cloned());
         match sent {
             Ok(traffic) => Reply::Delivered { traffic },
             Err(Refusal::Courier(error)) => {
                 self.open = None;
                 undelivered(error.class() == Class::Configuration, without(&chain(&error), &secrets))
             }
+            Err(Refusal::Later(said)) => Reply::Undelivered {
+                lasting: false,
+                too_large: false,
+                retry_after: said.retry_after,
+                message: without(&said.words(), &secrets),
+            },
             Err(Refusal::Said(said)) => Reply::Undelivered {
                 lasting: is_lasting(said.code),
                 too_large: said.code == 413,
@@ -95,11 +110,16 @@ impl Deliverer {
         }
         let (_, line) = self.open.as_ref().expect("because it was just opened");
         line.meter.begin(self.total);
-        line.meter.allow(ANSWER);
+        line.meter.allow(ANSWERS);
         for outgoing in sinks::shape(sink, parcels, &line.secrets).map_err(CourierError::from)? {
             match outgoing {
-                Outgoing::Http(request) => line.post(&request)?,
-                Outgoing::Push(_) => return Err(CourierError::Request("a push to the source is not built yet").into()),
+                Outgoing::Http(request) => {
+                    if let Some(loss) = line.post(sink.kind, &request)? {
+                        let secrets = told_by(&line.secrets, sink.username.as_deref());
+                        remark(&without(&format!("sink {}: {loss}", sink.name), &secrets));
+                    }
+                }
+                Outgoing::Push(status) => push::push(&self.source, &self.cache, &line.meter, &status)?,
             }
         }
         Ok(line.meter.traffic())
@@ -108,7 +128,7 @@ impl Deliverer {
 
 impl Line {
     fn open(sink: &SinkConfig, idle: Duration, total: Duration) -> Result<Self, CourierError> {
-        let read = |path: &Option<std::path::PathBuf>| path.as_deref().map(super::secret).transpose();
+        let read = |path: &Option<PathBuf>| path.as_deref().map(super::secret).transpose();
         let secrets = Secrets {
             token: read(&sink.token_file)?,
             password: read(&sink.password_file)?,
@@ -129,10 +149,24 @@ impl Line {
         Ok(Self { web, secrets, meter })
     }
 
-    fn post(&self, request: &HttpRequest) -> Result<(), Refusal> {
+    /// Sends one; what of it was lost for good, if some was.
+    fn post(&self, kind: SinkKind, request: &HttpRequest) -> Result<Option<String>, Refusal> {
         let said = self.web.deliver(request).map_err(|error: LinkError| CourierError::from(error))?;
-        if (200..300).contains(&said.code) || request.also_fine.contains(&said.code) { Ok(()) } else { Err(Refusal::Said(said)) }
+        match sinks::judge(kind, request, said.code, &said.page) {
+            Answer::Taken => Ok(None),
+            Answer::Dropped(why) => Ok(Some(format!("{why}; {}", said.words()))),
+            Answer::Again => Err(Refusal::Later(said)),
+            Answer::Refused => Err(Refusal::Said(said)),
+        }
     }
+}
+
+/// To the courier's own journal: the report counts as delivered, so its status has no room for it.
+#[allow(clippy::print_stderr)]
+fn remark(text: &str) {
+    // The journal takes the level from the line; a terminal would only show it.
+    let level = if std::env::var_os("JOURNAL_STREAM").is_some() { "<4>" } else { "" };
+    eprintln!("{level}trimtab courier: {text}");
 }
 
 impl Said {

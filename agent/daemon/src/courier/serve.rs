@@ -22,7 +22,7 @@ const AGENT: &str = "agent";
 /// Answers requests on `stream` until its other end is closed. A source that cannot be used is told to whoever asks.
 pub fn serve(stream: UnixStream, config: CourierConfig, cache: &Path) -> Result<(), CourierError> {
     let config = CourierConfig { cache: cache.to_owned(), ..config };
-    let mut desk = Deliverer::new(&config);
+    let mut desk = Deliverer::new(&config, secrets(&config));
     // Who only delivers needs no source: it may be the source that is down.
     let mut courier = None;
     answer(stream, &secrets(&config), |request, body| match request {

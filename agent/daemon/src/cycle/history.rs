@@ -57,6 +57,28 @@ impl History {
         news
     }
 
+    /// Whether there was a pass to tell of.
+    pub(super) fn is_begun(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// Whether the last pass left this as it should not be.
+    pub(super) fn left(&self, resource: &str) -> bool {
+        self.all_left().any(|left| left == resource)
+    }
+
+    /// What the last pass left as it should not be.
+    pub(super) fn all_left(&self) -> impl Iterator<Item = &str> {
+        fn of(pass: &Pass) -> Vec<&str> {
+            let failed = |resource: &str| pass.failures.iter().any(|failure| failure.resource == resource);
+            let changes = pass.changes.iter().filter(|change| change.left_alone.is_some() || failed(&change.resource));
+            let changes: Vec<&str> = changes.map(|change| change.resource.as_str()).collect();
+            let problems = pass.problems.iter().map(|problem| problem.resource.as_str());
+            changes.into_iter().chain(problems).collect()
+        }
+        self.last.as_ref().map(of).unwrap_or_default().into_iter()
+    }
+
     /// The last pass becomes history when it did or found something; a row of passes that found nothing is one line.
     pub(super) fn record(&mut self, pass: &Pass) {
         self.count(pass);

@@ -9,7 +9,7 @@ use trimtab_model::condition::{Moment, conditions};
 use trimtab_model::desired::Desired;
 use trimtab_model::names::UnitName;
 use trimtab_model::observed::UnitFound;
-use trimtab_model::status::{Clock, ConditionKind, DRIFTS, Status, TrialLine, TrustStatus, Truth, UNITS, UnitStatus, transition};
+use trimtab_model::status::{Clock, ConditionKind, Status, TrialLine, TrustStatus, Truth, UNITS, UnitStatus, transition};
 
 use super::{Cycle, Hold, now_ms};
 use crate::host::sys::is_clock_kept;
@@ -17,9 +17,6 @@ use crate::log::chain;
 
 /// The group that may read the status document: that of the endpoint's user.
 const READERS: &str = "trimtab-status";
-
-/// A source that was silent for longer is stale.
-const STALE_AFTER: Duration = Duration::from_secs(3600);
 
 /// A pass that finds nothing takes no longer, on the slowest of devices; one that hangs for so long is ended by systemd.
 const GRACE: Duration = Duration::from_secs(300);
@@ -67,6 +64,7 @@ impl Cycle {
             managed_files: ledger.entries.len(),
             managed_units: ledger.units.len(),
             units: self.seen.clone(),
+            watch: self.watch.clone(),
             trial: ledger.trial.as_ref().map(|trial| TrialLine {
                 phase: trial.phase,
                 revision: trial.revision.clone(),
@@ -80,14 +78,11 @@ impl Cycle {
         if let Some(outbox) = &self.sending.outbox {
             (status.device, status.queue) = (outbox.device(), outbox.queue());
         }
-        let mut standing: Vec<_> = book.standing.values().collect();
-        standing.sort_by_key(|drift| drift.id);
-        status.drift = standing.into_iter().take(DRIFTS).cloned().collect();
-        status.past_drift = book.past.iter().take(DRIFTS).cloned().collect();
+        status.tell_drift(book);
         let moment = Moment {
             now: now_ms / 1000,
             booted: (now_ms / 1000).saturating_sub(crate::host::facts::uptime()),
-            stale_after: STALE_AFTER.as_secs(),
+            stale_after: self.settings.agent.stale_after.as_secs(),
         };
         status.conditions = transition(self.history.conditions(), conditions(&status, book, moment));
         let ready = status.condition(ConditionKind::Ready);
@@ -123,12 +118,18 @@ impl Cycle {
 
     fn clock(&self, now: u64) -> Clock {
         let floor = self.trust_state.as_ref().map_or(0, |state| state.time_floor.max(state.accepted_at));
-        match is_clock_kept() {
+        match is_clock_kept().or_else(|| self.is_marked()) {
             _ if now < floor => Clock::Behind,
             Some(true) => Clock::Synchronised,
             Some(false) => Clock::Unsynchronised,
             None => Clock::Unknown,
         }
+    }
+
+    /// What systemd-timesyncd leaves when it has set the clock; the agent's own unit does not let it ask the kernel.
+    fn is_marked(&self) -> Option<bool> {
+        let mark = self.places.root.join("run/systemd/timesync/synchronized");
+        (!self.places.is_sandbox() && mark.exists()).then_some(true)
     }
 
     /// Remembers how the managed units are, for the status document.

@@ -1,18 +1,20 @@
 //! Looking at the host, and planning.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use trimtab_model::desired::Desired;
-use trimtab_model::drift::LeftAlone;
+use trimtab_model::desired::{Desired, Node};
+use trimtab_model::digest::Digest;
+use trimtab_model::drift::{IgnoredKeys, LeftAlone};
+use trimtab_model::keys::MAX_FILE;
 use trimtab_model::names::{HostPath, UnitName};
-use trimtab_model::observed::Observed;
+use trimtab_model::observed::{Alike, Found, Observed};
 use trimtab_model::plan::{Plan, is_stray, plan};
 use trimtab_model::report::{Failure, Outcome, Pass, Wake};
 
 use super::{Cycle, Wanted, worsen};
 use crate::apply::on_this_host;
-use crate::host::{images, observe, strays};
+use crate::host::{images, keys, observe, strays};
 use crate::log::{Laps, chain};
 
 impl Cycle {
@@ -43,16 +45,47 @@ impl Cycle {
             observed.strays.insert(folder.clone(), strays::look(&self.machine.root, folder, is_stray));
         }
         observed.purge = self.purge(&desired, wanted, &observed, pass);
+        observed.alike = self.alike(wanted, &desired, &observed);
         clock.lap("looked at files");
-        observed.pinned = self.holds().pins.keys().cloned().collect();
+        let fought = self.fought_over(wanted, wake);
+        observed.pinned = self.holds().pins.keys().chain(fought.keys()).cloned().collect();
         self.units(&desired, &mut observed, pass).await;
         self.images(&desired, wanted.fresh, wake, &mut observed, pass).await;
         clock.lap("looked at units and images");
         let mut plan = plan(&desired, &observed, &self.ledger);
+        self.tell_fought(&fought, &mut plan);
         self.order_own(&mut plan, &desired);
         plan.problems.extend(problems);
         clock.lap("planned");
         plan
+    }
+
+    /// Files that are not as wanted, but may be so but for the keys in them that belong to others.
+    fn alike(&self, wanted: &Wanted, desired: &Desired, observed: &Observed) -> BTreeMap<HostPath, Alike> {
+        let mut all = BTreeMap::new();
+        for (path, want) in &desired.entries {
+            let owned = self.ledger.entries.get(path);
+            // What was written was written around the keys that were ignored then.
+            let before = self.current.as_ref().and_then(|current| current.desired.entries.get(path));
+            let (now, then) = (want.ignored.as_ref(), before.map_or(want.ignored.as_ref(), |before| before.ignored.as_ref()));
+            let (Node::File { digest, .. }, false) = (&want.state.node, now.or(then).is_none()) else { continue };
+            let Some(Found::File { digest: is, size, .. }) = observed.entries.get(path) else { continue };
+            if is == digest || *size > MAX_FILE as u64 {
+                continue;
+            }
+            let Some(found) = keys::found(&self.machine.root, path) else { continue };
+            let is_alike = |ignored: Option<&IgnoredKeys>, digest: Digest, settled: bool| {
+                let content = ignored.zip(self.content(&wanted.contents, digest).ok());
+                content.is_some_and(|(ignored, content)| keys::is_alike(ignored, &content, &found, settled))
+            };
+            let written = match owned.map(|owned| &owned.state.node) {
+                Some(Node::File { digest, .. }) => is_alike(then, *digest, true),
+                _ => false,
+            };
+            let alike = Alike { wanted: is_alike(now, *digest, keys::is_settled(owned, want)), written };
+            all.insert(path.clone(), alike);
+        }
+        all
     }
 
     async fn units(&mut self, desired: &Desired, observed: &mut Observed, pass: &mut Pass) {

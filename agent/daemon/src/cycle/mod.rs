@@ -11,7 +11,9 @@ mod attempt;
 mod book;
 mod carry;
 mod confirm;
+mod contend;
 mod flap;
+mod heed;
 mod history;
 pub(crate) mod holds;
 mod hooks;
@@ -35,14 +37,14 @@ use std::time::Instant;
 
 use trimtab_model::desired::Desired;
 use trimtab_model::digest::Digest;
-use trimtab_model::drift::{Sighting, Watched};
+use trimtab_model::drift::{Actor, Sighting, Watched};
 use trimtab_model::facts::Host;
 use trimtab_model::finding::Findings;
 use trimtab_model::ledger::Ledger;
 use trimtab_model::names::UnitName;
 use trimtab_model::plan::Plan;
 use trimtab_model::report::{Failure, Outcome, Pass, TrustReport, Undone, Wake};
-use trimtab_model::status::UnitStatus;
+use trimtab_model::status::{UnitStatus, WatchStatus};
 use trimtab_model::transaction::{self, Denied, Generation, Withheld};
 
 use crate::apply::Machine;
@@ -173,10 +175,13 @@ pub struct Cycle {
     waiting_for: String,
     in_vain: u32,
     flaps: flap::Flaps,
+    fights: contend::Fights,
     /// A revision (or the begin of one) that a person allowed what the guards refuse.
     approving: Option<String>,
     /// What event sources saw change since the last pass.
     sightings: Vec<Sighting>,
+    /// How event sources watch.
+    watch: WatchStatus,
     sending: send::Sending,
     kept: book::Kept,
     /// The managed units as they were seen last.
@@ -246,6 +251,10 @@ impl Cycle {
 
     /// What event sources saw change; the next pass tells it with what it finds.
     pub fn saw(&mut self, sightings: Vec<Sighting>) {
+        for Sighting { resource, actor, .. } in &sightings {
+            let who = actor.as_ref().map_or_else(|| "unknown".to_owned(), Actor::words);
+            tracing::debug!(trimtab_resource = resource.as_str(), trimtab_actor = who.as_str(), "{resource}: changed by {who}");
+        }
         self.sightings.extend(sightings);
     }
 
@@ -345,15 +354,20 @@ impl Cycle {
     }
 
     fn begin(&mut self, wake: Wake) -> Pass {
-        let now_ms = now_ms();
         self.review_holds();
+        Pass { number: self.history.next_number(), remarks: std::mem::take(&mut self.remarks), ..self.blank(wake) }
+    }
+
+    /// A pass that nothing is known of yet.
+    fn blank(&self, wake: Wake) -> Pass {
+        let now_ms = now_ms();
         let misread = self.misread.iter().map(|message| Failure {
             resource: "local configuration".to_owned(),
             message: message.clone(),
             skipped: false,
         });
         Pass {
-            number: self.history.next_number(),
+            number: 0,
             wake,
             started: now_ms / 1000,
             started_ms: now_ms,
@@ -367,7 +381,7 @@ impl Cycle {
             problems: Vec::new(),
             failures: misread.collect(),
             kept: Vec::new(),
-            remarks: std::mem::take(&mut self.remarks),
+            remarks: Vec::new(),
             undone: None,
             generation: self.ledger.generation,
             paused: String::new(),

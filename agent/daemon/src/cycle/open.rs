@@ -150,6 +150,7 @@ impl Cycle {
             withheld_again: None,
             approving: None,
             sightings: Vec::new(),
+            watch: trimtab_model::status::WatchStatus::default(),
             sending,
             kept,
             seen: Vec::new(),
@@ -157,6 +158,7 @@ impl Cycle {
             held,
             aimed: None,
             flaps: super::flap::Flaps::default(),
+            fights: super::contend::Fights::new(std::time::Instant::now()),
             waiting_for: String::new(),
             in_vain: 0,
         })

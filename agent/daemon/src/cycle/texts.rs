@@ -9,7 +9,7 @@ use trimtab_model::observed::Found;
 use trimtab_model::plan::Texts;
 
 use super::{Cycle, Looked, Wanted};
-use crate::host::observe;
+use crate::host::{keys, observe};
 
 /// Longer files are told by their digests.
 const MAX_TEXT: u64 = 256 << 10;
@@ -28,6 +28,8 @@ impl Texts for Both<'_> {
             return None;
         }
         let wanted = self.cycle.content(&self.wanted.contents, *digest).ok()?;
+        let settled = keys::is_settled(self.cycle.ledger.entries.get(&path), entry);
+        let wanted = keys::around(&self.cycle.machine.root, &path, entry, wanted, settled);
         let was_shown =
             self.cycle.current.as_ref().and_then(|current| current.desired.entries.get(&path)).is_none_or(|was| was.shown);
         if !was_shown || is_private(self.cycle, &path) {

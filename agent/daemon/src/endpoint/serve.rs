@@ -22,15 +22,13 @@ use super::document::Reader;
 use super::listen::{EndpointError, Listener};
 
 /// How many connections at once; more wait in the kernel's queue.
-const CLIENTS: usize = 16;
+const CLIENTS: usize = 32;
 /// How large a header may be, and the buffer of a connection (the least that hyper takes).
 const HEAD: usize = 8192;
 /// How long a client may take for its header, and may say nothing between two requests.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// How long a connection may last: a scraper that comes each 15 seconds opens another one now and then.
-const LIFE: Duration = Duration::from_secs(120);
-/// How long nobody may ask until the process leaves.
-const IDLE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a connection may last; a scraper opens another one for each visit.
+const LIFE: Duration = Duration::from_secs(30);
 
 /// What all connections share.
 struct Desk {
@@ -39,8 +37,8 @@ struct Desk {
     open: Cell<usize>,
 }
 
-/// Serves a status document until nobody has asked for a while (`leaves`), or for ever.
-pub async fn serve(listeners: Vec<Listener>, document: PathBuf, leaves: bool) -> Result<(), EndpointError> {
+/// Serves a status document until nobody has asked for so long (`idle`), or for ever.
+pub async fn serve(listeners: Vec<Listener>, document: PathBuf, idle: Option<Duration>) -> Result<(), EndpointError> {
     let desk = Rc::new(Desk { reader: RefCell::new(Reader::new(document)), asked: Cell::new(Instant::now()), open: Cell::new(0) });
     let places = std::sync::Arc::new(Semaphore::new(CLIENTS));
     let local = tokio::task::LocalSet::new();
@@ -49,13 +47,14 @@ pub async fn serve(listeners: Vec<Listener>, document: PathBuf, leaves: bool) ->
             for listener in listeners {
                 tokio::task::spawn_local(accept(listener, Rc::clone(&desk), std::sync::Arc::clone(&places)));
             }
+            let Some(limit) = idle else { return std::future::pending().await };
             loop {
-                let idle = desk.asked.get().elapsed();
-                if leaves && idle >= IDLE && desk.open.get() == 0 {
+                let quiet = desk.asked.get().elapsed();
+                if quiet >= limit && desk.open.get() == 0 {
                     return Ok(());
                 }
                 // A connection that says nothing ends by itself, and soon.
-                tokio::time::sleep(IDLE.saturating_sub(idle).max(Duration::from_secs(1))).await;
+                tokio::time::sleep(limit.saturating_sub(quiet).max(Duration::from_secs(1))).await;
             }
         })
         .await

@@ -6,6 +6,7 @@ pub mod accounts;
 pub mod command;
 pub mod facts;
 pub mod images;
+pub mod keys;
 pub mod observe;
 pub mod place;
 pub mod root;

@@ -1,5 +1,5 @@
-//! The one module with unsafe code: giving memory back to the system between passes, asking whether something keeps the clock, and taking
-//! over what systemd opened.
+//! The one module with unsafe code: giving memory back to the system between passes, asking whether something keeps the clock, taking
+//! over what systemd opened, and asking what the kernel calls a directory in its file events.
 //!
 //! A pass touches megabytes that an idle agent does not need. Guarantees: [`give_back`] changes nothing that the program can see; what it
 //! lets go is read again from the page cache when it is used. Limits: it is advice; where the kernel or the allocator does not take it,
@@ -12,17 +12,65 @@
 //! `adjtimex` with no mode set reads and changes nothing; it needs no privilege. It is given more room than its structure takes, for the
 //! layout of that differs between the kernel's versions of it on 32-bit machines, and nothing of it is read.
 //! Descriptors from systemd are said to be for this very process (`LISTEN_PID`), begin at 3, and are taken once: they get one owner.
+//!
+//! `name_to_handle_at` (which neither nix nor every libc has) writes at most `bytes` bytes behind the header that it is given, and `bytes` is
+//! the size of the array that stands there; what it says that it wrote is bounded again before it is used. The empty name, the descriptor
+//! and the mount id live until the call is back.
 #![allow(unsafe_code)]
 
-use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+use nix::libc;
+
+/// The longest handle that a file system gives (`MAX_HANDLE_SZ`).
+const LONGEST_HANDLE: usize = 128;
+
+/// The kernel gives the handle that fanotify uses, also where it could not be opened again (Linux 6.5; `AT_HANDLE_FID`).
+const AT_HANDLE_FID: libc::c_int = 0x200;
+
+/// `struct file_handle` of name_to_handle_at(2), with room.
+#[repr(C)]
+struct RawHandle {
+    bytes: u32,
+    kind: i32,
+    handle: [u8; LONGEST_HANDLE],
+}
+
+/// The file handle of an open file or directory, type and bytes: what fanotify names it by.
+pub fn file_handle(of: BorrowedFd<'_>) -> nix::Result<(i32, Vec<u8>)> {
+    let ask = |flags: libc::c_int| {
+        let mut raw = RawHandle { bytes: 128, kind: 0, handle: [0; LONGEST_HANDLE] };
+        let mut mount: libc::c_int = 0;
+        // SAFETY: every pointer is to a live value of the size that the call writes; see the module's audit.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_name_to_handle_at,
+                of.as_raw_fd(),
+                c"".as_ptr(),
+                &raw mut raw,
+                &raw mut mount,
+                libc::AT_EMPTY_PATH | flags,
+            )
+        };
+        Errno::result(done)?;
+        let length = usize::try_from(raw.bytes).unwrap_or(0).min(LONGEST_HANDLE);
+        Ok((raw.kind, raw.handle[..length].to_vec()))
+    };
+    match ask(AT_HANDLE_FID) {
+        // Older kernels do not know the flag.
+        Err(Errno::EINVAL) => ask(0),
+        known => known,
+    }
+}
 
 /// Gives back what a pass needed and waiting does not: free heap, and the mapped pages of the program's own code.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: no preconditions; see the module's audit.
     unsafe {
-        nix::libc::malloc_trim(0);
+        libc::malloc_trim(0);
     }
     let (Ok(maps), Ok(program)) = (std::fs::read_to_string("/proc/self/maps"), std::fs::read_link("/proc/self/exe")) else {
         return;
@@ -31,18 +79,18 @@ pub fn give_back() {
     for (start, length) in maps.lines().filter_map(|line| code(line, &program)) {
         // SAFETY: the range is a whole mapping of this process, made from a file, never writable; see the module's audit.
         unsafe {
-            nix::libc::madvise(start as *mut nix::libc::c_void, length, nix::libc::MADV_DONTNEED);
+            libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED);
         }
     }
 }
 
 /// Whether something keeps the clock in step, as the kernel says; `None` when it does not say (it was not allowed to be asked).
 pub fn is_clock_kept() -> Option<bool> {
-    let mut room = std::mem::MaybeUninit::<[nix::libc::timex; 4]>::zeroed();
+    let mut room = std::mem::MaybeUninit::<[libc::timex; 4]>::zeroed();
     // SAFETY: all zero is a valid structure whose `modes` is 0: nothing is set; see the module's audit.
-    match unsafe { nix::libc::adjtimex(room.as_mut_ptr().cast()) } {
+    match unsafe { libc::adjtimex(room.as_mut_ptr().cast()) } {
         -1 => None,
-        state => Some(state != nix::libc::TIME_ERROR),
+        state => Some(state != libc::TIME_ERROR),
     }
 }
 

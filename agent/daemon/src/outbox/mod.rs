@@ -255,6 +255,7 @@ impl Desk {
             host: status.host.clone(),
             sequence,
             since_sequence: sequence,
+            next_ms: now_ms.saturating_add(pace::latest_beat(self.settings.heartbeat)),
             at_ms: now_ms,
             occasion,
             status: Status { device: device.clone(), ..status },

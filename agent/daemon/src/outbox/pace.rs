@@ -33,6 +33,11 @@ pub(super) fn beat(every: Duration, draw: f64) -> Duration {
     every.mul_f64(0.9 + draw / 5.0)
 }
 
+/// After so many milliseconds it came.
+pub(super) fn latest_beat(every: Duration) -> u64 {
+    u64::try_from(beat(every, 1.0).as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A number from 0 up to, not including, 1.
 pub(super) fn draw() -> f64 {
     let mut bytes = [0; 4];

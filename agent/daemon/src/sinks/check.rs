@@ -1,6 +1,8 @@
 //! Whether what `[[sink]]` says can be meant: checked when agent.toml is read, so that a mistake is found by the person who made it and not
 //! at the next outage. The agent and the courier check the same.
 
+use trimtab_model::event::Severity;
+
 use super::{SinkConfig, SinkKind};
 
 /// How many sinks a host may have: each costs a cursor, a back-off and a request for each report.
@@ -65,6 +67,10 @@ fn check(sink: &SinkConfig) -> Result<(), Wrong> {
         }
         _ => {}
     }
+    if forge && sink.token_file.is_none() {
+        return Err(("", "token-file is missing: a forge takes no status from strangers"));
+    }
+    whole(sink)?;
     if !sink.signals.is_empty() && sink.kind != SinkKind::Otlp {
         return Err(("signals", "signals are for type = \"otlp\" only"));
     }
@@ -72,6 +78,23 @@ fn check(sink: &SinkConfig) -> Result<(), Wrong> {
         return Err(("hmac-file", "hmac-file is for type = \"webhook\" only"));
     }
     Ok(())
+}
+
+/// What tells of the host as a whole cannot leave out single resources; a whole report cannot leave out anything.
+fn whole(sink: &SinkConfig) -> Result<(), Wrong> {
+    const HOST: &str = "what goes there tells of the host as a whole: include and exclude cannot hold";
+    const REPORT: &str = "type = \"git\" writes whole reports, which no filter can make smaller";
+    let by_resource = [("include", !sink.include.is_empty()), ("exclude", !sink.exclude.is_empty())];
+    let told = |keys: &[(&'static str, bool)]| keys.iter().find(|(_, is_told)| *is_told).map(|(key, _)| *key);
+    match sink.kind {
+        SinkKind::Webhook | SinkKind::Otlp => Ok(()),
+        SinkKind::Git if !sink.wants_all() => {
+            let all =
+                [("severity", sink.severity != Severity::Info), ("kinds", !sink.kinds.is_empty()), by_resource[0], by_resource[1]];
+            Err((told(&all).unwrap_or_default(), REPORT))
+        }
+        _ => told(&by_resource).map_or(Ok(()), |key| Err((key, HOST))),
+    }
 }
 
 fn is_segment(part: &str) -> bool {
@@ -149,6 +172,15 @@ mod tests {
             ("name = 'a'\ntype = 'webhook'\nurl = 'https://x/'\nrepository = 'a/b'", "repository", "forges only"),
             ("name = 'a'\ntype = 'github'\nurl = 'https://x/'", "", "repository is missing"),
             ("name = 'a'\ntype = 'gitea'\nurl = 'https://x/'\nrepository = 'a/../b'", "repository", "owner/name"),
+            ("name = 'a'\ntype = 'gitlab'\nurl = 'https://x/'\nrepository = 'a/b'", "", "token-file is missing"),
+            (
+                "name = 'a'\ntype = 'gitlab'\nurl = 'https://x/'\nrepository = 'a/b'\ntoken-file = '/t'\nexclude = ['x']",
+                "exclude",
+                "as a whole",
+            ),
+            ("name = 'a'\ntype = 'alertmanager'\nurl = 'https://x/'\ninclude = ['x']", "include", "as a whole"),
+            ("name = 'a'\ntype = 'git'\nseverity = 'error'", "severity", "whole reports"),
+            ("name = 'a'\ntype = 'git'\nexclude = ['x']", "exclude", "whole reports"),
             ("name = 'a'\ntype = 'otlp'\nurl = 'https://x/'\nhmac-file = '/k'", "hmac-file", "webhook"),
             ("name = 'a'\ntype = 'git'\nurl = 'https://x/'", "url", "repository of [source]"),
         ] {

@@ -4,10 +4,15 @@
 //! idempotency keys, so that a request that is sent twice can be taken once. What a filter leaves out is not in any request.
 //! Limits: nothing here knows whether a request arrived; that is the courier's business, and the outbox's to remember.
 
+mod alertmanager;
 mod check;
+mod forge;
+mod gitref;
+mod otlp;
 mod webhook;
 
 use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use trimtab_model::event::{Event, EventKind, Severity};
@@ -185,6 +190,10 @@ impl SinkConfig {
         self.severity == Severity::Info && self.kinds.is_empty() && self.include.is_empty() && self.exclude.is_empty()
     }
 
+    fn flaw(&self, why: &str) -> ShapeError {
+        ShapeError::Configuration { name: self.name.clone(), why: why.to_owned() }
+    }
+
     /// Whether an event is for this sink.
     pub fn wants(&self, event: &Event) -> bool {
         let any = |globs: &[String]| globs.iter().any(|glob| matches(glob, &event.resource));
@@ -222,10 +231,47 @@ pub fn matches(glob: &str, text: &str) -> bool {
 pub fn shape(sink: &SinkConfig, parcels: &[Parcel], secrets: &Secrets) -> Result<Vec<Outgoing>, ShapeError> {
     match sink.kind {
         SinkKind::Webhook => Ok(webhook::shape(sink, parcels, secrets)),
-        SinkKind::Otlp | SinkKind::Alertmanager | SinkKind::Github | SinkKind::Gitlab | SinkKind::Gitea | SinkKind::Git => {
-            Err(ShapeError::Configuration { name: sink.name.clone(), why: format!("{:?} is not built yet", sink.kind) })
-        }
+        SinkKind::Alertmanager => Ok(alertmanager::shape(sink, parcels, secrets)),
+        SinkKind::Github | SinkKind::Gitlab | SinkKind::Gitea => forge::shape(sink, parcels, secrets),
+        SinkKind::Git => gitref::shape(sink, parcels),
+        SinkKind::Otlp => Ok(otlp::shape(sink, parcels, secrets)),
     }
+}
+
+/// What an answer means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It was taken.
+    Taken,
+    /// It, or a part of it, is lost for good, and why: to send it again would be refused again, and keep back what comes after it.
+    Dropped(String),
+    /// Not now, whatever the code means elsewhere.
+    Again,
+    /// It was not taken; the code says the rest.
+    Refused,
+}
+
+/// What a sink's answer to a request means: `page` is the begin of its body.
+pub fn judge(kind: SinkKind, request: &HttpRequest, code: u16, page: &[u8]) -> Answer {
+    let text = || String::from_utf8_lossy(page);
+    match kind {
+        _ if request.also_fine.contains(&code) => Answer::Taken,
+        SinkKind::Otlp => otlp::judge(request, code, page),
+        _ if (200..300).contains(&code) => Answer::Taken,
+        SinkKind::Github | SinkKind::Gitlab | SinkKind::Gitea => forge::judge(kind, code, &text()),
+        _ => Answer::Refused,
+    }
+}
+
+/// RFC 3339, UTC. What no calendar has (a clock gone wild) is told as the last moment of the year 9999.
+fn time(ms: u64) -> String {
+    let most = Duration::from_secs(253_402_300_799);
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms).min(most)).to_string()
+}
+
+/// What follows in other lines is what a service said last, which is for this host only.
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
 }
 
 /// The field that says who we are, where the sink wants to know: a bearer token, or user name and password.
@@ -239,4 +285,60 @@ fn authorization(sink: &SinkConfig, secrets: &Secrets) -> Option<(&'static str, 
         _ => return None,
     };
     Some(("Authorization", text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trimtab_model::outbound::Occasion;
+    use trimtab_model::report::{Outcome, Pass};
+    use trimtab_model::status::Status;
+
+    pub(super) fn event(id: u64, kind: EventKind, severity: Severity, resource: &str) -> Event {
+        Event {
+            id,
+            at_ms: 1_700_000_000_123,
+            kind,
+            severity,
+            pass: 3,
+            revision: "c0ffee".to_owned(),
+            resource: resource.to_owned(),
+            message: "somebody changed it".to_owned(),
+            drift: None,
+            count: 1,
+        }
+    }
+
+    pub(super) fn parcel(sequence: u64, events: Vec<Event>) -> Parcel {
+        let report = Report {
+            format: 1,
+            device: "0123456789ABCDEF".to_owned(),
+            host: "edge-1".to_owned(),
+            sequence,
+            since_sequence: sequence,
+            next_ms: 0,
+            at_ms: 1_700_000_000_123,
+            occasion: Occasion::Pass,
+            status: Status::default(),
+            events,
+            merged: 0,
+        };
+        Parcel { bytes: serde_json::to_vec(&report).unwrap(), report, signature: "untrusted comment: x\ny\n".to_owned() }
+    }
+
+    pub(super) fn pass(outcome: Outcome) -> Pass {
+        let text = r#"{"number":3,"wake":"timer","started":0,"duration_ms":0,"outcome":"halted","revision":"","trust":{"verdict":"","message":"","signer":""},"source_error":"","findings":{"list":[],"more":0},"changes":[],"problems":[],"failures":[]}"#;
+        Pass { outcome, ..serde_json::from_str(text).unwrap() }
+    }
+
+    pub(super) fn sink(kind: &str, more: &str) -> SinkConfig {
+        toml::from_str(&format!("name = 'a'\ntype = '{kind}'\nurl = 'https://x/base/'\n{more}")).unwrap()
+    }
+
+    pub(super) fn http(outgoing: &Outgoing) -> &HttpRequest {
+        match outgoing {
+            Outgoing::Http(request) => request,
+            Outgoing::Push(_) => unreachable!("a request was asked for"),
+        }
+    }
 }

@@ -6,13 +6,11 @@
 //!
 //! `id` is unique beneath `source` for ever, whatever is sent again: that is what a receiver takes each one once by.
 
-use std::fmt::Write as _;
-use std::time::{Duration, UNIX_EPOCH};
-
 use base64::Engine as _;
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 
-use super::{HttpRequest, Outgoing, Parcel, Secrets, SinkConfig, authorization};
+use super::{HttpRequest, Outgoing, Parcel, Secrets, SinkConfig, authorization, time};
 
 const CONTENT_TYPE: &str = "application/cloudevents-batch+json";
 
@@ -72,12 +70,6 @@ fn of_report(sink: &SinkConfig, parcel: &Parcel) -> Vec<Value> {
     list
 }
 
-/// RFC 3339, UTC. What no calendar has (a clock gone wild) is told as the last moment of the year 9999.
-fn time(ms: u64) -> String {
-    let most = Duration::from_secs(253_402_300_799);
-    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms).min(most)).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +99,7 @@ mod tests {
             host: "box".to_owned(),
             sequence,
             since_sequence: sequence,
+            next_ms: 0,
             at_ms: u64::MAX,
             occasion: Occasion::Pass,
             status: Status::default(),

@@ -3,17 +3,17 @@
 //! [`DriftBook::find`] comes before a repair and is saved before it; [`DriftBook::settle`] comes after. Between the two a record stands; whatever
 //! is killed then, the next look finds it standing and goes on with it, so no drift is told as new twice and none is lost.
 //!
-//! Limits: a drift that trimtab was about to repair and that the next look no longer finds counts as repaired, for that is what a kill between
-//! the repair and its note leaves.
+//! Limits: a drift that trimtab was about to repair for the first time and that the next look no longer finds counts as repaired, for that is
+//! what a kill between the repair and its note leaves. Once a repair of it did not work, only one that is seen to work counts.
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::drift::{Actor, Drift, DriftBook, DriftState, LeftAlone, MAX_PAST, MAX_STANDING, Sighting};
 use crate::event::{EventKind, Severity, Telling};
-use crate::plan::{Cause, Change, Difference, PRIVATE};
+use crate::plan::{Cause, Change, Difference, PRIVATE, Problem};
 
-/// How often something was changed back in a row before it is said to be fought over.
+/// A sighting from longer ago tells nothing about a drift that is found only now.
 const SIGHTED_MS: u64 = 15 * 60 * 1000;
 
 /// What repairing a drift takes away.
@@ -39,10 +39,12 @@ pub struct Look<'a> {
     pub revision: &'a str,
     /// Whether units could be looked at: if not, a unit's drift that was not found is not gone.
     pub has_units: bool,
+    /// What cannot be converged as it stands: not as wanted either, whatever stood there before.
+    pub problems: &'a [Problem],
 }
 
 impl Look<'_> {
-    fn telling<'t>(&'t self, kind: EventKind, severity: Severity, resource: &'t str, message: String) -> Telling<'t> {
+    pub(super) fn telling<'t>(&'t self, kind: EventKind, severity: Severity, resource: &'t str, message: String) -> Telling<'t> {
         Telling { at_ms: self.now_ms, kind, severity, pass: self.pass, revision: self.revision, resource, message, drift: None }
     }
 }
@@ -66,10 +68,14 @@ impl DriftBook {
             }
         }
         changed |= self.too_many(beyond, look);
-        let is_gone = |resource: &&String| !seen.contains(&resource.as_str()) && (look.has_units || resource.starts_with("file "));
+        // Whatever the cause by now: a repair that a kill cut short is unfinished work and no drift to the plan, and still to be done.
+        let differs = |resource: &str| {
+            changes.iter().any(|change| change.resource == resource) || look.problems.iter().any(|one| one.resource == resource)
+        };
+        let is_gone = |resource: &&String| !differs(resource) && (look.has_units || resource.starts_with("file "));
         let gone: Vec<String> = self.standing.keys().filter(is_gone).cloned().collect();
         for resource in gone {
-            let repaired = self.standing.get(&resource).is_some_and(|drift| drift.left_alone.is_none());
+            let repaired = self.standing.get(&resource).is_some_and(|drift| drift.left_alone.is_none() && !drift.failed);
             self.end(&resource, if repaired { DriftState::Repaired } else { DriftState::Gone }, None, look);
             changed = true;
         }
@@ -84,7 +90,12 @@ impl DriftBook {
         for (resource, kept) in &list {
             self.end(resource, DriftState::Repaired, *kept, look);
         }
-        !list.is_empty()
+        let mut changed = !list.is_empty();
+        for drift in self.standing.values_mut().filter(|drift| drift.left_alone.is_none() && !drift.failed) {
+            drift.failed = true;
+            changed = true;
+        }
+        changed
     }
 
     /// The record of a drift, standing or passed.
@@ -111,6 +122,7 @@ impl DriftBook {
             actor: sighting.and_then(|sighting| sighting.actor.clone()),
             state: DriftState::Standing,
             left_alone: change.left_alone.clone(),
+            failed: false,
             kept: None,
             pass: look.pass,
             revision: look.revision.to_owned(),

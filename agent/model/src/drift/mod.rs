@@ -6,6 +6,7 @@
 //! found is told once, and only once, whatever is killed afterwards.
 
 mod book;
+mod contend;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use crate::fleet::selector::matches_pattern;
 use crate::names::{ComponentName, HostPath, UnitName};
 use crate::plan::Difference;
 pub use book::{Look, Takes};
+pub use contend::MAX_CONTENDED;
 
 /// What is done about drift of a resource. Updates from the repository are carried out whatever it says, but for `create-once`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -101,6 +103,9 @@ pub struct Actor {
     /// The systemd unit or scope that it ran in, or that changed the state.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub unit: String,
+    /// Where the unit changed its state by itself, without a job: how systemd says that it ended (`signal`, `exit-code`, `oom-kill`, …).
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub result: String,
 }
 
 impl Actor {
@@ -120,7 +125,11 @@ impl Actor {
         };
         part("as", &self.user);
         part("login", &self.login);
-        part("in", &self.unit);
+        if self.result.is_empty() {
+            part("in", &self.unit);
+        } else {
+            parts.push(format!("{} itself (it ended: {})", self.unit, self.result));
+        }
         if parts.is_empty() { "unknown".to_owned() } else { parts.join(" ") }
     }
 }
@@ -211,6 +220,9 @@ pub struct Drift {
     /// Why it is not repaired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_alone: Option<LeftAlone>,
+    /// A repair of it did not work (yet): if it is well one day without another one, that was somebody else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
     /// The overwritten content in the blob store, when it was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Digest>,
@@ -243,6 +255,8 @@ pub struct DriftBook {
     pub standing: BTreeMap<String, Drift>,
     /// Those that passed, newest first, at most [`MAX_PAST`].
     pub past: Vec<Drift>,
+    /// What something keeps changing back, and since when that is known (milliseconds since 1970); at most [`MAX_CONTENDED`].
+    pub contended: BTreeMap<String, u64>,
     /// How many more stand than are remembered one by one.
     pub beyond: usize,
     /// What was told last of what lasts.

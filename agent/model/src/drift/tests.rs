@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::event::{EventKind, View};
 use crate::plan::tests::host::origin;
-use crate::plan::{Cause, Change, Verb};
+use crate::plan::{Cause, Change, Problem, Verb};
 use crate::report::{Outcome, Pass, Wake};
 
 fn change(resource: &str, found: &str, left_alone: Option<LeftAlone>) -> Change {
@@ -24,7 +24,7 @@ fn change(resource: &str, found: &str, left_alone: Option<LeftAlone>) -> Change 
 }
 
 fn look(pass: u64) -> Look<'static> {
-    Look { now_ms: pass * 1000, pass, revision: "r", has_units: true }
+    Look { now_ms: pass * 1000, pass, revision: "r", has_units: true, problems: &[] }
 }
 
 fn kinds(book: &DriftBook) -> Vec<(EventKind, String)> {
@@ -56,6 +56,71 @@ fn what_is_left_alone_and_goes_away_is_gone_and_not_repaired() {
     book.find(&[], &[], &look(2));
     assert_eq!(book.past[0].state, DriftState::Gone);
     assert_eq!(kinds(&book)[1].0, EventKind::DriftGone);
+}
+
+#[test]
+fn what_still_differs_is_not_repaired_whatever_it_is_called_by_now() {
+    let mut book = DriftBook::default();
+    let file = "file /etc/a".to_owned();
+    book.find(&[change(&file, "1", None)], &[], &look(1));
+    // Killed after the intent was written down and before the switch: unfinished work, by the plan.
+    let unfinished = Change { cause: Cause::Update, ..change(&file, "1", None) };
+    assert!(!book.find(&[unfinished], &[], &look(2)));
+    // Somebody put a directory in its place.
+    let problem = Problem { resource: file.clone(), message: "a directory".to_owned(), origin: origin("c") };
+    assert!(!book.find(&[], &[], &Look { problems: &[problem], ..look(3) }));
+    assert_eq!(kinds(&book), [(EventKind::DriftFound, file.clone())]);
+    assert!(book.settle(|_| Some(None), &look(4)));
+    assert_eq!((book.standing.len(), book.past[0].state), (0, DriftState::Repaired));
+}
+
+#[test]
+fn a_repair_that_failed_is_nobodys_merit_afterwards() {
+    let mut book = DriftBook::default();
+    book.find(&[change("file /etc/a", "1", None)], &[], &look(1));
+    assert!(book.settle(|_| None, &look(1)), "written down once");
+    assert!(!book.settle(|_| None, &look(2)), "and not with each further try");
+    book.find(&[], &[], &look(3));
+    assert_eq!((book.past[0].state, book.past[0].id), (DriftState::Gone, 1));
+    book.find(&[change("file /etc/a", "1", None)], &[], &look(4));
+    book.settle(|_| None, &look(4));
+    book.settle(|_| Some(None), &look(5));
+    assert_eq!((book.past[0].state, book.past[0].id), (DriftState::Repaired, 2));
+}
+
+#[test]
+fn what_is_fought_over_is_told_once_and_ends_once() {
+    let mut book = DriftBook::default();
+    let file = "file /etc/a".to_owned();
+    let actor = Some(Actor { unit: "cron.service".to_owned(), ..Actor::default() });
+    let seen = [Sighting { resource: file.clone(), at_ms: 900, actor }];
+    for number in 1..4 {
+        let at = look(number * 3);
+        book.find(&[change(&file, "1", Some(LeftAlone::Contended { again: 9 }))], &seen, &at);
+        assert_eq!(book.contend(&at), number == 1, "once, whatever is repaired in between");
+        assert!(!book.calm(|_| true, &at), "it stands");
+        // Its time has come.
+        assert!(book.find(&[change(&file, "1", None)], &[], &look(number * 3 + 1)));
+        book.settle(|_| Some(None), &look(number * 3 + 1));
+        assert!(!book.calm(|_| false, &at));
+    }
+    let told = |book: &DriftBook, kind| book.unsent.iter().filter(|event| event.kind == kind).cloned().collect::<Vec<_>>();
+    let fought = told(&book, EventKind::Contended);
+    assert_eq!(fought.len(), 1);
+    assert!(fought[0].message.contains("by in cron.service"), "{}", fought[0].message);
+    assert!(fought[0].drift.as_ref().is_some_and(|drift| drift.id == 1));
+    assert!(book.calm(|resource| resource == file, &look(20)) && !book.calm(|_| true, &look(21)));
+    assert_eq!((told(&book, EventKind::Recovered).len(), book.contended.len()), (1, 0));
+}
+
+#[test]
+fn a_host_that_is_fought_over_as_a_whole_has_a_bounded_book() {
+    let mut book = DriftBook::default();
+    let why = || Some(LeftAlone::Contended { again: 9 });
+    let changes: Vec<Change> = (0..MAX_CONTENDED + 7).map(|n| change(&format!("file /etc/{n}"), "1", why())).collect();
+    book.find(&changes, &[], &look(1));
+    assert!(book.contend(&look(1)) && !book.contend(&look(2)));
+    assert_eq!(book.contended.len(), MAX_CONTENDED);
 }
 
 #[test]

@@ -145,8 +145,8 @@ impl DriftBook {
     fn tell_stale(&mut self, view: &View<'_>) {
         match (view.stale_since, self.said.stale) {
             (Some(since), false) => {
-                let hours = (view.now_ms / 1000).saturating_sub(since) / 60;
-                let message = format!("the source was not heard for {hours} minutes; the last good state is held");
+                let minutes = (view.now_ms / 1000).saturating_sub(since) / 60;
+                let message = format!("the source was not heard for {minutes} minutes; the last good state is held");
                 self.tell_of(view, EventKind::Stale, Severity::Error, "", message);
             }
             (None, true) => {

@@ -6,6 +6,7 @@ use super::command::{DeclaredHook, read_hook};
 use super::drift::{ExclusiveRule, read_exclusive, read_policy};
 use super::file::read_components;
 use super::health::{DeclaredCheck, read_check};
+use super::ignore::{DeclaredKeys, read_ignored};
 use super::read::{Document, Located, Place, Table, brief, did_you_mean};
 use super::variable::{Variables, read_variables};
 use crate::bundle::{Blob, Bundle};
@@ -58,6 +59,8 @@ pub struct FileRule<'s> {
     pub sensitive: bool,
     /// What is done about drift of it.
     pub drift: Option<DriftPolicy>,
+    /// Keys in it that belong to somebody else.
+    pub ignored: Option<DeclaredKeys<'s>>,
     /// The path in the table.
     pub place: Place<'s>,
 }
@@ -185,6 +188,7 @@ impl<'s> Component<'s> {
             mode: mode(&mut table, findings),
             sensitive: table.boolean("sensitive", findings).is_some_and(|b| b.value),
             drift: read_policy(&mut table, findings).map(|policy| policy.value),
+            ignored: read_ignored(&mut table, path.as_ref().map(|path| &path.value), findings),
             place: path.as_ref().map_or(table.place, |path| path.place),
         };
         table.finish(findings);

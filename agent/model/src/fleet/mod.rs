@@ -9,6 +9,7 @@ mod drift;
 mod file;
 mod health;
 mod host;
+mod ignore;
 pub mod read;
 pub mod selector;
 pub mod time;
@@ -23,6 +24,8 @@ pub(crate) use drift::judge_exclusive;
 pub use file::{FleetFile, Group, Settings};
 pub use health::{Ask, DeclaredCheck};
 pub use host::HostFile;
+pub use ignore::DeclaredKeys;
+pub(crate) use ignore::judge_content;
 pub use variable::{Variable, Variables, read_variables};
 
 /// The format that this version reads.

@@ -179,14 +179,11 @@ impl<'t> Lines<'t> {
         let last = self.assignments.iter().rev().find(|one| one.section == section).map(|one| one.span.end);
         let header = || self.headers.iter().rev().find(|(name, _)| Some(*name) == section).map(|(_, span)| span.end);
         let top = || section.is_none().then(|| self.headers.first().map_or(self.text.len(), |(_, span)| span.start));
-        match last.or_else(header).or_else(top) {
-            Some(at) => (at..at, lines),
-            None => {
-                let gap = if self.text.is_empty() { "" } else { "\n" };
-                let end = self.text.len();
-                (end..end, format!("{gap}[{}]\n{lines}", section.unwrap_or_default()))
-            }
+        if let Some(at) = last.or_else(header).or_else(top) {
+            return (at..at, lines);
         }
+        let (gap, end) = (if self.text.is_empty() { "" } else { "\n" }, self.text.len());
+        (end..end, format!("{gap}[{}]\n{lines}", section.unwrap_or_default()))
     }
 
     fn carry_out(&self, mut edits: Vec<(Range<usize>, String)>) -> String {

@@ -206,17 +206,14 @@ impl Splice<'_> {
                     }
                     let (ignored, rest) = step(&member.key);
                     let rest = if ignored { None } else { rest };
-                    match ours.iter().rev().find(|ours| ours.key == member.key) {
-                        Some(own) => {
-                            self.path.push(own.key.clone());
-                            self.meet(&own.node, &member.node, Some(&own.at), rest.as_ref());
-                            self.path.pop();
-                        }
-                        None => {
-                            let picked = rest.map_or_else(|| Some(member.node.clone()), |rest| pick(&member.node, &rest));
-                            added.extend(picked.map(|node| (member.key.clone(), self.style.value(self.from, &node))));
-                        }
+                    if let Some(own) = ours.iter().rev().find(|ours| ours.key == member.key) {
+                        self.path.push(own.key.clone());
+                        self.meet(&own.node, &member.node, Some(&own.at), rest.as_ref());
+                        self.path.pop();
+                        continue;
                     }
+                    let picked = rest.map_or_else(|| Some(member.node.clone()), |rest| pick(&member.node, &rest));
+                    added.extend(picked.map(|node| (member.key.clone(), self.style.value(self.from, &node))));
                 }
                 added.reverse();
                 if self.adds

@@ -178,7 +178,8 @@ fn toml(root: &Value) -> Option<String> {
     let Value::Map(members) = root else { return None };
     let (tables, plain): (Vec<_>, Vec<_>) =
         members.iter().partition(|(_, value)| matches!(value, Value::Map(list) if list.len() % 2 == 1));
-    let mut text: String = plain.iter().map(|(key, value)| format!("{} = {} # c\n", json::quoted(key), inline(value))).collect();
+    let line = |(key, value): &&(String, Value)| format!("{} = {} # c\n", json::quoted(key), inline(value));
+    let mut text = plain.iter().map(line).collect::<Vec<_>>().concat();
     for (key, value) in tables {
         let Value::Map(members) = value else { continue };
         text += &format!("\n[{}] # t\n", json::quoted(key));

@@ -63,13 +63,13 @@ impl Style for Toml {
     }
 
     fn add(&self, text: &str, map: &Node, path: &[String], members: &[(String, String)]) -> Option<(usize, String)> {
-        let mut lines: String = members.iter().map(|(name, value)| format!("{} = {value}\n", key(name))).collect();
+        let list: Vec<String> = members.iter().map(|(name, value)| format!("{} = {value}", key(name))).collect();
+        let mut lines = list.join("\n") + "\n";
         if path.is_empty() {
             return Some((0, lines));
         }
         let own = text.get(map.span.clone())?;
         if own.starts_with('{') {
-            let list: Vec<String> = members.iter().map(|(name, value)| format!("{} = {value}", key(name))).collect();
             let is_empty = matches!(&map.what, What::Map(members) if members.is_empty());
             return Some((map.span.start + 1, format!(" {}{}", list.join(", "), if is_empty { " " } else { "," })));
         }

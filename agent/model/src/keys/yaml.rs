@@ -89,8 +89,6 @@ impl<'t> Reader<'t> {
                 // Its inside is somewhere else: what would be edited there is refused when the result is read again.
                 return Ok(Node { span: range, what: node.what });
             }
-            // What a tag makes of a collection, nobody here knows.
-            Event::SequenceStart(_, Some(_)) | Event::MappingStart(_, Some(_)) => return Err(self.malformed(span)),
             Event::SequenceStart(anchor, None) => {
                 let mut list = Vec::new();
                 loop {
@@ -116,6 +114,7 @@ impl<'t> Reader<'t> {
                     members.push(Member { key: key.into_owned(), at, node: self.node(event, &span, depth + 1)? });
                 }
             }
+            // Among them collections with a tag: what that makes of them, nobody here knows.
             _ => return Err(self.malformed(span)),
         };
         let node = Node { span: range, what };

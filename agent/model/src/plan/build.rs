@@ -61,7 +61,8 @@ fn paths(desired: &Desired, observed: &Observed, ledger: &Ledger, plan: &mut Pla
         let found = observed.entries.get(path).unwrap_or(&Found::Missing);
         let (want, owned) = (desired.entries.get(path), ledger.entries.get(path));
         let pinned = policy::is_pinned(path, want, owned, observed);
-        Place { path, want, found, owned, pinned }.decide(&accounts, plan);
+        let alike = observed.alike.get(path).copied().unwrap_or_default();
+        Place { path, want, found, owned, pinned, alike }.decide(&accounts, plan);
     }
     policy::keep_parents(desired, observed, ledger, plan);
     let purged = policy::strays(desired, observed, plan);

@@ -69,12 +69,20 @@ fn files(was: &Entry, is: &Entry) -> Vec<Difference> {
     list.extend(property("group", was.state.group.as_str(), is.state.group.as_str()));
     list.extend(property("use", &words(&was.role), &words(&is.role)));
     list.extend(property("drift", &words(&was.drift), &words(&is.drift)));
+    list.extend(property("ignore", &ignored(was), &ignored(is)));
     list
 }
 
 fn exclusives(was: &Exclusive, is: &Exclusive) -> Vec<Difference> {
     let pairs = [("extra", words(&was.extra), words(&is.extra)), ("except", words(&was.except), words(&is.except))];
     pairs.iter().filter_map(|(name, old, new)| property(name, old, new)).collect()
+}
+
+/// The keys of others, as a person reads them.
+fn ignored(entry: &Entry) -> String {
+    let keys = entry.ignored.iter().flat_map(|ignored| &ignored.keys);
+    let keys: Vec<String> = keys.map(|path| path.join(".")).collect();
+    if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") }
 }
 
 fn units(was: &Unit, is: &Unit) -> Vec<Difference> {

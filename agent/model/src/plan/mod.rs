@@ -17,7 +17,7 @@ mod units;
 pub use build::plan;
 pub use compare::compare;
 pub use own::{AGENT, GUARD, GUARD_PATH, PROGRAM};
-pub use paths::before;
+pub use paths::{before, has_drifted};
 pub use policy::{is_stray, purges};
 pub use show::{Texts, show, show_compared, show_diff};
 

@@ -8,7 +8,7 @@ use crate::desired::{Entry, FileState, Node, Origin};
 use crate::drift::LeftAlone;
 use crate::ledger::{Before, Owned};
 use crate::names::HostPath;
-use crate::observed::{Found, Meta, Observed};
+use crate::observed::{Alike, Found, Meta, Observed};
 
 /// Account numbers by name, as the host resolved them.
 pub(super) struct Accounts<'a> {
@@ -44,6 +44,8 @@ pub(super) struct Place<'a> {
     pub(super) found: &'a Found,
     pub(super) owned: Option<&'a Owned>,
     pub(super) pinned: bool,
+    /// What stands there, but for the keys in it that belong to others.
+    pub(super) alike: Alike,
 }
 
 impl Place<'_> {
@@ -60,7 +62,7 @@ impl Place<'_> {
         if policy::is_past(want, self.found) {
             return policy::remember(self.path, want, self.owned, plan);
         }
-        let mut differs = differences(&want.state, self.found, accounts);
+        let mut differs = differences(&want.state, self.found, self.alike.wanted, accounts);
         if differs.is_empty() {
             match self.owned {
                 None => plan.bookkeeping.push(Note::Adopt { path: self.path.clone(), before: before(self.found) }),
@@ -167,12 +169,13 @@ impl Place<'_> {
     /// Three-way: ledger against found is drift, wanted against ledger is an update. A pending write that is not done is unfinished work.
     fn cause(&self, want: Option<&FileState>, accounts: &Accounts<'_>) -> Cause {
         let Some(owned) = self.owned.filter(|owned| !owned.pending) else { return Cause::Update };
-        let drift = !differences(&owned.state, self.found, accounts).is_empty();
+        let drift = !differences(&owned.state, self.found, self.alike.written, accounts).is_empty();
         let update = want != Some(&owned.state);
         match (update, drift) {
             (true, true) => Cause::UpdateAndDrift,
-            (false, _) => Cause::Drift,
-            (true, false) => Cause::Update,
+            (false, true) => Cause::Drift,
+            // Without both: keys in it that were somebody else's are not any more.
+            (_, false) => Cause::Update,
         }
     }
 
@@ -228,13 +231,18 @@ pub fn before(found: &Found) -> Before {
     }
 }
 
-/// In what a path differs from a state; empty when it is exactly as the state says.
-pub(super) fn differences(state: &FileState, found: &Found, accounts: &Accounts<'_>) -> Vec<Difference> {
+/// Whether what stands at a path is not what was put there; `observed` has the numbers of its owner and group.
+pub fn has_drifted(put: &FileState, found: &Found, observed: &Observed) -> bool {
+    !differences(put, found, false, &Accounts::new(observed, false)).is_empty()
+}
+
+/// In what a path differs from a state; empty when it is exactly as the state says. `alike`: its content counts as the same.
+pub(super) fn differences(state: &FileState, found: &Found, alike: bool, accounts: &Accounts<'_>) -> Vec<Difference> {
     let mut list = Vec::new();
     match (&state.node, found) {
         (node, Found::Missing) => return vec![difference("missing", "nothing", kind_word(node))],
         (Node::File { digest, .. }, Found::File { digest: is, .. }) => {
-            if digest != is {
+            if digest != is && !alike {
                 list.push(difference("content", is.short(), digest.short()));
             }
         }

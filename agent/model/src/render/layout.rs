@@ -11,7 +11,7 @@ use crate::drift::{DriftPolicy, Exclusive};
 use crate::facts::PathPolicy;
 use crate::finding::Findings;
 use crate::fleet::read::{Place, brief, did_you_mean};
-use crate::fleet::{Component, MadeDirectory, judge_exclusive};
+use crate::fleet::{Component, DeclaredKeys, MadeDirectory, judge_exclusive};
 use crate::names::{AccountName, ComponentName, HostPath, UnitName};
 
 /// The folders of a component.
@@ -37,6 +37,7 @@ pub(super) struct Draft<'b> {
     pub(super) drift: DriftPolicy,
     /// What nobody declared in it, where it is a directory of the component alone.
     pub(super) exclusive: Option<Exclusive>,
+    pub(super) ignored: Option<DeclaredKeys<'b>>,
     pub(super) part: Part,
 }
 
@@ -92,8 +93,8 @@ pub(super) fn lay_out<'b>(
         let Some(what) = content(file.as_str(), blob, findings) else { continue };
         let mode = if blob.kind == BlobKind::Executable { 0o755 } else { 0o644 };
         let (owner, group, component) = (root(), root(), component.name.clone());
-        let (sensitive, drift, exclusive) = (false, usual, None);
-        drafts.push(Draft { path, component, place, what, mode, owner, group, sensitive, drift, exclusive, part });
+        let (sensitive, drift, exclusive, ignored) = (false, usual, None, None);
+        drafts.push(Draft { path, component, place, what, mode, owner, group, sensitive, drift, exclusive, ignored, part });
     }
     except(component, &mut drafts, findings);
     for made in &component.directories {
@@ -108,6 +109,7 @@ pub(super) fn lay_out<'b>(
             sensitive: false,
             drift: made.drift.unwrap_or(usual),
             exclusive: exclusive(made, component, policy, findings),
+            ignored: None,
             part: Part::Plain,
         });
     }
@@ -123,6 +125,7 @@ pub(super) fn lay_out<'b>(
             sensitive: false,
             drift: made.drift.unwrap_or(usual),
             exclusive: None,
+            ignored: None,
             part: Part::Plain,
         });
     }
@@ -313,7 +316,7 @@ fn content<'b>(file: &str, blob: &'b Blob, findings: &mut Findings) -> Option<Wh
 }
 
 /// Applies `[[file]]`.
-fn except(component: &Component<'_>, drafts: &mut [Draft<'_>], findings: &mut Findings) {
+fn except<'b>(component: &Component<'b>, drafts: &mut [Draft<'b>], findings: &mut Findings) {
     for (path, rule) in &component.files {
         let Some(draft) = drafts.iter_mut().find(|draft| draft.path == *path) else {
             let help = did_you_mean(path.as_str(), drafts.iter().map(|draft| draft.path.as_str()));
@@ -333,6 +336,7 @@ fn except(component: &Component<'_>, drafts: &mut [Draft<'_>], findings: &mut Fi
         }
         draft.mode = rule.mode.unwrap_or(draft.mode);
         draft.sensitive = rule.sensitive;
+        draft.ignored.clone_from(&rule.ignored);
         if let Some(owner) = &rule.owner {
             draft.owner = owner.clone();
         }

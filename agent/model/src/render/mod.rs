@@ -158,6 +158,9 @@ impl<'b> Pass<'b> {
                     }
                 }
             };
+            if let (Some(ignored), Some(bytes)) = (&draft.ignored, &content) {
+                crate::fleet::judge_content(ignored, bytes, draft.place, &mut self.findings);
+            }
             total += content.as_ref().map_or(0, Vec::len);
             if total > MAX_TOTAL {
                 let message =
@@ -196,5 +199,5 @@ fn entry(ready: Ready<'_>, role: Option<Role>, contents: &mut BTreeMap<Digest, V
     });
     let readable = !matches!(node, Node::File { .. }) || draft.mode & 0o004 != 0;
     let state = FileState { node, mode: draft.mode, owner: draft.owner, group: draft.group };
-    Entry { state, role, shown: readable && !draft.sensitive, drift, ignored: None, origin }
+    Entry { state, role, shown: readable && !draft.sensitive, drift, ignored: draft.ignored.map(|declared| declared.value), origin }
 }

@@ -4,7 +4,7 @@
 //! machinery of property caches and match rules that would wake the idle agent.
 //! Limits: the connection is to the system bus; without one (no dbus-daemon, no systemd) every call says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
@@ -32,7 +32,12 @@ const SIGNAL_QUEUE: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Bus {
     slot: Mutex<Option<Connection>>,
+    /// The last jobs that were queued over it, by object path.
+    jobs: Mutex<VecDeque<String>>,
 }
+
+/// How many of our own jobs are remembered.
+const OWN_JOBS: usize = 256;
 
 impl Bus {
     /// The connection, made now if there is none or if the last one was closed by the other side.
@@ -50,6 +55,20 @@ impl Bus {
     /// Lets go of the connection; the next call makes another. The idle agent holds none.
     pub(super) fn rest(&self) {
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// This job is ours.
+    pub(super) fn remember_job(&self, path: &str) {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if jobs.len() == OWN_JOBS {
+            jobs.pop_front();
+        }
+        jobs.push_back(path.to_owned());
+    }
+
+    /// The last jobs that are ours.
+    pub(super) fn own_jobs(&self) -> Vec<String> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// A method of systemd's manager object.

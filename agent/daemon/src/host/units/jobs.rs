@@ -114,6 +114,7 @@ where
             }
         }
     };
+    bus.remember_job(&job);
     if let Some(result) = early.of(&job) {
         return Ok(result);
     }

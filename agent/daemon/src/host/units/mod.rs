@@ -6,6 +6,7 @@
 
 mod bus;
 mod jobs;
+mod signals;
 mod transient;
 mod watch;
 
@@ -18,6 +19,7 @@ use trimtab_model::observed::UnitFound;
 pub(crate) use bus::Changes;
 use bus::{Bus, Properties};
 pub use jobs::{JobOutcome, JobVerb};
+pub(crate) use signals::{Signal, Signals};
 pub(crate) use transient::{TransientEnd, TransientOutput, TransientUnit};
 
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
@@ -161,6 +163,11 @@ impl Systemd {
     /// Closes the connection until something is asked again.
     pub fn rest(&self) {
         self.bus.rest();
+    }
+
+    /// The last jobs that were ours, by object path.
+    pub fn own_jobs(&self) -> Vec<String> {
+        self.bus.own_jobs()
     }
 
     /// The state of each unit. A template has only a file, so only its file's state is told.

@@ -28,6 +28,7 @@ fn report(sequence: u64, events: Vec<trimtab_model::event::Event>, key: &DeviceK
         host: "box".to_owned(),
         sequence,
         since_sequence: sequence,
+        next_ms: 0,
         at_ms: sequence,
         occasion: Occasion::Pass,
         status: Status::default(),
@@ -84,6 +85,29 @@ fn a_lost_memory_is_told_and_gives_no_number_twice() {
     assert!(spool.next_sequence() > sequence);
 }
 
+#[test]
+fn a_merge_that_is_cut_at_any_step_leaves_each_report_once() {
+    for fuse in 0..8 {
+        let (_folder, key, place) = scene();
+        let mut spool = Spool::open(&place, 5_000).unwrap();
+        for id in 1..=3 {
+            let sequence = spool.next_sequence();
+            spool.put(report(sequence, vec![event(id)], &key), &key).unwrap();
+        }
+        spool.fuse.set(fuse);
+        let ended = spool.keep_within(Bounds { bytes: 1 << 20, count: 2 }, &key);
+        assert_eq!(ended.is_ok(), fuse >= 5, "five steps: written, renamed, synced, and two go: {fuse}");
+        let mut spool = Spool::open(&place, 5_000).unwrap();
+        let spans: Vec<_> = spool.entries().map(|entry| (entry.since, entry.sequence)).collect();
+        assert!(spans == [(6, 6), (7, 7), (8, 8)] || spans == [(6, 7), (8, 8)], "{fuse}: {spans:?}");
+        let ids = |spool: &mut Spool, at: u64| spool.read(at, &key).unwrap().map(|(report, _)| report.events.len());
+        let told: usize = (6..=8).filter_map(|sequence| ids(&mut spool, sequence)).sum();
+        assert_eq!(told, 3, "{fuse}");
+        spool.forget(8).unwrap();
+        assert_eq!(Spool::open(&place, 5_000).unwrap().entries().count(), 0, "nothing is left over");
+    }
+}
+
 /// What a person does to a spool in one life of the agent.
 #[derive(Debug, Clone)]
 enum Act {
@@ -113,6 +137,8 @@ proptest! {
             ready -= 1;
             let mut spool = Spool::open(&place, 7_000).unwrap();
             prop_assert!(spool.state.sequence >= given, "a start never goes back");
+            let spans: Vec<_> = spool.entries().map(|entry| (entry.since, entry.sequence)).collect();
+            prop_assert!(spans.windows(2).all(|two| two[0].1 < two[1].0), "what was merged is told twice: {:?}", spans);
             spool.fuse.set(if ready == 0 { u32::MAX } else { fuse });
             'life: for act in life {
                 match act {

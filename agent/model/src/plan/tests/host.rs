@@ -127,6 +127,7 @@ impl Host {
             found.needs_reload = self.is_outdated(name);
         }
         Observed {
+            alike: BTreeMap::new(),
             entries: self.files.clone(),
             units,
             images: self.images.clone(),

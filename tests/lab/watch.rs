@@ -1,0 +1,126 @@
+//! Drift is found and repaired as it happens, and told with who did it. The interval is an hour in all of these: nothing but events wakes the agent.
+
+use std::time::{Duration, Instant};
+
+use trimtab_tests::lab::trimtab::{converge, enrol};
+use trimtab_tests::lab::{self, Machine, Person, eventually};
+
+use crate::fleet;
+use crate::trial::status;
+
+/// Starts an agent that looks by itself once an hour, and waits for its first pass.
+fn start(m: &Machine) {
+    m.sh("sed -i 's/^interval = .*/interval = \"1h\"/' /etc/trimtab/agent.toml && systemctl enable --quiet --now trimtab.service");
+    eventually("the first pass, and ears", 20, || {
+        status(m, "[.agentPid > 0, .lastPass.wake, .watch.files, .watch.units]") == r#"[true,"start","fanotify",true]"#
+    });
+}
+
+fn passes(m: &Machine) -> u64 {
+    status(m, ".lastPass.number").parse().expect("because passes are numbered")
+}
+
+/// Waits for the pass that a change brings, and for what must hold again; then for calm: no further pass.
+#[track_caller]
+fn repaired(m: &Machine, spoil: &str, holds: impl Fn() -> bool) {
+    let before = passes(m);
+    m.sh(spoil);
+    let began = Instant::now();
+    eventually(&format!("it is repaired after {spoil}"), 8, || passes(m) > before && holds());
+    let took = began.elapsed();
+    assert_eq!(status(m, ".lastPass.wake"), "event", "after {spoil}");
+    // Starting a unit is followed by signals of that.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(passes(m), before + 1, "one pass and no more after {spoil}: {}", m.sh("journalctl -u trimtab -o cat | tail -n 12"));
+    println!("{:>6} ms  {spoil}", took.as_millis());
+}
+
+fn scene(m: &Machine) -> Person<'_> {
+    let ana = Person::new(m, "ana");
+    fleet::assign(&ana, &["one", "web"]);
+    fleet::service(&ana, "one", "1");
+    fleet::container(&ana, "web", &m.read("/var/lib/lab/busybox-1"));
+    ana.push("A service and a container");
+    enrol(m, &ana, "");
+    converge(m);
+    ana
+}
+
+#[test]
+fn drift_of_files_and_units_is_repaired_as_it_happens() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    scene(&m);
+    start(&m);
+    let first = passes(&m);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(passes(&m), first, "nothing happened");
+
+    let setting = || m.read("/etc/one.conf") == "SETTING=1";
+    repaired(&m, "echo SETTING=mine > /etc/one.conf", setting);
+    repaired(&m, "sed -i s/1/2/ /etc/one.conf", setting);
+    repaired(&m, "rm /etc/one.conf", setting);
+    repaired(&m, "chmod 666 /etc/systemd/system/one.service", || m.sh("stat -c %a /etc/systemd/system/one.service") == "644");
+    let active = |unit: &str| m.try_sh(&format!("systemctl is-active {unit}")).out == "active";
+    repaired(&m, "systemctl stop one", || active("one"));
+    repaired(&m, "systemctl kill -s KILL one", || active("one"));
+    repaired(&m, "systemctl disable -q one", || m.try_sh("systemctl is-enabled one").out == "enabled");
+    repaired(&m, "podman stop -t 0 systemd-web >/dev/null", || {
+        active("web") && m.try_sh("curl -sf http://localhost:8080/version").out == "1"
+    });
+
+    // What differs in nothing is followed by no pass.
+    let before = passes(&m);
+    m.sh("touch /etc/one.conf; cp -p /etc/one.conf /etc/x; cat /etc/x > /etc/one.conf; chmod 600 /etc/x; systemctl restart one; systemctl daemon-reload");
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(passes(&m), before, "{}", m.sh("journalctl -u trimtab -o cat | tail -n 12"));
+    m.sh("rm /etc/x");
+
+    // Killed, it goes on.
+    m.sh("systemctl kill -s KILL trimtab");
+    eventually("it is back", 20, || status(&m, ".lastPass.wake") == "start" && active("trimtab"));
+    repaired(&m, "echo SETTING=again > /etc/one.conf", setting);
+}
+
+/// Who the drift record names for the last drift of a resource that was repaired; without numbers, and the program's path (which is told only
+/// of processes that have no more rights than the agent).
+fn who(m: &Machine, resource: &str) -> String {
+    status(
+        m,
+        &format!(
+            "first(.pastDrift[] | select(.resource == \"{resource}\")).actor | if . then del(.pid, .program, .session) else . end"
+        ),
+    )
+}
+
+#[test]
+fn who_did_it_is_named_and_never_guessed() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    scene(&m);
+    start(&m);
+    let setting = || m.read("/etc/one.conf") == "SETTING=1";
+
+    // A person with root's rights, as sshd, login and sudo make them: the kernel keeps who logged in.
+    m.sh("useradd -u 1000 bob");
+    repaired(&m, "sh -c 'echo 1000 > /proc/self/loginuid; echo SETTING=bob > /etc/one.conf; sleep 0.5'", setting);
+    assert_eq!(who(&m, "file /etc/one.conf"), r#"{"command":"sh","login":"bob","user":"root"}"#);
+    // A service.
+    repaired(&m, "systemd-run -q --wait -u meddler sh -c 'echo SETTING=x > /etc/one.conf; sleep 0.5'", setting);
+    assert_eq!(who(&m, "file /etc/one.conf"), r#"{"command":"sh","unit":"meddler.service","user":"root"}"#);
+    // A container that was given the folder.
+    let image = format!("localhost:5000/busybox@{}", m.read("/var/lib/lab/busybox-1"));
+    let inside = "echo SETTING=box > /host/one.conf; sleep 0.5; true";
+    repaired(&m, &format!("podman run --rm -q -v /etc:/host {image} /bin/sh -c '{inside}'"), setting);
+    let told = who(&m, "file /etc/one.conf");
+    assert!(told.starts_with(r#"{"command":"sh","unit":"libpod-"#) && told.ends_with(r#".scope","user":"root"}"#), "{told}");
+    // One that is gone before anybody can look is a number, and never somebody else.
+    repaired(&m, "sed -i s/1/2/ /etc/one.conf", setting);
+    let told = who(&m, "file /etc/one.conf");
+    assert!(told == r#"{"command":"sed","user":"root"}"# || told == "{}", "{told}");
+
+    let active = || m.try_sh("systemctl is-active one").out == "active";
+    repaired(&m, "systemctl kill -s KILL one", active);
+    assert_eq!(who(&m, "unit one.service"), r#"{"result":"signal","unit":"one.service"}"#);
+    // systemd does not say who asked it for a job.
+    repaired(&m, "systemctl stop one", active);
+    assert_eq!(who(&m, "unit one.service"), "null");
+}
