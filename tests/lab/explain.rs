@@ -66,7 +66,7 @@ fn a_drift_is_explained_in_the_journal_and_had_back_by_name() {
     let ran = m.try_sh("trimtab explain one");
     assert_eq!(ran.code, 2, "{ran}");
     for part in
-        ["unit one.service", "now         active is inactive", "the pump is out", "left alone: it is pinned", "/etc/one.conf"]
+        ["unit one.service", "now         active is inactive", "the pump is out", "            it is pinned", "/etc/one.conf"]
     {
         assert!(ran.out.contains(part), "{part:?} is not in:\n{ran}");
     }

@@ -184,14 +184,6 @@ impl Pass<'_> {
         self.ended(at, outcome);
     }
 
-    /// What differs in it is carried over into the new file: nothing is lost.
-    pub(super) fn holds_only_keys_of_others(&self, path: &HostPath) -> bool {
-        let Some(want) = self.wanted.entries.get(path) else { return false };
-        let (Some(ignored), Node::File { digest, .. }) = (&want.ignored, &want.state.node) else { return false };
-        let found = keys::found(&self.machine.root, path);
-        found.zip((self.contents)(*digest).ok()).is_some_and(|(found, wanted)| keys::is_alike(ignored, &wanted, &found, true))
-    }
-
     /// A new file has what its directory gives it, and no more: what only the old one had cannot be given back, and is told.
     fn lose(&mut self, path: &HostPath, now: &Xattrs) {
         let owned = self.ledger.entries.get(path).filter(|owned| !owned.pending);

@@ -22,7 +22,7 @@ use trimtab_model::plan::{Action, Cause};
 
 use super::files::failed;
 use super::{Kept, Outcome, Pass, Refusal, chain};
-use crate::host::observe;
+use crate::host::{keys, observe};
 
 /// Of the kept generations that had a path, whether the newest one showed its content.
 pub(super) type Shown = BTreeMap<HostPath, bool>;
@@ -158,5 +158,12 @@ impl Pass<'_> {
     fn is_untouched(&self, path: &HostPath) -> bool {
         let found = observe::observe(&self.machine.root, [path]).remove(path);
         matches!(found, Some(Found::File { digest, .. }) if self.is_ours(path, digest))
+    }
+    /// What differs in it is carried over into the new file: nothing is lost.
+    fn holds_only_keys_of_others(&self, path: &HostPath) -> bool {
+        let Some(want) = self.wanted.entries.get(path) else { return false };
+        let (Some(ignored), Node::File { digest, .. }) = (&want.ignored, &want.state.node) else { return false };
+        let found = keys::found(&self.machine.root, path);
+        found.zip((self.contents)(*digest).ok()).is_some_and(|(found, wanted)| keys::is_alike(ignored, &wanted, &found, true))
     }
 }

@@ -111,12 +111,14 @@ pub(super) fn run(places: &Places, args: &DriftArgs) -> ExitCode {
         Ok(memory) => memory,
         Err(code) => return code,
     };
-    let with = |id: u64, done: &dyn Fn(&Drift) -> ExitCode| match memory.book.drift(id) {
-        Some(drift) => done(drift),
-        None => {
-            complain(&format!("there is no drift {id} (any more); `trimtab drift list --all` lists what is remembered"));
-            ExitCode::FAILURE
-        }
+    let with = |id: u64, done: &dyn Fn(&Drift) -> ExitCode| {
+        memory.book.drift(id).map_or_else(
+            || {
+                complain(&format!("there is no drift {id} (any more); `trimtab drift list --all` lists what is remembered"));
+                ExitCode::FAILURE
+            },
+            done,
+        )
     };
     match &args.command {
         Command::List(args) => list(&memory, args),

@@ -113,7 +113,8 @@ impl Cycle {
 
     /// Who signed a commit, when it is the last one that was accepted: of others it is not remembered.
     pub fn signer_of(&self, revision: &str) -> Option<String> {
-        let is_it = self.trust_state.as_ref().is_some_and(|state| state.commit.to_string() == revision);
+        let id: gix_hash::ObjectId = revision.parse().ok()?;
+        let is_it = self.trust_state.as_ref().is_some_and(|state| state.commit == id);
         is_it.then(|| self.signer())
     }
 
