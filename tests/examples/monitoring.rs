@@ -5,53 +5,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use trimtab_model::event::EventKind;
+use trimtab_model::metric::NAMES;
 
 use super::repository_root;
-
-/// What `trimtab_model::metric` tells.
-const METRICS: [&str; 41] = [
-    "trimtab_build_info",
-    "trimtab_ready",
-    "trimtab_condition",
-    "trimtab_condition_transition_timestamp_seconds",
-    "trimtab_outcome",
-    "trimtab_observe_mode",
-    "trimtab_generation",
-    "trimtab_good_generation",
-    "trimtab_applied_revision_prefix",
-    "trimtab_attempted_revision_prefix",
-    "trimtab_revision_accepted_timestamp_seconds",
-    "trimtab_last_contact_timestamp_seconds",
-    "trimtab_last_pass_timestamp_seconds",
-    "trimtab_last_pass_duration_seconds",
-    "trimtab_statement_expires_timestamp_seconds",
-    "trimtab_clock_synchronised",
-    "trimtab_managed_resources",
-    "trimtab_units",
-    "trimtab_drift_standing",
-    "trimtab_drift_oldest_timestamp_seconds",
-    "trimtab_denied_revisions",
-    "trimtab_suspended_until_timestamp_seconds",
-    "trimtab_pinned_resources",
-    "trimtab_trial_in_progress",
-    "trimtab_spool_reports",
-    "trimtab_spool_bytes",
-    "trimtab_spool_oldest_timestamp_seconds",
-    "trimtab_sink_failures",
-    "trimtab_sink_last_delivery_timestamp_seconds",
-    "trimtab_watched_paths",
-    "trimtab_unwatched_paths",
-    "trimtab_passes_total",
-    "trimtab_pass_seconds_total",
-    "trimtab_updates_total",
-    "trimtab_drift_found_total",
-    "trimtab_drift_repaired_total",
-    "trimtab_rollbacks_total",
-    "trimtab_polls_total",
-    "trimtab_poll_failures_total",
-    "trimtab_events_total",
-    "trimtab_watch_overflows_total",
-];
 
 const CONDITIONS: [&str; 8] = ["Ready", "Reconciling", "Stalled", "Drifted", "Contended", "Suspended", "Stale", "RolledBack"];
 
@@ -81,7 +37,7 @@ fn every_metric_that_is_asked_for_is_told() {
         let text = text(file);
         let metrics = words(&text, "trimtab_");
         for metric in &metrics {
-            assert!(METRICS.contains(metric), "{file} asks for {metric}, which no host tells");
+            assert!(NAMES.contains(metric), "{file} asks for {metric}, which no host tells");
         }
         for name in words(&text, "trimtab:").into_iter().chain(words(&text, "fleet:trimtab_")) {
             assert!(recorded.contains(name), "{file} asks for {name}, which no rule records");

@@ -10,4 +10,5 @@ mod links;
 mod observing;
 mod placing;
 mod remembering;
+mod strays;
 mod trouble;

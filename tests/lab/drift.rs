@@ -158,7 +158,7 @@ fn keys_of_others_restart_nobody_and_outlive_repair_update_and_rollback() {
     m.sh(&format!("git -C {} revert --no-edit HEAD", ana.working_copy()));
     m.write(
         &format!("{c}/component.toml"),
-        &format!("{rule}[[file]]\npath = \"/etc/systemd/system/one.service\"\nignore = [\"Service.Nice\"]\n"),
+        format!("{rule}[[file]]\npath = \"/etc/systemd/system/one.service\"\nignore = [\"Service.Nice\"]\n"),
     );
     ana.push("The host sets how nice it is");
     settled(&m);

@@ -1,6 +1,7 @@
-//! Reports at the places that they go to: a real Alertmanager, and the fleet's own repository.
+//! Reports at the places that they go to: a real Alertmanager, the fleet's own repository, and an OTLP receiver.
 //!
-//! OTLP is not among them: Debian builds Prometheus without its OTLP receiver (2.53 in 13, and 3.5 in unstable), and packages no collector.
+//! The receiver is VictoriaMetrics: Debian builds Prometheus without its own (2.53 in 13, and 3.5 in unstable), and packages no collector. It takes
+//! metrics; what takes logs is not packaged.
 
 use trimtab_tests::lab::trimtab::{enrol, start_agent};
 use trimtab_tests::lab::{self, Machine, Person, eventually};
@@ -68,6 +69,65 @@ fn alertmanager_and_the_repository_know_how_the_host_is() {
     // All of it was taken: nothing waits, nothing failed.
     eventually("every report was taken", 20, || status(&m, ".queue.reports") == "0");
     assert_eq!(status(&m, "[.queue.sinks[] | .failures] | add"), "0", "{}", m.sh("trimtab status --json | jq .queue"));
+}
+
+const VICTORIA: &str = "http://127.0.0.1:8428";
+
+/// The samples of a metric: its labels, and every value with its time.
+fn samples(m: &Machine, metric: &str) -> Vec<(String, String)> {
+    m.sh(&format!("curl -sf -m 5 {VICTORIA}/internal/force_flush"));
+    let found = m.sh(&format!("curl -sfG -m 5 {VICTORIA}/api/v1/export --data-urlencode 'match[]={metric}'"));
+    let rows = m.sh(&format!(
+        "printf '%s' '{found}' | jq -r '. as $series | range(.values | length) | \"\\($series.metric) \\($series.values[.])\t\\($series.timestamps[.])\"'"
+    ));
+    rows.lines().filter_map(|row| row.split_once('\t')).map(|(value, at)| (value.to_owned(), at.to_owned())).collect()
+}
+
+#[test]
+fn metrics_arrive_at_an_otlp_receiver_under_the_names_of_the_endpoint() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    let ana = Person::new(&m, "ana");
+    fleet::assign(&ana, &["one"]);
+    fleet::service(&ana, "one", "1");
+    ana.push("One service");
+    enrol(&m, &ana, "");
+    m.sh("systemd-run -q --unit=victoria /usr/bin/victoria-metrics -storageDataPath=/var/tmp/victoria -httpListenAddr=127.0.0.1:8428");
+    let sinks = format!(
+        "\n[reports]\nheartbeat = \"5s\"\n\n[[sink]]\nname = \"metrics\"\ntype = \"otlp\"\nurl = \"{VICTORIA}/opentelemetry\"\n\
+         signals = [\"metrics\"]\nallow-http = true\n"
+    );
+    let toml = m.read("/etc/trimtab/agent.toml");
+    m.write("/etc/trimtab/agent.toml", format!("{toml}\n{sinks}"));
+    eventually("it is ready", 30, || m.try_sh(&format!("curl -sf -m 5 {VICTORIA}/health")).code == 0);
+    start_agent(&m);
+    eventually("the host is ready, and it is known there", 30, || {
+        let ready = samples(&m, "trimtab_ready");
+        ready.iter().any(|(series, _)| series.ends_with(" 1"))
+    });
+    let (series, _) = samples(&m, "trimtab_ready").pop().expect("because it was there");
+    assert!(series.contains("edge-1") && series.contains("trimtab"), "it says whose it is: {series}");
+    let managed = samples(&m, "trimtab_managed_resources{kind=\"unit\"}");
+    assert!(managed.iter().any(|(series, _)| series.ends_with(" 1")), "{managed:?}");
+
+    m.write("/etc/one.conf", "SETTING=mine\n");
+    eventually("a repaired drift is counted there", 30, || {
+        let repaired = samples(&m, "trimtab_drift_repaired_total");
+        repaired.iter().any(|(series, _)| series.ends_with(" 1"))
+    });
+    // What is sent twice is one sample: no two of a series have one time.
+    let mut all = samples(&m, "trimtab_ready");
+    let sent = all.len();
+    all.sort();
+    all.dedup_by(|a, b| a.1 == b.1);
+    assert_eq!(all.len(), sent);
+    // Every name that it knows is one that the endpoint tells.
+    let told = m.sh("curl -sf -m 5 --unix-socket /run/trimtab-status/status.sock -H 'Accept: text/plain' http://localhost/metrics");
+    let known =
+        m.sh(&format!("curl -sf -m 5 {VICTORIA}/api/v1/label/__name__/values | jq -r '.data[] | select(startswith(\"trimtab\"))'"));
+    assert!(known.lines().count() > 20, "{known}");
+    for name in known.lines() {
+        assert!(told.contains(name), "{name} is told by OTLP only");
+    }
 }
 
 /// What a person sees of the fleet.

@@ -106,3 +106,40 @@ fn what_stood_there_with_keys_of_others_is_adopted_and_given_back() {
     sandbox.once();
     assert_eq!(sandbox.read("etc/app.toml"), theirs, "the operator's original, with what was in it");
 }
+
+/// What stands on a file after it was written is what it is held to; values are told nowhere.
+#[test]
+fn extended_attributes_that_somebody_sets_are_drift_and_go() {
+    let sandbox = Sandbox::new("");
+    assert_eq!(sandbox.once().outcome, Outcome::Converged);
+    let path = sandbox.root().join("etc/one.conf");
+    let set = |name: &str| rustix::fs::setxattr(&path, name, b"hush-hush", rustix::fs::XattrFlags::empty());
+    if set("user.note") == Err(rustix::io::Errno::OPNOTSUPP) {
+        eprintln!("skipped: the file system of the temporary folder knows no extended attributes");
+        return;
+    }
+    let (code, shown, _) = sandbox.said(&["plan", "--offline"]);
+    assert!(code == 2 && shown.contains("xattr") && shown.contains("user.note is set") && !shown.contains("hush"), "{shown}");
+    let pass = sandbox.once();
+    assert_eq!((pass.outcome, pass.changes.len(), pass.changes[0].cause), (Outcome::Converged, 1, Cause::Drift));
+    assert_eq!(pass.changes[0].differs[0].property, "xattr");
+    assert_eq!(pass.kept.len(), 0, "its content is ours");
+    let mut names = [0; 4096];
+    let length = rustix::fs::listxattr(&path, &mut names[..]).unwrap();
+    assert!(!String::from_utf8_lossy(&names[..length]).contains("user.note"), "it is gone");
+    assert_eq!(sandbox.once().outcome, Outcome::Unchanged);
+
+    // What was there before trimtab came is as it should be; without it, it is told once that it cannot be given back.
+    let path = sandbox.root().join("etc/three.conf");
+    fs::write(&path, "three\n").unwrap();
+    rustix::fs::setxattr(&path, "user.note", b"mine", rustix::fs::XattrFlags::empty()).unwrap();
+    sandbox.repo.write("components/one/files/etc/three.conf", "three\n");
+    sandbox.push();
+    sandbox.once();
+    assert_eq!(sandbox.once().outcome, Outcome::Unchanged);
+    rustix::fs::removexattr(&path, "user.note").unwrap();
+    let pass = sandbox.once();
+    assert_eq!((pass.outcome, pass.changes[0].differs[0].found.as_str()), (Outcome::Converged, "user.note is gone"));
+    assert!(pass.remarks.iter().any(|remark| remark.contains("user.note")), "{:?}", pass.remarks);
+    assert_eq!(sandbox.once().outcome, Outcome::Unchanged);
+}

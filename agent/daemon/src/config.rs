@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use trimtab_model::drift::KEEP_LIMIT;
 use trimtab_model::facts::PathPolicy;
 use trimtab_model::finding::{Finding, Spot};
 use trimtab_model::names::HostName;
@@ -40,7 +41,7 @@ pub struct Settings {
     /// How much of the past is kept.
     #[serde(default)]
     pub generations: GenerationSettings,
-    /// How drift is found.
+    /// How drift is found, and what becomes of what its repair overwrites.
     #[serde(default)]
     pub drift: DriftSettings,
     /// When reports are made, and how many wait at most.
@@ -166,11 +167,14 @@ pub struct DriftSettings {
     /// How many directories are watched for changes as they happen; what is beyond is found at the interval. 0: none.
     #[serde(deserialize_with = "at_most::<0x10_0000, _, _>")]
     pub max_watches: usize,
+    /// How many MiB of overwritten contents are kept; the oldest go first. At least so many that the largest single one finds room.
+    #[serde(deserialize_with = "from_to::<{ KEEP_LIMIT >> 20 }, 4096, _, _>")]
+    pub keep_mib: u64,
 }
 
 impl Default for DriftSettings {
     fn default() -> Self {
-        Self { max_watches: 8192 }
+        Self { max_watches: 8192, keep_mib: 64 }
     }
 }
 
@@ -465,6 +469,8 @@ mod tests {
             ("generations", "keep = 1001", "1001 is more than 1000"),
             ("generations", "max-mib = 99999999999999999", ""),
             ("generations", "max-gib = 1", "unknown field `max-gib`"),
+            ("drift", "keep-mib = 3", "3 is not between 4 and 4096"),
+            ("drift", "keep = 4", "unknown field `keep`"),
             ("reports", "heartbeat = \"1s\"", "\"1s\" is not between five seconds and one day"),
             ("reports", "max-count = 1", "1 is not between 2 and 10000"),
             ("reports", "max-gib = 1", "unknown field `max-gib`"),

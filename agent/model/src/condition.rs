@@ -127,12 +127,13 @@ fn contended(pass: Option<&Pass>, book: &DriftBook) -> Told {
     if pass.is_none() {
         return unknown();
     }
+    // Until it is over, and not only while a repair waits: in between it is as wanted for a moment.
     let list = unmended(pass, book);
-    let mut fought = list.iter().filter(|(_, why)| matches!(why, Some(LeftAlone::Contended { .. }))).map(|(resource, _)| *resource);
-    let Some(first) = fought.next() else { return no("Uncontended", "nothing changes back what is repaired") };
-    let actor =
-        book.standing.get(first).and_then(|drift| drift.actor.as_ref()).map_or("unknown".to_owned(), crate::drift::Actor::words);
-    yes("Contended", format!("{} {first} is changed back again and again, by: {actor}", differ(1 + fought.count())))
+    let waits = list.iter().filter(|(_, why)| matches!(why, Some(LeftAlone::Contended { .. }))).map(|(resource, _)| *resource);
+    let fought: std::collections::BTreeSet<&str> = waits.chain(book.contended.keys().map(String::as_str)).collect();
+    let Some(first) = fought.first() else { return no("Uncontended", "nothing changes back what is repaired") };
+    let actor = book.of(first).find_map(|drift| drift.actor.as_ref()).map_or("unknown".to_owned(), crate::drift::Actor::words);
+    yes("Contended", format!("{} {first} is changed back again and again, by: {actor}", differ(fought.len())))
 }
 
 fn differ(count: usize) -> String {

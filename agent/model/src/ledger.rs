@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::desired::{FileState, Origin, Role};
 use crate::digest::Digest;
-use crate::drift::DriftPolicy;
+use crate::drift::{Drift, DriftPolicy, DriftState, Takes};
 use crate::names::{HostPath, UnitName};
 use crate::transaction::{Denied, Line, Trial};
+use crate::xattr::Xattrs;
 
 /// The format of the file; a ledger of a newer format halts the agent instead of being guessed at.
 pub const FORMAT: u32 = 2;
@@ -84,6 +85,20 @@ pub struct KeptDrift {
     pub at: u64,
 }
 
+impl Ledger {
+    /// What a repair took away of a drift, if it is still kept. A kill between a repair and its note leaves a drift that names no content: what was
+    /// kept of its path between its begin and its end is it.
+    pub fn kept_of(&self, drift: &Drift) -> Option<&KeptDrift> {
+        let path = drift.resource.strip_prefix("file ")?;
+        let meanwhile = drift.found_ms / 1000..=drift.ended_ms / 1000;
+        let is_it = |kept: &&KeptDrift| match drift.kept {
+            Some(digest) => kept.digest == digest,
+            None => drift.state == DriftState::Repaired && drift.takes() == Takes::Content && meanwhile.contains(&kept.at),
+        };
+        self.kept.iter().filter(|kept| kept.path.as_str() == path).find(is_it)
+    }
+}
+
 impl Default for Ledger {
     fn default() -> Self {
         Self {
@@ -116,6 +131,10 @@ pub struct Owned {
     pub role: Role,
     /// What stood there before trimtab came; restored when the path leaves the repository.
     pub before: Before,
+    /// The extended attributes that were on it after it was written; `None`: an older trimtab wrote it and did not look. What nobody looked at
+    /// is not judged before the file is written the next time: an ACL that an operator set must not go with an upgrade.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xattrs: Option<Xattrs>,
     /// The write was announced and not yet confirmed: a difference found now is unfinished work, not drift.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pending: bool,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::names::{HostPath, UnitName};
+use crate::xattr::Xattrs;
 
 /// The host as it was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct Observed {
     pub groups: BTreeMap<String, Option<u32>>,
     /// How contents that are not the wanted ones compare but for the keys in them that belong to others; only where there are such keys.
     pub alike: BTreeMap<HostPath, Alike>,
+    /// The extended attributes that count of each file that has some ([`crate::xattr::counts`]).
+    pub xattrs: BTreeMap<HostPath, Xattrs>,
     /// Whether units are managed at all (false in a sandbox without systemd).
     pub has_units: bool,
     /// What nobody declared in each directory that is declared `exclusive`.

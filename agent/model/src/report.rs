@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::drift::LeftAlone;
 use crate::finding::Findings;
 use crate::names::ComponentName;
 use crate::plan::{Cause, Change, Problem};
@@ -267,6 +268,9 @@ impl Pass {
             Outcome::Paused if self.paused.is_empty() => format!("{} differ and are left alone{first}", held.len()),
             Outcome::Paused if held.is_empty() => self.paused.clone(),
             Outcome::Paused => format!("{}; {} differ{first}", self.paused, held.len()),
+            _ if held.iter().all(|change| matches!(change.left_alone, Some(LeftAlone::Contended { .. }))) => {
+                format!("{} differ, for something keeps changing them back{first}", held.len())
+            }
             _ => format!("{} differ and are only reported{first}", held.len()),
         }
     }

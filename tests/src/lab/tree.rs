@@ -49,6 +49,7 @@ impl Suite {
                     "busybox-static",
                     "prometheus",
                     "prometheus-alertmanager",
+                    "victoria-metrics",
                 ];
                 PACKAGES.iter().copied().filter(|name| !unused.contains(name)).chain(["rpm"]).collect()
             }
@@ -104,6 +105,7 @@ const PACKAGES: &[&str] = &[
     // what reports are sent to, and what checks them
     "prometheus",
     "prometheus-alertmanager",
+    "victoria-metrics",
     "minisign",
 ];
 

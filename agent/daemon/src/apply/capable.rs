@@ -114,7 +114,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.entries.insert(
             path.clone(),
-            Owned { state, role, before: Before::Absent, pending: false, drift: DriftPolicy::Enforce, origin },
+            Owned { state, role, before: Before::Absent, xattrs: None, pending: false, drift: DriftPolicy::Enforce, origin },
         );
         assert_eq!(left(&desired, &ledger), (vec!["web".to_owned()], vec!["component web2".to_owned()]));
     }

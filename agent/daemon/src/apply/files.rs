@@ -2,17 +2,15 @@
 
 use std::io::{self, Read};
 use std::ops::Bound;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use trimtab_model::desired::{FileState, Node};
 use trimtab_model::digest::Digest;
-use trimtab_model::drift::KEEP_LIMIT;
-use trimtab_model::ledger::{Before, KeptDrift, Ledger, MAX_KEPT};
+use trimtab_model::ledger::{Before, Ledger};
 use trimtab_model::names::HostPath;
-use trimtab_model::observed::Expected;
-use trimtab_model::plan::{Action, Cause, Note, Step};
+use trimtab_model::plan::{Action, Note, Step};
+use trimtab_model::xattr::Xattrs;
 
-use super::{Kept, NotBegun, Outcome, Pass, chain};
+use super::{NotBegun, Outcome, Pass, chain};
 use crate::host::place::{Batch, New, NewNode, PlaceError, Staged};
 use crate::host::{keys, observe};
 
@@ -176,49 +174,6 @@ impl Pass<'_> {
         }
     }
 
-    /// What somebody wrote over paths that leave. Before the intent is written down, for that puts it on the disk, and names it.
-    pub(super) fn keep_leaving(&mut self) {
-        for (at, step) in self.plan.steps.iter().enumerate() {
-            match (&step.action, &self.outcomes[at]) {
-                (Action::Remove { path, .. } | Action::Restore { path, .. }, None) => self.keep_drift(path, step.cause),
-                (Action::Purge { path, expected }, None) => {
-                    if let Err(outcome) = self.keep_purged(path, *expected) {
-                        self.ended(at, outcome);
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// What nobody declared goes only when its content is kept: it is nothing that trimtab ever wrote.
-    fn keep_purged(&mut self, path: &HostPath, expected: Expected) -> Result<(), Outcome> {
-        let found = observe::identity_at(&self.machine.root, path).map_err(|error| failed(&error))?;
-        let raced = || Outcome::Raced { message: format!("{path} was changed since it was looked at; the next pass looks again") };
-        match found {
-            Some((identity, _)) if expected != Expected::Same(identity) => return Err(raced()),
-            Some((_, true)) => {}
-            // Gone by itself, or without a content.
-            None | Some((_, false)) => return Ok(()),
-        }
-        let file = observe::open(&self.machine.root, path).map_err(|error| failed(&error))?;
-        // One byte more than is kept: what grew meanwhile is noticed, and left.
-        let digest = self.store.put_file(&mut file.take(KEEP_LIMIT + 1)).map_err(|error| failed(&error))?;
-        let after = observe::identity_at(&self.machine.root, path).map_err(|error| failed(&error))?;
-        if after.is_none_or(|(identity, _)| expected != Expected::Same(identity)) {
-            return Err(raced());
-        }
-        self.keep(path, digest);
-        Ok(())
-    }
-
-    fn keep(&mut self, path: &HostPath, digest: Digest) {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        self.ledger.kept.insert(0, KeptDrift { path: path.clone(), digest, at });
-        self.ledger.kept.truncate(MAX_KEPT);
-        self.applied.kept.push(Kept { path: path.clone(), digest });
-    }
-
     /// Takes away what nobody declared, if it is still what was kept.
     pub(super) fn purge(&mut self, at: usize, batch: &mut Batch) {
         if self.skip(at) {
@@ -229,50 +184,29 @@ impl Pass<'_> {
         self.ended(at, outcome);
     }
 
-    /// Never a reason to leave drift in place: what cannot be kept is told and overwritten.
-    fn keep_drift(&mut self, path: &HostPath, cause: Cause) {
-        if !matches!(cause, Cause::Drift | Cause::UpdateAndDrift) {
-            return;
+    /// A new file has what its directory gives it, and no more: what only the old one had cannot be given back, and is told.
+    fn lose(&mut self, path: &HostPath, now: &Xattrs) {
+        let owned = self.ledger.entries.get(path).filter(|owned| !owned.pending);
+        let lost: Vec<&str> = owned
+            .into_iter()
+            .flat_map(|owned| owned.xattrs.iter().flatten())
+            .map(|(name, _)| name)
+            .filter(|name| !now.contains_key(*name))
+            .map(String::as_str)
+            .collect();
+        if !lost.is_empty() {
+            self.applied.remarks.push(format!("{path} was written anew without its extended attributes {}", lost.join(", ")));
         }
-        if self.holds_only_keys_of_others(path) {
-            return;
-        }
-        let Ok(file) = observe::open(&self.machine.root, path) else { return };
-        if file.metadata().is_ok_and(|meta| meta.len() > KEEP_LIMIT) {
-            self.applied.remarks.push(format!("what stood at {path} is larger than {KEEP_LIMIT} bytes and was not kept"));
-            return;
-        }
-        match self.store.put_file(&mut file.take(KEEP_LIMIT)) {
-            Ok(digest) if !self.is_ours(path, digest) => {
-                // On the disk with the intent: a content that the ledger does not name is swept away.
-                self.keep(path, digest);
-            }
-            Ok(_) => {}
-            Err(error) => self.applied.remarks.push(format!("what stood at {path} could not be kept: {}", chain(&error))),
-        }
-    }
-
-    /// Only its mode or owner drifted: its content is what we wrote, and nothing of anybody's is lost.
-    fn is_ours(&self, path: &HostPath, digest: Digest) -> bool {
-        let owned = self.ledger.entries.get(path);
-        owned.is_some_and(|owned| matches!(owned.state.node, Node::File { digest: ours, .. } if ours == digest))
-    }
-
-    /// What differs in it is carried over into the new file: nothing is lost.
-    fn holds_only_keys_of_others(&self, path: &HostPath) -> bool {
-        let Some(want) = self.wanted.entries.get(path) else { return false };
-        let (Some(ignored), Node::File { digest, .. }) = (&want.ignored, &want.state.node) else { return false };
-        let found = keys::found(&self.machine.root, path);
-        found.zip((self.contents)(*digest).ok()).is_some_and(|(found, wanted)| keys::is_alike(ignored, &wanted, &found, true))
     }
 
     fn intend(&mut self, staged: &[(usize, Staged)]) {
-        for (at, _) in staged {
+        for (at, one) in staged {
             let step = &self.plan.steps[*at];
             if let Action::Put { path, before, .. } = &step.action
                 && self.failures.because(step.component.as_ref()).is_none()
             {
-                self.own(path, before.clone(), true);
+                self.lose(path, &one.xattrs());
+                self.own(path, before.clone(), true, Some(one.xattrs()));
             }
         }
         self.intend_units();
@@ -361,7 +295,7 @@ pub(super) fn orphans(ledger: &Ledger) -> Vec<HostPath> {
     ledger.made.iter().rev().filter(|folder| !holds(folder)).cloned().collect()
 }
 
-fn failed(error: &dyn std::error::Error) -> Outcome {
+pub(super) fn failed(error: &dyn std::error::Error) -> Outcome {
     Outcome::Failed { message: chain(error) }
 }
 

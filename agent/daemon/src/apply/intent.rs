@@ -7,6 +7,7 @@ use trimtab_model::digest::Digest;
 use trimtab_model::ledger::{Before, Owned, OwnedUnit};
 use trimtab_model::names::{HostPath, UnitName};
 use trimtab_model::plan::{Action, Note, Was};
+use trimtab_model::xattr::Xattrs;
 
 use super::{Outcome, Pass, chain};
 use crate::host::observe;
@@ -19,7 +20,7 @@ impl Pass<'_> {
                 Note::Adopt { path, before } => self.adopt(path, before),
                 Note::Confirm { path } => {
                     let pending = self.ledger.entries.get(path).is_some_and(|owned| owned.pending);
-                    self.own(path, None, pending);
+                    self.own(path, None, pending, None);
                 }
                 Note::Drop { .. } => {}
                 Note::Unit { unit, was, .. } => self.manage(unit, *was),
@@ -37,7 +38,8 @@ impl Pass<'_> {
                 return;
             }
         }
-        self.own(path, Some(before.clone()), false);
+        let xattrs = observe::observe_whole(&self.machine.root, [path]).1.remove(path);
+        self.own(path, Some(before.clone()), false, Some(xattrs.unwrap_or_default()));
     }
 
     /// What is adopted is mostly what is wanted; with keys of others in it, it is only on the disk.
@@ -52,15 +54,16 @@ impl Pass<'_> {
         }
     }
 
-    /// Makes or renews the entry of a path from what is wanted.
-    pub(super) fn own(&mut self, path: &HostPath, before: Option<Before>, pending: bool) {
+    /// Makes or renews the entry of a path from what is wanted. `xattrs` as they stand on what is written; `None`: as they were.
+    pub(super) fn own(&mut self, path: &HostPath, before: Option<Before>, pending: bool, xattrs: Option<Xattrs>) {
         let Some(want) = self.wanted.entries.get(path) else { return };
         let before = before.or_else(|| self.ledger.entries.get(path).map(|owned| owned.before.clone())).unwrap_or(Before::Absent);
         // What is left as it is was not written: what is owned there is what was.
         let written = self.ledger.entries.get(path).filter(|_| self.plan.left.contains(path)).map(|owned| owned.state.clone());
         let state = written.unwrap_or_else(|| want.state.clone());
+        let xattrs = xattrs.or_else(|| self.ledger.entries.get(path).and_then(|owned| owned.xattrs.clone()));
         let (role, drift, origin) = (want.role.clone(), want.drift, want.origin.clone());
-        let owned = Owned { state, role, before, pending, drift, origin };
+        let owned = Owned { state, role, before, xattrs, pending, drift, origin };
         self.ledger.entries.insert(path.clone(), owned);
     }
 

@@ -14,6 +14,7 @@ mod check;
 mod failures;
 mod files;
 mod intent;
+mod kept;
 mod network;
 mod services;
 mod verify;
@@ -71,6 +72,8 @@ pub struct Machine {
     pub patience: Patience,
     /// A folder of ours for copies that checkers read; on a tmpfs if there is one.
     pub scratch: PathBuf,
+    /// How many bytes of what drift repair overwrites are kept in all.
+    pub keep: u64,
 }
 
 /// How one step ended.
@@ -140,6 +143,8 @@ pub struct Applied {
     pub not_begun: Option<NotBegun>,
     /// What drift repair overwrote.
     pub kept: Vec<Kept>,
+    /// What was kept earlier had to go for that: the store holds contents that nothing names any more.
+    pub outgrown: bool,
     /// Worth telling, but no failure.
     pub remarks: Vec<String>,
     /// Components of which a step failed, by fault of what was wanted or of the machine; a lost race is no such failure.
@@ -220,6 +225,7 @@ pub async fn apply(
         repairs: false,
         unasked: false,
         refusal,
+        shown: None,
     };
     match pass.run().await {
         Ok(()) => pass.end(),
@@ -257,6 +263,8 @@ struct Pass<'a> {
     /// systemd could not be asked: the step that is about to end has failed for that.
     unasked: bool,
     refusal: Refusal,
+    /// Read when it is first asked for.
+    shown: Option<kept::Shown>,
 }
 
 impl Pass<'_> {

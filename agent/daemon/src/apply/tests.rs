@@ -42,6 +42,7 @@ impl Bench {
             runner: Runner::Child,
             patience: Patience { unit: Duration::from_secs(10), pull: Duration::from_secs(10) },
             scratch: folder.path().join("run"),
+            keep: 64 << 20,
         };
         Self { folder, machine, store, ledger: Ledger::default(), contents: RefCell::default() }
     }
@@ -175,6 +176,7 @@ async fn what_drift_repair_overwrites_is_kept() {
     let mut desired = Desired::default();
     bench.want(&mut desired, "a", "/etc/conf", "ours");
     bench.want(&mut desired, "a", "/etc/other", "ours too");
+    desired.entries.values_mut().for_each(|entry| entry.state.mode = 0o644);
     assert!(bench.pass(&desired).await.is_complete());
     bench.write("/etc/conf", "somebody's work");
     fs::set_permissions(bench.at("/etc/other"), fs::Permissions::from_mode(0o666)).unwrap();
@@ -183,6 +185,69 @@ async fn what_drift_repair_overwrites_is_kept() {
     // A mode put right loses nobody's work, so there is one thing to keep and not two.
     assert_eq!(applied.kept.iter().map(|kept| kept.path.as_str()).collect::<Vec<_>>(), ["/etc/conf"]);
     assert_eq!(bench.store.read(&applied.kept[0].digest).unwrap(), b"somebody's work");
+    bench.assert_settled(&desired);
+}
+
+/// Whether a text is in any blob, under its name or not yet.
+fn is_in_store(bench: &Bench, text: &str) -> bool {
+    let found = std::process::Command::new("grep").args(["-rqF", text]).arg(bench.folder.path().join("state")).status().unwrap();
+    found.success()
+}
+
+#[tokio::test]
+async fn what_is_private_is_overwritten_and_kept_nowhere() {
+    // Declared private, sensitive, closed by who wrote it, opened by who wrote it; and one that is none of that.
+    let cases = [
+        ("/etc/closed", 0o600, true, 0o600, true),
+        ("/etc/sensitive", 0o644, false, 0o644, true),
+        ("/etc/closed-now", 0o644, true, 0o640, true),
+        ("/etc/opened-now", 0o600, true, 0o644, true),
+        ("/etc/open", 0o644, true, 0o644, false),
+    ];
+    for (path, wanted_mode, shown, found_mode, private) in cases {
+        let mut bench = Bench::new();
+        let mut desired = Desired::default();
+        bench.want(&mut desired, "a", path, "ours");
+        let entry = desired.entries.get_mut(path).unwrap();
+        (entry.state.mode, entry.shown) = (wanted_mode, shown);
+        assert!(bench.pass(&desired).await.is_complete());
+        bench.write(path, "hunter2");
+        fs::set_permissions(bench.at(path), fs::Permissions::from_mode(found_mode)).unwrap();
+        let applied = bench.pass(&desired).await;
+        assert!(applied.is_complete() && bench.text(path).as_deref() == Some("ours"), "{path}");
+        bench.store.sync().unwrap();
+        assert_eq!((applied.kept.is_empty(), is_in_store(&bench, "hunter2")), (private, !private), "{path}");
+        let told = applied.remarks.iter().any(|remark| remark.contains("not kept: it is private"));
+        assert_eq!((told, bench.ledger.kept.is_empty()), (private, private), "{path}: {:?}", applied.remarks);
+        // Nothing of anybody's is lost with a mode, so nothing is said.
+        fs::set_permissions(bench.at(path), fs::Permissions::from_mode(0o604)).unwrap();
+        let applied = bench.pass(&desired).await;
+        assert!(applied.is_complete() && applied.remarks.is_empty(), "{path}: {:?}", applied.remarks);
+        // Nor is it kept when the path leaves at the same time: nobody may know any more that it was sensitive.
+        bench.write(path, "hunter3");
+        assert!(bench.pass(&Desired::default()).await.is_complete());
+        bench.store.sync().unwrap();
+        assert!(!is_in_store(&bench, "hunter3"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_oldest_of_what_is_kept_goes_when_there_is_too_much() {
+    let mut bench = Bench::new();
+    bench.machine.keep = 25;
+    let mut desired = Desired::default();
+    bench.want(&mut desired, "a", "/etc/conf", "ours");
+    desired.entries.values_mut().for_each(|entry| entry.state.mode = 0o644);
+    assert!(bench.pass(&desired).await.is_complete());
+    let mut kept = Vec::new();
+    for (text, outgrown) in [("0123456789", false), ("a123456789", false), ("0123456789", false), ("b123456789", true)] {
+        bench.write("/etc/conf", text);
+        let applied = bench.pass(&desired).await;
+        assert_eq!(applied.outgrown, outgrown, "{text}");
+        kept = bench.ledger.kept.iter().map(|kept| bench.store.read(&kept.digest).unwrap()).collect();
+    }
+    // The same content twice takes room once.
+    assert_eq!(kept, [b"b123456789", b"0123456789"]);
     bench.assert_settled(&desired);
 }
 

@@ -209,13 +209,14 @@ fn show(store: &Store, backup: &Backup) -> ExitCode {
 }
 
 fn copy(store: &Store, backup: &Backup, to: &Path) -> ExitCode {
-    let bytes = match content(store, backup) {
-        Ok(bytes) => bytes,
-        Err(code) => return code,
-    };
+    content(store, backup).map_or_else(|code| code, |bytes| write_new(&bytes, to))
+}
+
+/// Writes a content to a new file, readable for its owner alone.
+pub(super) fn write_new(bytes: &[u8], to: &Path) -> ExitCode {
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-        file.write_all(&bytes)?;
+        file.write_all(bytes)?;
         file.sync_all()
     };
     match write() {
@@ -269,6 +270,13 @@ fn restore(places: &Places, store: &Store, ledger: &Ledger, backup: &Backup, for
             ExitCode::FAILURE
         }
     }
+}
+
+/// Puts what drifted back over its managed path, as a person insisted.
+pub(super) fn put_back(places: &Places, store: &Store, ledger: &Ledger, path: &HostPath, digest: Digest) -> ExitCode {
+    let path = path.clone();
+    let backup = Backup { path, kind: Kind::Drift, at: None, digest: Some(digest), target: None, managed: true, before: None };
+    restore(places, store, ledger, &backup, true)
 }
 
 /// What to put there: an original with all that was known of it; drift with the mode and owner that the path has now, or had as a managed one.

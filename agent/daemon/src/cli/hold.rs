@@ -256,14 +256,7 @@ fn done(places: &Places, request: &Request, json: Json) -> ExitCode {
         Ok(book) => book,
         Err(code) => return code,
     };
-    let is_done = match request {
-        Request::Hold { name, held } if name == HOST => book.holds.suspended.as_ref() == Some(held),
-        Request::Hold { name, held } => book.holds.pins.get(name) == Some(held),
-        Request::Release { name } if name == HOST => book.holds.suspended.is_none(),
-        Request::Release { name } => !book.holds.pins.contains_key(name),
-        _ => true,
-    };
-    if !is_done {
+    if !is_in(&book, request) {
         complain("it was not written down; `journalctl -u trimtab` and `trimtab status` tell why");
         return ExitCode::FAILURE;
     }
@@ -304,10 +297,11 @@ fn deliver(places: &Places, request: &Request) -> Result<(), ExitCode> {
     Ok(())
 }
 
+/// Whether the book says what was asked for: this very hold, not one that was there before.
 fn is_in(book: &HoldBook, request: &Request) -> bool {
     match request {
-        Request::Hold { name, .. } if name == HOST => book.holds.suspended.is_some(),
-        Request::Hold { name, .. } => book.holds.pins.contains_key(name),
+        Request::Hold { name, held } if name == HOST => book.holds.suspended.as_ref() == Some(held),
+        Request::Hold { name, held } => book.holds.pins.get(name) == Some(held),
         Request::Release { name } if name == HOST => book.holds.suspended.is_none(),
         Request::Release { name } => !book.holds.pins.contains_key(name),
         _ => true,

@@ -16,7 +16,9 @@ use crate::log::chain;
 mod ask;
 mod backups;
 mod demo;
+mod drift;
 mod endpoint;
+mod explain;
 mod follow;
 mod hold;
 mod init;
@@ -97,6 +99,13 @@ enum Command {
     /// What is suspended or pinned on this host: until when, by whom, and why.
     #[command(after_help = "Example:\n  trimtab holds --json | jq '.pins | keys'")]
     Holds(machine::Json),
+    /// What somebody changed on this host, who it was, and what became of it.
+    #[command(after_help = "Example:\n  trimtab drift list --all\n  trimtab drift show 17")]
+    Drift(drift::DriftArgs),
+    /// Why a file, a unit or an image is as it is: which commit, signer, component, file and line put it here, what reads it, what changed it last,
+    /// its drift, and what stands there now. Exit 0 when it is as wanted, 2 when not, 1 when nothing is known of it or it cannot be looked at.
+    #[command(after_help = "Example:\n  trimtab explain /etc/app.conf\n  trimtab explain app.service --json | jq .origin")]
+    Explain(explain::ExplainArgs),
     /// What of yours was replaced: originals, and what a repair took away.
     #[command(after_help = "Example:\n  trimtab backups restore /etc/motd --to /root/motd.before")]
     Backups(backups::BackupsArgs),
@@ -206,6 +215,8 @@ pub fn main() -> ExitCode {
         Command::Pin(args) => hold::pin(&places, &args),
         Command::Unpin(args) => hold::unpin(&places, &args),
         Command::Holds(json) => hold::holds(&places, json),
+        Command::Drift(args) => drift::run(&places, &args),
+        Command::Explain(args) => explain::run(&places, &args),
         Command::Backups(args) => backups::run(&places, &args),
         Command::Uninstall(args) => uninstall::run(&places, &args),
         Command::Sync(wait) => ask::sync(&places, wait),

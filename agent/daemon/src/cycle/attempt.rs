@@ -351,6 +351,9 @@ impl Cycle {
         let takes = plan.steps.iter().any(|step| matches!(step.action, Action::Purge { .. }));
         let purged = plan.changes.iter().filter(|change| change.left_alone.is_none() && is_extra(change));
         pass.changes.extend(purged.cloned());
+        if takes {
+            self.note_drift(pass);
+        }
         if takes || plan.steps.len() > plan.prune_from || !plan.bookkeeping.is_empty() {
             self.repair(&plan, &held, pass).await;
         }

@@ -51,7 +51,8 @@ impl Cycle {
         }
         let sightings = std::mem::take(&mut self.sightings);
         let look = self.book_look(pass);
-        if self.kept.book.find(&pass.changes, &sightings, &look) {
+        let found = self.kept.book.find(&pass.changes, &sightings, &look);
+        if self.kept.book.contend(&look) || found {
             self.save_book();
         }
         self.say_events();
@@ -71,9 +72,11 @@ impl Cycle {
             done.then(|| overwritten(pass, drift))
         };
         let look = self.book_look(pass);
+        let counted: Vec<Drift> = self.kept.book.standing.values().filter(|drift| mended(drift).is_some()).cloned().collect();
         if self.kept.book.settle(mended, &look) {
             self.save_book();
         }
+        self.count_repairs(counted.iter());
         self.say_events();
     }
 
@@ -92,6 +95,7 @@ impl Cycle {
         if self.kept.book.tell_pass(&view) {
             self.save_book();
         }
+        self.calm_fights(pass);
         self.say_events();
         self.kept.book.unsent.clone()
     }
@@ -101,12 +105,12 @@ impl Cycle {
         self.kept.book.sent(up_to);
     }
 
-    fn book_look<'p>(&self, pass: &'p Pass) -> Look<'p> {
+    pub(super) fn book_look<'p>(&self, pass: &'p Pass) -> Look<'p> {
         let has_units = self.machine.systemd.is_some() && !pass.failures.iter().any(|failure| failure.resource == "systemd");
         Look { now_ms: now_ms(), pass: pass.number, revision: &pass.revision, has_units, problems: &pass.problems }
     }
 
-    fn save_book(&mut self) {
+    pub(super) fn save_book(&mut self) {
         let trouble = self.store.save_book(&self.kept.book).err().map(|error| chain(&error)).unwrap_or_default();
         if !trouble.is_empty() && trouble != self.kept.trouble {
             tracing::warn!("the book of drift cannot be written: {trouble}");

@@ -89,7 +89,12 @@ impl Cycle {
             worsen(pass, Outcome::Partial);
         }
         self.note_own(plan, &applied);
+        // Else the store would only be tidied with the next revision, and something that drifts for ever would fill the disk until then.
+        let outgrown = applied.outgrown && applied.unsaved.is_none();
         tell(plan, applied, pass);
+        if outgrown {
+            self.collect();
+        }
         true
     }
 

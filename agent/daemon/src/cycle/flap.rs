@@ -105,7 +105,8 @@ impl Cycle {
     /// When something that waits is to be tried again, before the next look at the interval.
     pub fn wakes_at(&self) -> Option<Instant> {
         let now = Instant::now();
-        self.flaps.units.values().filter(|flap| flap.started.is_none() && flap.next > now).map(|flap| flap.next).min()
+        let flapping = self.flaps.units.values().filter(|flap| flap.started.is_none() && flap.next > now).map(|flap| flap.next);
+        flapping.chain(self.repairs_at()).min()
     }
 
     /// The plan for the state in force, without the starts that have to wait; they are told.

@@ -111,6 +111,13 @@ impl Cycle {
         Some(())
     }
 
+    /// Who signed a commit, when it is the last one that was accepted: of others it is not remembered.
+    pub fn signer_of(&self, revision: &str) -> Option<String> {
+        let id: gix_hash::ObjectId = revision.parse().ok()?;
+        let is_it = self.trust_state.as_ref().is_some_and(|state| state.commit == id);
+        is_it.then(|| self.signer())
+    }
+
     pub(super) fn signer(&self) -> String {
         self.trust_state.as_ref().map_or_else(String::new, |state| {
             if state.signer_name.is_empty() {

@@ -39,7 +39,7 @@ impl Cycle {
         }
         let clock = Laps::start();
         let paths: BTreeSet<&HostPath> = desired.entries.keys().chain(self.ledger.entries.keys()).collect();
-        observed.entries = observe::observe(&self.machine.root, paths);
+        (observed.entries, observed.xattrs) = observe::observe_whole(&self.machine.root, paths);
         for (folder, exclusive) in &desired.exclusive {
             let is_stray = |path: &HostPath| is_stray(path, exclusive, &desired, &self.ledger);
             observed.strays.insert(folder.clone(), strays::look(&self.machine.root, folder, is_stray));
@@ -47,11 +47,13 @@ impl Cycle {
         observed.purge = self.purge(&desired, wanted, &observed, pass);
         observed.alike = self.alike(wanted, &desired, &observed);
         clock.lap("looked at files");
-        observed.pinned = self.holds().pins.keys().cloned().collect();
+        let fought = self.fought_over(wanted, wake);
+        observed.pinned = self.holds().pins.keys().chain(fought.keys()).cloned().collect();
         self.units(&desired, &mut observed, pass).await;
         self.images(&desired, wanted.fresh, wake, &mut observed, pass).await;
         clock.lap("looked at units and images");
         let mut plan = plan(&desired, &observed, &self.ledger);
+        self.tell_fought(&fought, &mut plan);
         self.order_own(&mut plan, &desired);
         plan.problems.extend(problems);
         clock.lap("planned");

@@ -11,6 +11,7 @@ mod attempt;
 mod book;
 mod carry;
 mod confirm;
+mod contend;
 mod flap;
 mod heed;
 mod history;
@@ -174,6 +175,7 @@ pub struct Cycle {
     waiting_for: String,
     in_vain: u32,
     flaps: flap::Flaps,
+    fights: contend::Fights,
     /// A revision (or the begin of one) that a person allowed what the guards refuse.
     approving: Option<String>,
     /// What event sources saw change since the last pass.

@@ -123,7 +123,7 @@ impl Cycle {
         let sending = Sending::open(places, &settings, hold, &mut remarks);
         let sent = sending.outbox.as_ref().map_or(0, crate::outbox::Outbox::last_event);
         let kept = super::book::Kept::open(&store, sent, super::now_ms(), &mut remarks);
-        let machine = Machine { root, accounts, systemd, runner, patience: patience(&settings), scratch };
+        let machine = Machine { root, accounts, systemd, runner, patience: patience(&settings), scratch, keep: keep(&settings) };
         Ok(Self {
             inputs: inputs(&host, &trust),
             history: History::resume(earlier),
@@ -158,6 +158,7 @@ impl Cycle {
             held,
             aimed: None,
             flaps: super::flap::Flaps::default(),
+            fights: super::contend::Fights::new(std::time::Instant::now()),
             waiting_for: String::new(),
             in_vain: 0,
         })
@@ -185,6 +186,7 @@ impl Cycle {
         let host = host(&settings, &self.machine.root)?;
         self.inputs = inputs(&host, &trust);
         self.machine.patience = patience(&settings);
+        self.machine.keep = keep(&settings);
         self.sending.reread(&self.places, &settings, self.hold, &mut self.remarks);
         (self.settings, self.trust, self.host) = (settings, trust, host);
         Ok(())
@@ -216,6 +218,10 @@ fn inputs(host: &Host, trust: &TrustConfig) -> Digest {
 
 fn patience(settings: &Settings) -> Patience {
     Patience { unit: settings.agent.unit_timeout, pull: settings.agent.pull_timeout }
+}
+
+fn keep(settings: &Settings) -> u64 {
+    settings.drift.keep_mib << 20
 }
 
 /// The trust state that has seen more of the two copies. A damaged copy is told and passed over only while the other one is whole.

@@ -13,3 +13,4 @@ pub mod root;
 pub mod strays;
 pub mod sys;
 pub mod units;
+mod xattr;

@@ -20,8 +20,10 @@ use sha2::Digest as _;
 use trimtab_model::digest::Digest;
 use trimtab_model::names::HostPath;
 use trimtab_model::observed::{Found, Identity, Meta};
+use trimtab_model::xattr::Xattrs;
 
 use super::root::{Parents, Root, RootError, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, inode, retry};
+use super::xattr;
 
 /// What is read at once; also the size up to which a content is hashed in one go.
 const BUFFER: usize = 64 << 10;
@@ -62,6 +64,16 @@ pub enum ReadError {
 pub fn observe<'p>(root: &Root, paths: impl IntoIterator<Item = &'p HostPath>) -> BTreeMap<HostPath, Found> {
     let mut look = Look::new(root);
     paths.into_iter().map(|path| (path.clone(), look.at(path))).collect()
+}
+
+/// As [`observe`], with the extended attributes that count of files that have some.
+pub fn observe_whole<'p>(
+    root: &Root,
+    paths: impl IntoIterator<Item = &'p HostPath>,
+) -> (BTreeMap<HostPath, Found>, BTreeMap<HostPath, Xattrs>) {
+    let mut look = Look { xattrs: Some(BTreeMap::new()), ..Look::new(root) };
+    let found = paths.into_iter().map(|path| (path.clone(), look.at(path))).collect();
+    (found, look.xattrs.unwrap_or_default())
 }
 
 /// Reads a regular file of at most `limit` bytes, for diffs and backups.
@@ -126,6 +138,8 @@ struct Look {
     parents: Parents,
     buffer: Vec<u8>,
     mounts: Option<BTreeSet<PathBuf>>,
+    // Of the files looked at so far, when they are asked for.
+    xattrs: Option<BTreeMap<HostPath, Xattrs>>,
 }
 
 /// Why one look gave no answer.
@@ -140,7 +154,7 @@ enum Miss {
 
 impl Look {
     fn new(root: &Root) -> Self {
-        Self { root: root.clone(), parents: Parents::new(root), buffer: vec![0; BUFFER], mounts: None }
+        Self { root: root.clone(), parents: Parents::new(root), buffer: vec![0; BUFFER], mounts: None, xattrs: None }
     }
 
     fn at(&mut self, path: &HostPath) -> Found {
@@ -202,6 +216,14 @@ impl Look {
         };
         let size = u64::try_from(before.st_size).unwrap_or(0);
         let digest = hash(&fd, size, &mut self.buffer)?;
+        // Before the second look at the inode: setting an attribute moves its change time as well.
+        if let Some(all) = &mut self.xattrs {
+            match xattr::read(&fd, &mut self.buffer) {
+                Ok(found) if found.is_empty() => drop(all.remove(path)),
+                Ok(found) => drop(all.insert(path.clone(), found)),
+                Err(_) => return Err(Miss::Changed),
+            }
+        }
         let after = fstat(&fd).map_err(|errno| Miss::System("looked at", errno))?;
         if identity(before) != identity(&after) || before.st_size != after.st_size {
             return Err(Miss::Changed);

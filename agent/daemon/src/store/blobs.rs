@@ -41,6 +41,12 @@ impl Store {
         self.fresh.contains_key(digest) || self.blob(digest).is_file()
     }
 
+    /// The length of a content in bytes; 0 for one that is not there.
+    pub fn size(&self, digest: &Digest) -> u64 {
+        let path = self.fresh.get(digest).cloned().unwrap_or_else(|| self.blob(digest));
+        fs::symlink_metadata(path).map_or(0, |seen| seen.len())
+    }
+
     /// Reads a content and judges it by its digest.
     pub fn read(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
         let path = self.blob(digest);

@@ -119,6 +119,11 @@ fn drift_that_stands_is_told_with_why_and_who() {
     let all = conditions(&with(Outcome::Drifted), &book, AT);
     assert!(all[4].message.ends_with("by: chmod (pid 4711) as root login bob in session-3.scope"), "{}", all[4].message);
 
+    // Between two repairs it is as wanted, and fought over all the same.
+    let contended = std::collections::BTreeMap::from([("file /etc/a".to_owned(), 1)]);
+    let book = DriftBook { contended, ..DriftBook::default() };
+    assert_eq!(told(&with(Outcome::Unchanged), &book, AT), ["Ready/AsWanted", "Contended/Contended"]);
+
     // A host that only looks has no book: what its pass left alone counts.
     let mut status = with(Outcome::Drifted);
     status.last_pass.as_mut().unwrap().changes = sample().last_pass.unwrap().changes;

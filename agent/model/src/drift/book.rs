@@ -6,13 +6,27 @@
 //! Limits: a drift that trimtab was about to repair for the first time and that the next look no longer finds counts as repaired, for that is
 //! what a kill between the repair and its note leaves. Once a repair of it did not work, only one that is seen to work counts.
 
+use serde::{Deserialize, Serialize};
+
 use crate::digest::Digest;
 use crate::drift::{Actor, Drift, DriftBook, DriftState, LeftAlone, MAX_PAST, MAX_STANDING, Sighting};
 use crate::event::{EventKind, Severity, Telling};
-use crate::plan::{Cause, Change, Problem};
+use crate::plan::{Cause, Change, Difference, PRIVATE, Problem};
 
 /// A sighting from longer ago tells nothing about a drift that is found only now.
 const SIGHTED_MS: u64 = 15 * 60 * 1000;
+
+/// What repairing a drift takes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Takes {
+    /// Nothing of anybody's: a mode, a missing file, the state of a unit.
+    Nothing,
+    /// What somebody wrote.
+    Content,
+    /// What somebody wrote, and not for everybody's eyes: it is not kept.
+    Private,
+}
 
 /// The look that finds something.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +44,7 @@ pub struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn telling<'t>(&'t self, kind: EventKind, severity: Severity, resource: &'t str, message: String) -> Telling<'t> {
+    pub(super) fn telling<'t>(&'t self, kind: EventKind, severity: Severity, resource: &'t str, message: String) -> Telling<'t> {
         Telling { at_ms: self.now_ms, kind, severity, pass: self.pass, revision: self.revision, resource, message, drift: None }
     }
 }
@@ -169,8 +183,19 @@ fn witness<'a>(sightings: &'a [Sighting], resource: &str, now_ms: u64) -> Option
 impl Drift {
     /// In what it differs, in one line: `content 1a2b -> 3c4d, mode 0600 -> 0644`.
     pub fn words(&self) -> String {
-        let one = |d: &crate::plan::Difference| format!("{} {} -> {}", d.property, d.found, d.wanted);
+        let one = |d: &Difference| format!("{} {} -> {}", d.property, d.found, d.wanted);
         self.differs.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What repairing it takes away.
+    pub fn takes(&self) -> Takes {
+        let is_private = |differs: &Difference| differs.property == "content" && differs.found == PRIVATE;
+        let holds = |differs: &Difference| matches!(differs.property.as_str(), "content" | "kind" | "wanted" | "extra");
+        match () {
+            () if self.differs.iter().any(is_private) => Takes::Private,
+            () if self.resource.starts_with("file ") && self.differs.iter().any(holds) => Takes::Content,
+            () => Takes::Nothing,
+        }
     }
 
     /// Who did it, in a few words; `unknown` when that is not known.

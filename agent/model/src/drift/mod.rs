@@ -6,6 +6,7 @@
 //! found is told once, and only once, whatever is killed afterwards.
 
 mod book;
+mod contend;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +20,8 @@ use crate::event::{Event, Said};
 use crate::fleet::selector::matches_pattern;
 use crate::names::{ComponentName, HostPath, UnitName};
 use crate::plan::Difference;
-pub use book::Look;
+pub use book::{Look, Takes};
+pub use contend::MAX_CONTENDED;
 
 /// What is done about drift of a resource. Updates from the repository are carried out whatever it says, but for `create-once`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -253,6 +255,8 @@ pub struct DriftBook {
     pub standing: BTreeMap<String, Drift>,
     /// Those that passed, newest first, at most [`MAX_PAST`].
     pub past: Vec<Drift>,
+    /// What something keeps changing back, and since when that is known (milliseconds since 1970); at most [`MAX_CONTENDED`].
+    pub contended: BTreeMap<String, u64>,
     /// How many more stand than are remembered one by one.
     pub beyond: usize,
     /// What was told last of what lasts.

@@ -89,6 +89,41 @@ fn a_repair_that_failed_is_nobodys_merit_afterwards() {
 }
 
 #[test]
+fn what_is_fought_over_is_told_once_and_ends_once() {
+    let mut book = DriftBook::default();
+    let file = "file /etc/a".to_owned();
+    let actor = Some(Actor { unit: "cron.service".to_owned(), ..Actor::default() });
+    let seen = [Sighting { resource: file.clone(), at_ms: 900, actor }];
+    for number in 1..4 {
+        let at = look(number * 3);
+        book.find(&[change(&file, "1", Some(LeftAlone::Contended { again: 9 }))], &seen, &at);
+        assert_eq!(book.contend(&at), number == 1, "once, whatever is repaired in between");
+        assert!(!book.calm(|_| true, &at), "it stands");
+        // Its time has come.
+        assert!(book.find(&[change(&file, "1", None)], &[], &look(number * 3 + 1)));
+        book.settle(|_| Some(None), &look(number * 3 + 1));
+        assert!(!book.calm(|_| false, &at));
+    }
+    let told = |book: &DriftBook, kind| book.unsent.iter().filter(|event| event.kind == kind).cloned().collect::<Vec<_>>();
+    let fought = told(&book, EventKind::Contended);
+    assert_eq!(fought.len(), 1);
+    assert!(fought[0].message.contains("by in cron.service"), "{}", fought[0].message);
+    assert!(fought[0].drift.as_ref().is_some_and(|drift| drift.id == 1));
+    assert!(book.calm(|resource| resource == file, &look(20)) && !book.calm(|_| true, &look(21)));
+    assert_eq!((told(&book, EventKind::Recovered).len(), book.contended.len()), (1, 0));
+}
+
+#[test]
+fn a_host_that_is_fought_over_as_a_whole_has_a_bounded_book() {
+    let mut book = DriftBook::default();
+    let why = || Some(LeftAlone::Contended { again: 9 });
+    let changes: Vec<Change> = (0..MAX_CONTENDED + 7).map(|n| change(&format!("file /etc/{n}"), "1", why())).collect();
+    book.find(&changes, &[], &look(1));
+    assert!(book.contend(&look(1)) && !book.contend(&look(2)));
+    assert_eq!(book.contended.len(), MAX_CONTENDED);
+}
+
+#[test]
 fn a_unit_that_could_not_be_looked_at_is_not_gone() {
     let mut book = DriftBook::default();
     book.find(&[change("unit a.service", "1", None), change("file /etc/a", "1", None)], &[], &look(1));

@@ -62,7 +62,8 @@ fn paths(desired: &Desired, observed: &Observed, ledger: &Ledger, plan: &mut Pla
         let (want, owned) = (desired.entries.get(path), ledger.entries.get(path));
         let pinned = policy::is_pinned(path, want, owned, observed);
         let alike = observed.alike.get(path).copied().unwrap_or_default();
-        Place { path, want, found, owned, pinned, alike }.decide(&accounts, plan);
+        let xattrs = observed.xattrs.get(path);
+        Place { path, want, found, owned, pinned, alike, xattrs }.decide(&accounts, plan);
     }
     policy::keep_parents(desired, observed, ledger, plan);
     let purged = policy::strays(desired, observed, plan);

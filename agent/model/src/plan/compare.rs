@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use super::paths::{difference, kind_word};
-use super::{Cause, Change, Difference, Verb};
+use super::{Cause, Change, Difference, PRIVATE, Verb};
 use crate::desired::{Desired, Entry, Node, Origin, Unit};
 use crate::drift::Exclusive;
 use crate::names::ComponentName;
@@ -55,7 +55,7 @@ fn files(was: &Entry, is: &Entry) -> Vec<Difference> {
     match (&was.state.node, &is.state.node) {
         (Node::File { digest: old, .. }, Node::File { digest: new, .. }) if old == new => {}
         (Node::File { .. }, Node::File { .. }) if !(was.shown && is.shown) => {
-            list.push(difference("content", "private", "other, and not shown"));
+            list.push(difference("content", PRIVATE, "other, and not shown"));
         }
         (Node::File { digest: old, .. }, Node::File { digest: new, .. }) => {
             list.push(difference("content", old.short(), new.short()));

@@ -19,7 +19,7 @@ pub use compare::compare;
 pub use own::{AGENT, GUARD, GUARD_PATH, PROGRAM};
 pub use paths::{before, has_drifted};
 pub use policy::{is_stray, purges};
-pub use show::{Texts, show, show_compared};
+pub use show::{Texts, show, show_compared, show_diff};
 
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +56,9 @@ pub struct Plan {
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub left: BTreeSet<HostPath>,
 }
+
+/// What is told in place of a content's digest when the content is not for everybody's eyes.
+pub const PRIVATE: &str = "private";
 
 /// Why something differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -116,7 +119,7 @@ pub struct Change {
 /// One property that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// `content`, `mode`, `owner`, `group`, `kind`, `target`, `missing`, `enabled`, `active`, `inputs`, …
+    /// `content`, `mode`, `owner`, `xattr`, `group`, `kind`, `target`, `missing`, `enabled`, `active`, `inputs`, …
     pub property: String,
     /// As found.
     pub found: String,

@@ -279,6 +279,7 @@ mod tests {
                 state: entry.state.clone(),
                 role: entry.role.clone(),
                 before: Before::Absent,
+                xattrs: None,
                 pending: false,
                 drift: entry.drift,
                 origin: origin(),

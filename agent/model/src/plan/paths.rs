@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::policy::{self, Stance};
-use super::{Action, Cause, Change, Difference, Note, Plan, Problem, Step, Verb};
+use super::{Action, Cause, Change, Difference, Note, PRIVATE, Plan, Problem, Step, Verb};
 use crate::desired::{Entry, FileState, Node, Origin};
 use crate::drift::LeftAlone;
 use crate::ledger::{Before, Owned};
 use crate::names::HostPath;
 use crate::observed::{Alike, Found, Meta, Observed};
+use crate::xattr::{self, Xattrs};
 
 /// Account numbers by name, as the host resolved them.
 pub(super) struct Accounts<'a> {
@@ -46,6 +47,8 @@ pub(super) struct Place<'a> {
     pub(super) pinned: bool,
     /// What stands there, but for the keys in it that belong to others.
     pub(super) alike: Alike,
+    /// The extended attributes on it; `None`: there are none that count.
+    pub(super) xattrs: Option<&'a Xattrs>,
 }
 
 impl Place<'_> {
@@ -63,6 +66,7 @@ impl Place<'_> {
             return policy::remember(self.path, want, self.owned, plan);
         }
         let mut differs = differences(&want.state, self.found, self.alike.wanted, accounts);
+        differs.extend(self.xattr());
         if differs.is_empty() {
             match self.owned {
                 None => plan.bookkeeping.push(Note::Adopt { path: self.path.clone(), before: before(self.found) }),
@@ -119,11 +123,20 @@ impl Place<'_> {
         });
     }
 
+    /// Extended attributes that are others than after our own write; while one is only announced, nobody knows.
+    fn xattr(&self) -> Option<Difference> {
+        let owned = self.owned.filter(|owned| !owned.pending)?;
+        let (Node::File { .. }, Found::File { .. }) = (&owned.state.node, self.found) else { return None };
+        let none = Xattrs::new();
+        let differs = xattr::differences(owned.xattrs.as_ref()?, self.xattrs.unwrap_or(&none));
+        (!differs.is_empty()).then(|| difference("xattr", differs, "as written"))
+    }
+
     /// Changes go to the journal and the status document, which many may read: a digest of a password is found out by trying passwords.
     fn hide(&self, want: &Entry, differs: &mut [Difference]) {
         let content = differs.iter_mut().find(|differs| differs.property == "content");
         if let Some(content) = content.filter(|_| !want.shown || self.found.is_private()) {
-            *content = difference("content", "private", "other, and not shown");
+            *content = difference("content", PRIVATE, "other, and not shown");
         }
     }
 
@@ -169,7 +182,7 @@ impl Place<'_> {
     /// Three-way: ledger against found is drift, wanted against ledger is an update. A pending write that is not done is unfinished work.
     fn cause(&self, want: Option<&FileState>, accounts: &Accounts<'_>) -> Cause {
         let Some(owned) = self.owned.filter(|owned| !owned.pending) else { return Cause::Update };
-        let drift = !differences(&owned.state, self.found, self.alike.written, accounts).is_empty();
+        let drift = !differences(&owned.state, self.found, self.alike.written, accounts).is_empty() || self.xattr().is_some();
         let update = want != Some(&owned.state);
         match (update, drift) {
             (true, true) => Cause::UpdateAndDrift,

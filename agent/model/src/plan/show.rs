@@ -45,6 +45,13 @@ pub fn show_compared(changes: &[Change], texts: &impl Texts, names: (&str, &str)
     out
 }
 
+/// A unified diff of two texts, each under its name; empty when they are the same.
+pub fn show_diff(old: &str, new: &str, names: (&str, &str), color: bool) -> String {
+    let mut out = String::new();
+    diff(old, new, names, Paint { color }, &mut out);
+    out
+}
+
 /// "3 to change (1 of them drift), 1 problem".
 fn summary(plan: &Plan) -> String {
     if plan.changes.is_empty() && plan.problems.is_empty() {

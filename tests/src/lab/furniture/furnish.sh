@@ -37,7 +37,7 @@ systemctl mask systemd-modules-load.service systemd-remount-fs.service systemd-p
 # Started by the scenario that needs it.
 if [ -e /usr/sbin/sshd ]; then systemctl disable ssh.service ssh.socket 2>/dev/null || true; fi
 # Likewise: prometheus.service, prometheus-alertmanager.service.
-systemctl disable prometheus.service prometheus-alertmanager.service 2>/dev/null || true
+systemctl disable prometheus.service prometheus-alertmanager.service victoria-metrics.service 2>/dev/null || true
 systemctl enable nginx.service fcgiwrap.socket docker-registry.service
 # The journal of a machine is read from outside and lost with it.
 mkdir -p /var/log/journal

@@ -26,6 +26,7 @@ use trimtab_model::digest::Digest;
 use trimtab_model::ledger::Before;
 use trimtab_model::names::HostPath;
 use trimtab_model::observed::{Expected, Identity, Meta};
+use trimtab_model::xattr::Xattrs;
 
 pub use self::error::PlaceError;
 use self::error::{failed, io_failed, unsynced};
@@ -34,6 +35,7 @@ pub(super) use self::temp::make_temp;
 pub use self::temp::sweep;
 use super::observe::{identity, meta};
 use super::root::{Parents, Root, RootError, S_IFDIR, S_IFMT, inode};
+use super::xattr;
 use crate::durable::Unsynced;
 
 /// What shall stand at a path. Owners are numbers: names are resolved by [`super::accounts::Accounts`].
@@ -73,7 +75,7 @@ pub struct Staged {
 
 #[derive(Debug)]
 enum Form {
-    Temp { name: String, identity: Identity },
+    Temp { name: String, identity: Identity, xattrs: Xattrs },
     Directory { mode: u32, uid: u32, gid: u32 },
     Switched,
 }
@@ -91,6 +93,13 @@ impl Staged {
             Some(parent) => parent.join(name).ok(),
             None => format!("/{name}").parse().ok(),
         }
+    }
+}
+
+impl Staged {
+    /// The extended attributes that its directory gave it; a directory has none of its own here.
+    pub fn xattrs(&self) -> Xattrs {
+        if let Form::Temp { xattrs, .. } = &self.form { xattrs.clone() } else { Xattrs::new() }
     }
 }
 
@@ -174,7 +183,7 @@ impl Batch {
         }
         let found = look(&parent, path.file_name()).map_err(|errno| failed("look at", &path, errno))?;
         match &staged.form {
-            Form::Temp { name, identity } => {
+            Form::Temp { name, identity, .. } => {
                 unchanged(&path, &parent, name, identity)?;
                 switch_temp(&path, &parent, name, found, expected)?;
             }
@@ -307,18 +316,21 @@ impl Batch {
         // Nobody but us may read it before its owner and mode are set.
         let (name, fd) = make_temp(|name| openat(parent, name, flags, bits(0o600)))
             .map_err(|errno| failed("make a file beside", path, errno))?;
-        let mut fill = || -> Result<FileStat, PlaceError> {
+        let mut fill = || -> Result<(FileStat, Xattrs), PlaceError> {
             let mut file = File::from(fd.try_clone().map_err(|source| io_failed("open", path, source))?);
             copy(path, from, digest, &mut file)?;
             set_owner(&fd, uid, gid).map_err(|errno| failed("set the owner of", path, errno))?;
             // After the owner: a change of owner takes the setuid bits away.
             fchmod(&fd, bits(mode)).map_err(|errno| failed("set the mode of", path, errno))?;
-            fstat(&fd).map_err(|errno| failed("look at", path, errno))
+            // After the mode, which is a part of an ACL.
+            let xattrs = xattr::read(&fd, &mut Vec::new()).map_err(|source| io_failed("look at", path, source))?;
+            let stat = fstat(&fd).map_err(|errno| failed("look at", path, errno))?;
+            Ok((stat, xattrs))
         };
         match fill() {
-            Ok(stat) => {
+            Ok((stat, xattrs)) => {
                 self.contents.add(stat.st_dev, fd);
-                Ok(Form::Temp { name, identity: identity(&stat) })
+                Ok(Form::Temp { name, identity: identity(&stat), xattrs })
             }
             Err(error) => {
                 let _ = unlinkat(parent, name.as_str(), UnlinkatFlags::NoRemoveDir);
@@ -357,7 +369,7 @@ fn stage_symlink(path: &HostPath, parent: &OwnedFd, target: &str, uid: u32, gid:
         fstatat(parent, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
     };
     match own() {
-        Ok(stat) => Ok(Form::Temp { identity: identity(&stat), name }),
+        Ok(stat) => Ok(Form::Temp { identity: identity(&stat), name, xattrs: Xattrs::new() }),
         Err(errno) => {
             let _ = unlinkat(parent, name.as_str(), UnlinkatFlags::NoRemoveDir);
             Err(failed("set the owner of", path, errno))

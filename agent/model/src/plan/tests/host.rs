@@ -128,6 +128,7 @@ impl Host {
         }
         Observed {
             alike: BTreeMap::new(),
+            xattrs: BTreeMap::new(),
             entries: self.files.clone(),
             units,
             images: self.images.clone(),
@@ -281,7 +282,8 @@ impl Host {
         let is_left = plan.left.contains(path);
         let state = if is_left { self.ledger.entries[path].state.clone() } else { want.state.clone() };
         let before = before.unwrap_or_else(|| self.ledger.entries[path].before.clone());
-        let owned = Owned { state, role: want.role.clone(), before, pending, drift: want.drift, origin: want.origin.clone() };
+        let owned =
+            Owned { state, role: want.role.clone(), before, xattrs: None, pending, drift: want.drift, origin: want.origin.clone() };
         self.ledger.entries.insert(path.clone(), owned);
     }
 

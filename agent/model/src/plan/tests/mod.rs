@@ -197,9 +197,10 @@ fn a_directory_that_leaves_goes_after_what_is_in_it() {
     for at in ["/etc/dir", "/etc/dir/file"] {
         let entry = &desired.entries[at];
         let (state, role, origin) = (entry.state.clone(), entry.role.clone(), entry.origin.clone());
-        host.ledger
-            .entries
-            .insert(path(at), Owned { state, role, before: Before::Absent, pending: false, drift: DriftPolicy::Enforce, origin });
+        host.ledger.entries.insert(
+            path(at),
+            Owned { state, role, before: Before::Absent, xattrs: None, pending: false, drift: DriftPolicy::Enforce, origin },
+        );
     }
     desired.entries.retain(|at, _| !at.is_within("/etc/dir"));
     let resources: Vec<String> = host.plan(&desired).steps.iter().map(|step| step.action.resource()).collect();

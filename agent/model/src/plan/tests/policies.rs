@@ -116,6 +116,7 @@ fn a_directory_of_what_was_left_behind_is_forgotten_and_not_failed_over() {
             state: entry.state.clone(),
             role: Role::Plain,
             before: crate::ledger::Before::Absent,
+            xattrs: None,
             pending: false,
             drift: entry.drift,
             origin: entry.origin.clone(),

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::host::{Host, component, entry_of, origin, path, service_of, unit};
 use crate::desired::{Desired, Entry, OnChange, Role};
+use crate::drift::{Exclusive, Extra};
 use crate::ledger::Before;
 use crate::names::{HostPath, UnitName};
 use crate::observed::Found;
@@ -51,6 +52,10 @@ pub(crate) fn any_desired() -> impl Strategy<Value = Desired> {
         desired.components.insert(component("base"), BTreeSet::new());
         desired.components.insert(component("app"), needs(app_needs, "base"));
         desired.components.insert(component("web"), needs(web_needs, "app"));
+        // Of either component, so that a mix must tell whose it is.
+        let exclusive = |of: &str| Exclusive { extra: Extra::Purge, except: Vec::new(), origin: origin(of) };
+        desired.exclusive.extend(own_is_read.then(|| (path("/etc/app.d"), exclusive("app"))));
+        desired.exclusive.extend(shared_by_web.then(|| (path("/etc/web.d"), exclusive("web"))));
         desired.isolated.extend(isolated.then(|| component("web")));
         desired
     })

@@ -211,6 +211,7 @@ fn part(desired: &Desired, component: &ComponentName) -> Desired {
     part.components.clear();
     part.isolated.clear();
     part.health.retain(|check| check.origin.component == *component);
+    part.exclusive.retain(|_, exclusive| exclusive.component() == component);
     // A drop-in of another component may come and go.
     part.units.values_mut().for_each(|unit| unit.definition.retain(|at| at.as_str() != DROP_IN));
     part
