@@ -87,6 +87,8 @@ pub async fn run(cycle: &mut Cycle) -> std::io::Result<End> {
         watch.expect(pass.changes.iter().map(|change| change.resource.as_str()).filter(|resource| resource.starts_with("unit ")));
         arm(&mut watch, cycle);
         let wakes_at = cycle.wakes_at();
+        // Arming needed room and code as well.
+        crate::host::sys::give_back();
         loop {
             tokio::select! {
                 () = watch.due() => {
