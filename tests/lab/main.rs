@@ -24,6 +24,7 @@ mod reports;
 mod rollback;
 mod selfupdate;
 mod sinks;
+mod soak;
 mod status;
 #[cfg(target_arch = "x86_64")]
 mod sweep;

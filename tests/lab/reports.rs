@@ -10,11 +10,11 @@ use trimtab_tests::lab::{self, Machine, Person, eventually};
 
 use crate::fleet;
 
-const SINK: &str = "\\n[reports]\\nheartbeat = \"10s\"\\n\\n[[sink]]\\nname = \"ops\"\\ntype = \"webhook\"\\nurl = \"http://127.0.0.1:9099/hook\"\\n\
+pub(crate) const SINK: &str = "\\n[reports]\\nheartbeat = \"10s\"\\n\\n[[sink]]\\nname = \"ops\"\\ntype = \"webhook\"\\nurl = \"http://127.0.0.1:9099/hook\"\\n\
                     allow-http = true\\nhmac-file = \"/etc/trimtab-courier.hmac\"\\n";
 
 /// A receiver as a service of the machine's own, which takes what is POSTed to port 9099.
-fn receiver(m: &Machine) {
+pub(crate) fn receiver(m: &Machine) {
     let program = carry(m, Path::new(env!("CARGO_BIN_EXE_receiver")));
     m.sh(&format!("mkdir -p /srv/taken && install -m 0755 {program} /usr/local/bin/receiver"));
     m.write(

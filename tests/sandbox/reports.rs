@@ -113,7 +113,8 @@ fn through_outages_kills_and_moods_every_report_arrives_and_each_counts_once() {
 fn a_dead_receiver_costs_spool_within_its_bounds_and_the_passes_nothing() {
     let receiver = Receiver::start(Tls::Off);
     receiver.set(Manner::Silent);
-    let settings = "[agent]\ninterval = \"1s\"\n[reports]\nmax-count = 5\nheartbeat = \"5s\"\n";
+    let settings =
+        "[agent]\ninterval = \"1s\"\nretry-interval = \"1s\"\nretry-max = \"1s\"\n[reports]\nmax-count = 5\nheartbeat = \"5s\"\n";
     let sandbox = Sandbox::new(&format!("{settings}{}", sink(&receiver)));
     let agent = sandbox.agent();
     until("the first state", || sandbox.status().is_some_and(|status| status.ready));

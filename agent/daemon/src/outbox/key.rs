@@ -175,9 +175,9 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), KeyError> {
     let attempt = || {
         let folder = path.parent().unwrap_or(Path::new("/"));
         std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
-        let mut name = std::ffi::OsString::from(".");
+        // As everything of trimtab's is named that a power cut may leave behind; the next start takes the name again.
+        let mut name = std::ffi::OsString::from(".trimtab-");
         name.push(path.file_name().unwrap_or_default());
-        name.push(".new");
         let beside = folder.join(name);
         let _ = std::fs::remove_file(&beside);
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;

@@ -403,7 +403,10 @@ impl Host {
         let definition = self.definition(unit);
         // Whether systemd has read what is left as somebody wrote it is not ours to say.
         let is_pinned = |at: &HostPath| self.pinned.contains(&format!("file {at}"));
-        let is_ours = |at: &HostPath| !plan.left.contains(at) && !is_pinned(at);
+        // Nor what nobody manages beside it: for a unit with such a part, systemd's picture is left as it is.
+        let is_left = want.definition.iter().any(|at| plan.left.contains(at));
+        let is_managed = |at: &HostPath| desired.entries.contains_key(at) || self.disk.entries.contains_key(at);
+        let is_ours = |at: &HostPath| !plan.left.contains(at) && !is_pinned(at) && (!is_left || is_managed(at));
         let ours = |texts: Texts| texts.into_iter().filter(|(at, _)| is_ours(at)).collect::<Texts>();
         let loaded = ours(self.loaded.get(unit).cloned().unwrap_or_default());
         assert_eq!(loaded, ours(definition.clone()), "{unit} is started with an old definition");
