@@ -192,6 +192,9 @@ pub struct Unit {
     pub after: BTreeSet<UnitName>,
     /// The unit is made by Quadlet's generator: it cannot be enabled or disabled, its file can only be removed.
     pub generated: bool,
+    /// The image that its Quadlet file names. It says nothing that the definition does not say, and is no part of [`Desired::effect`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// What is done about drift of it.
     #[serde(default, skip_serializing_if = "DriftPolicy::is_default")]
     pub drift: DriftPolicy,
@@ -209,6 +212,8 @@ impl Desired {
     /// [`Origin`] and nothing on the host. What was denied is known again by it.
     pub fn effect(&self) -> Digest {
         let mut bare = self.clone();
+        // An older trimtab did not write it down: what it denied must be known again.
+        bare.units.values_mut().for_each(|unit| unit.image = None);
         let origins = bare.entries.values_mut().map(|entry| &mut entry.origin);
         let origins = origins.chain(bare.units.values_mut().map(|unit| &mut unit.origin)).chain(bare.images.values_mut());
         let origins = origins.chain(bare.health.iter_mut().map(|check| &mut check.origin));
@@ -217,6 +222,15 @@ impl Desired {
             (origin.file, origin.line) = (String::new(), 0);
         }
         bare.digest()
+    }
+
+    /// The image that a unit's container runs, as its Quadlet file names it.
+    pub fn image_of(&self, unit: &UnitName) -> Option<&str> {
+        let unit = self.units.get(unit)?;
+        // A state that an older trimtab put in force does not say it; there it is the image that came with the unit's own file.
+        let same = |origin: &Origin| (&origin.component, &origin.file) == (&unit.origin.component, &unit.origin.file);
+        let came = || self.images.iter().find(|(_, origin)| unit.generated && same(origin)).map(|(image, _)| image.as_str());
+        unit.image.as_deref().or_else(came)
     }
 
     /// Everything whose change means that `unit` runs with old input, as one digest; recorded when the unit is (re)started.
