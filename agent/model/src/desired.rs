@@ -192,7 +192,8 @@ pub struct Unit {
     pub after: BTreeSet<UnitName>,
     /// The unit is made by Quadlet's generator: it cannot be enabled or disabled, its file can only be removed.
     pub generated: bool,
-    /// The image that its Quadlet file names. It says nothing that the definition does not say, and is no part of [`Desired::effect`].
+    /// The image that its Quadlet file names. It says nothing that the definition does not say, and is no part of
+    /// [`Desired::digest`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// What is done about drift of it.
@@ -205,15 +206,21 @@ pub struct Unit {
 impl Desired {
     /// The digest that names this rendering: the same for the same input, on any machine.
     pub fn digest(&self) -> Digest {
-        Digest::of(&serde_json::to_vec(self).expect("because plain data with string keys always serialises"))
+        let of =
+            |state: &Self| Digest::of(&serde_json::to_vec(state).expect("because plain data with string keys always serialises"));
+        if self.units.values().all(|unit| unit.image.is_none()) {
+            return of(self);
+        }
+        // An older trimtab did not write it down, and what it put in force or denied must be known again.
+        let mut older = self.clone();
+        older.units.values_mut().for_each(|unit| unit.image = None);
+        of(&older)
     }
 
     /// A digest of what this state means for the host, and of nothing else: a comment that moves a line in the repository changes an
     /// [`Origin`] and nothing on the host. What was denied is known again by it.
     pub fn effect(&self) -> Digest {
         let mut bare = self.clone();
-        // An older trimtab did not write it down: what it denied must be known again.
-        bare.units.values_mut().for_each(|unit| unit.image = None);
         let origins = bare.entries.values_mut().map(|entry| &mut entry.origin);
         let origins = origins.chain(bare.units.values_mut().map(|unit| &mut unit.origin)).chain(bare.images.values_mut());
         let origins = origins.chain(bare.health.iter_mut().map(|check| &mut check.origin));
