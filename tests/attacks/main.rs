@@ -6,11 +6,13 @@
 // The helpers here are tests too, but clippy sees that only of functions that say `#[test]`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod certificates;
 mod commits;
 mod history;
 mod signatures;
 mod sources;
 mod trees;
+mod vouched;
 
 use gix_hash::ObjectId;
 use trimtab::trust::keys::TrustConfig;

@@ -103,6 +103,14 @@ pub fn parents(object: &Proved) -> Result<Vec<ObjectId>, Malformed> {
     links(object.id().kind(), &mut Lines(object.bytes())).map(|links| links.parents)
 }
 
+/// The author line of a commit, for people: escaped, cut short, and the author's own word.
+pub fn author(object: &Proved) -> String {
+    let headers = object.bytes().split(|byte| *byte == b'\n').take_while(|line| !line.is_empty());
+    let line = headers.filter_map(|line| line.strip_prefix(b"author ")).next().unwrap_or_default();
+    let cut = if line.len() > 120 { "…" } else { "" };
+    format!("{}{cut}", String::from_utf8_lossy(&line[..line.len().min(120)]).escape_debug())
+}
+
 struct Links {
     tree: ObjectId,
     parents: Vec<ObjectId>,

@@ -5,16 +5,14 @@
 //! branch = "main"
 //! keys = ["ssh-ed25519 AAAA… ann@example.org"]
 //! trailer = "production"   # optional: require `Trimtab-Channel: production`
+//! verify = "tip"           # or "all-since-trusted": every commit since the last accepted one is signed, too
 //! ```
 //!
 //! Guarantees: every key in a loaded configuration can verify; nothing unknown is skipped; every refusal names line and column, all at once.
-//! Limits: mode `commit` only. A key has no expiry and no role: it is trusted until its line is removed.
+//! Limits: mode `commit` only. What a key's line may say is for [`signers`](super::signers).
 
-use std::fmt;
 use std::path::Path;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use toml::Spanned;
 use trimtab_model::digest::Digest;
@@ -22,45 +20,31 @@ use trimtab_model::finding::{Finding, Findings, Spot};
 
 use super::Class;
 use super::owner::{OwnerError, read_owned};
-use super::pubkey::{Fingerprint, PublicKey};
+use super::signers::{Line, Signers};
+pub use super::signers::{Signer, TrustedKey};
 
 /// The largest `trust.toml`, in bytes.
 pub const MAX_FILE: u64 = 256 << 10;
-/// The longest comment of a key: it is printed in logs.
-const MAX_COMMENT: usize = 200;
 /// The trailer that `trailer = …` asks for.
 pub const TRAILER: &str = "Trimtab-Channel";
-
-/// A key and the name by which its line calls it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TrustedKey {
-    /// The key.
-    pub key: PublicKey,
-    /// What follows it in its line: usually the name of its owner; may be empty.
-    pub comment: String,
-}
-
-/// Who signed a commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signer {
-    /// The key, as `ssh-keygen -l` prints it.
-    pub fingerprint: Fingerprint,
-    /// Its comment in `trust.toml`; may be empty.
-    pub name: String,
-}
-
-impl fmt::Display for Signer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.name.is_empty() { write!(f, "{}", self.fingerprint) } else { write!(f, "{} ({})", self.name, self.fingerprint) }
-    }
-}
 
 /// What this host trusts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustConfig {
     reference: String,
-    keys: Vec<TrustedKey>,
+    signers: Signers,
+    verify: Verify,
     trailer: Option<String>,
+}
+
+/// Of which commits a signature is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// Of the one that a branch points to: its tree is what is deployed.
+    #[default]
+    Tip,
+    /// Of each commit that came since the last accepted one, on all sides of merges.
+    AllSinceTrusted,
 }
 
 /// Why a host's trust configuration cannot be used.
@@ -96,6 +80,7 @@ struct File {
     _mode: String,
     branch: Spanned<String>,
     keys: Spanned<Vec<Spanned<String>>>,
+    verify: Option<Spanned<String>>,
     trailer: Option<Spanned<String>>,
 }
 
@@ -103,8 +88,11 @@ impl TrustConfig {
     /// A digest over all of it: what was accepted under another one is judged anew.
     pub fn digest(&self) -> Digest {
         let mut text = format!("{}\n{}\n", self.reference, self.trailer.as_deref().unwrap_or_default());
-        for trusted in &self.keys {
-            text.push_str(&format!("{}\n", trusted.key.fingerprint()));
+        if self.verify == Verify::AllSinceTrusted {
+            text.push_str("all-since-trusted\n");
+        }
+        for line in self.signers.lines() {
+            text.push_str(&format!("{line}\n"));
         }
         Digest::of(text.as_bytes())
     }
@@ -125,7 +113,7 @@ impl TrustConfig {
             findings.push(finding);
             String::new()
         });
-        let mut keys: Vec<(TrustedKey, std::ops::Range<usize>)> = Vec::new();
+        let mut keys: Vec<(Line, std::ops::Range<usize>)> = Vec::new();
         if raw.keys.get_ref().is_empty() {
             let empty = Finding::new("no key is trusted, so no commit could ever be accepted", source.spot(raw.keys.span(), ""));
             findings.push(empty.help("add the line of at least one public key (`cat ~/.ssh/id_ed25519.pub`)"));
@@ -133,7 +121,7 @@ impl TrustConfig {
         for line in raw.keys.get_ref() {
             match source.key(line) {
                 Err(finding) => findings.push(finding),
-                Ok(key) => match keys.iter().find(|(known, _)| known.key == key.key) {
+                Ok(key) => match keys.iter().find(|(known, _)| known.key() == key.key()) {
                     Some((_, first)) => findings.push(
                         Finding::new("this key is listed twice", source.spot(line.span(), ""))
                             .also(source.spot(first.clone(), "first here"))
@@ -148,7 +136,13 @@ impl TrustConfig {
             findings.push(finding);
             None
         });
-        findings.or(Self { reference, keys: keys.into_iter().map(|(key, _)| key).collect(), trailer })
+        let verify = raw.verify.map(|verify| source.verify(&verify)).transpose().unwrap_or_else(|finding| {
+            findings.push(finding);
+            None
+        });
+        let mut signers = Signers::default();
+        keys.into_iter().for_each(|(line, _)| signers.push(line));
+        findings.or(Self { reference, signers, verify: verify.unwrap_or_default(), trailer })
     }
 
     /// The ref to follow, in full, e.g. `refs/heads/main`.
@@ -156,9 +150,19 @@ impl TrustConfig {
         &self.reference
     }
 
-    /// The keys whose signatures count; never empty.
+    /// The plain keys whose signatures count.
     pub fn keys(&self) -> &[TrustedKey] {
-        &self.keys
+        &self.signers.keys
+    }
+
+    /// All whose signatures count; never empty.
+    pub fn signers(&self) -> &Signers {
+        &self.signers
+    }
+
+    /// Of which commits a signature is asked.
+    pub fn verify(&self) -> Verify {
+        self.verify
     }
 
     /// The channel that the trailer `Trimtab-Channel` must name, if one is required.
@@ -208,34 +212,22 @@ impl Source<'_> {
         }
     }
 
-    fn key(&self, line: &Spanned<String>) -> Result<TrustedKey, Finding> {
-        let text = line.get_ref().trim();
-        if text.contains("PRIVATE KEY") {
+    fn key(&self, line: &Spanned<String>) -> Result<Line, Finding> {
+        Line::parse(line.get_ref()).map_err(|error| {
+            let spot = self.spot(line.span(), "");
             // Without the text of the line: it would end in a log.
-            let spot = Spot { text: String::new(), ..self.spot(line.span(), "") };
-            return Err(Finding::new("this is a private key", spot)
-                .help("put the public key here (the file ending in `.pub`), and replace the private one: it has been exposed"));
+            let spot = if error.secret { Spot { text: String::new(), ..spot } } else { spot };
+            Finding::new(error.message, spot).help(error.help)
+        })
+    }
+
+    fn verify(&self, verify: &Spanned<String>) -> Result<Verify, Finding> {
+        match verify.get_ref().as_str() {
+            "tip" => Ok(Verify::Tip),
+            "all-since-trusted" => Ok(Verify::AllSinceTrusted),
+            _ => Err(Finding::new("this is not a way to verify", self.spot(verify.span(), ""))
+                .help("write `\"tip\"` (what is deployed is signed) or `\"all-since-trusted\"` (every commit since the last accepted one is, too)")),
         }
-        let refuse = |message: &str, help: &str| Finding::new(message, self.spot(line.span(), "")).help(help);
-        let example = "write the line of a `.pub` file: `ssh-ed25519 AAAA… name`";
-        let mut parts = text.splitn(3, ' ');
-        let (Some(kind), Some(base64)) = (parts.next(), parts.next()) else {
-            return Err(refuse("this is not a public key", example));
-        };
-        let comment = parts.next().unwrap_or_default().trim();
-        if comment.chars().any(char::is_control) || comment.len() > MAX_COMMENT {
-            return Err(refuse(
-                "the comment of this key has control characters or more than 200 bytes",
-                "one short name is enough",
-            ));
-        }
-        let blob =
-            STANDARD.decode(base64).map_err(|_| refuse("this is not a public key: its second word is not base64", example))?;
-        let key = PublicKey::parse(&blob).map_err(|error| refuse("this key cannot be trusted", &error.to_string()))?;
-        if key.kind() != kind {
-            return Err(refuse(&format!("this key says that it is {kind:?}, but it is {}", key.kind()), example));
-        }
-        Ok(TrustedKey { key, comment: comment.to_owned() })
     }
 
     fn trailer(&self, trailer: &Spanned<String>) -> Result<String, Finding> {
@@ -290,7 +282,8 @@ mod tests {
             (with(&format!("\"{}\"", KEY.replace("ssh-ed25519", "ssh-rsa"))), "3:9", "but it is ssh-ed25519"),
             (with("\"ssh-dss AAAAB3NzaC1kc3M=\""), "3:9", "too weak"),
             (with(&format!("\"{KEY} a\\u0007b\"")), "3:9", "control characters"),
-            (with(&format!("\"cert-authority {KEY}\"")), "3:9", "not base64"),
+            (with(&format!("\"cert-authority,no-pty {KEY}\"")), "3:9", "is not known"),
+            (with(&format!("\"{KEY}\"")) + "verify = \"all\"\n", "4:10", "not a way to verify"),
             (with(&format!("\"{KEY}\"")).replace("main", "ma in"), "2:10", "not the name of a branch"),
             (with(&format!("\"{KEY}\"")).replace("main", "../x"), "2:10", "not the name of a branch"),
             (with(&format!("\"{KEY}\"")) + "trailer = \"a b\"\n", "4:11", "not the name of a channel"),

@@ -1,7 +1,7 @@
 //! Trust: from bytes that nobody believes to a commit that this host may act on, and the slice of its tree that it needs.
 //!
 //! [`prove::prove`] asks an untrusted [`ObjectSource`](crate::wire::ObjectSource) for the tip, re-hashes it, parses it strictly, checks
-//! its SSH signature against the keys pinned in `/etc/trimtab/trust.toml` and its descent from what was accepted before, and gives a
+//! its signature against the keys and authorities pinned in `/etc/trimtab/trust.toml` and its descent from what was accepted before, and gives a
 //! [`verdict::Verdict`]. Only an accepted (or unchanged) verdict carries a [`prove::Proven`], and only a `Proven` opens the tree
 //! ([`tree::read`]).
 //!
@@ -12,19 +12,22 @@
 //! Limits, which the operator is told: this is commit mode. It has no expiry (a frozen source is only seen by reporting), and any
 //! descendant that a pinned key signed can be deployed unless `trailer` is set. Thresholds, rotation and expiry belong to release mode.
 //!
-//! Order of imports inside this room: `pubkey`, `hash` <- `sshsig`, `commit`, `keys`, `owner`, `state` <- `verdict`, `ancestry` <- `prove` <- `tree`.
+//! Order of imports inside this room: `pubkey`, `hash` <- `cert` and `sshsig`, `commit` <- `signers` <- `keys`, `owner`, `state` <- `verdict`, `ancestry` <- `vouch` <- `prove` <- `tree`.
 
 pub mod ancestry;
+pub mod cert;
 pub mod commit;
 pub mod hash;
 pub mod keys;
 pub mod owner;
 pub mod prove;
 pub mod pubkey;
+pub mod signers;
 pub mod sshsig;
 pub mod state;
 pub mod tree;
 pub mod verdict;
+pub mod vouch;
 
 /// What to do when something is not accepted. `Halt` is for what only a person at this machine can mend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

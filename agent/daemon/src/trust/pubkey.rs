@@ -1,7 +1,7 @@
 //! SSH public keys as they lie on the wire: one strict parser for the keys in `trust.toml` and the keys inside signatures.
 //!
 //! Guarantees: a key is either fully understood or refused; nothing may follow it; its algorithm is what its blob says.
-//! Limits: certificates and DSA are recognised only to be refused by name.
+//! Limits: a certificate is no key (`cert` reads it); DSA is recognised only to be refused by name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,7 +21,9 @@ pub enum KeyError {
     #[error("the key is damaged: {0}")]
     Malformed(&'static str),
     /// An SSH certificate.
-    #[error("certificates are not supported in this mode; use the plain public key (the file without `-cert`)")]
+    #[error(
+        "this is a certificate; write the plain public key (the file without `-cert`), or trust who signs certificates: `cert-authority ssh-ed25519 AAAA… name`"
+    )]
     Certificate,
     /// DSA, whose keys are too short to be worth anything.
     #[error("DSA keys (`ssh-dss`) are too weak; make an ed25519 key")]
@@ -149,6 +151,15 @@ impl PublicKey {
         Ok(Self { material, blob: blob.to_owned() })
     }
 
+    /// Reads what follows the name of a kind of key from the front of a reader, as it stands in a certificate.
+    pub(super) fn parse_fields(kind: &[u8], reader: &mut Reader<'_>) -> Result<Self, KeyError> {
+        let before = reader.0;
+        let material = material(kind, reader)?;
+        let fields = &before[..before.len() - reader.0.len()];
+        let length = u32::try_from(kind.len()).expect("because the name of a kind that is known is short");
+        Ok(Self { material, blob: [&length.to_be_bytes(), kind, fields].concat() })
+    }
+
     /// The algorithm's name as the key line and the blob say it, e.g. `ssh-ed25519`.
     pub fn kind(&self) -> &'static str {
         match self.material {
@@ -243,6 +254,11 @@ impl<'a> Reader<'a> {
     pub(super) fn number(&mut self) -> Option<u32> {
         let bytes = self.take(4)?;
         Some(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    }
+
+    pub(super) fn long(&mut self) -> Option<u64> {
+        let bytes = self.take(8)?;
+        Some(u64::from_be_bytes(bytes.try_into().expect("because eight were taken")))
     }
 
     pub(super) fn string(&mut self) -> Option<&'a [u8]> {
