@@ -8,7 +8,9 @@
 
 mod certificates;
 mod commits;
+mod differential;
 mod history;
+mod openpgp;
 mod signatures;
 mod sources;
 mod trees;

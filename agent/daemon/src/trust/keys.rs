@@ -79,9 +79,19 @@ struct File {
     #[serde(rename = "mode")]
     _mode: String,
     branch: Spanned<String>,
-    keys: Spanned<Vec<Spanned<String>>>,
+    keys: Option<Spanned<Vec<Spanned<String>>>>,
+    openpgp: Option<Vec<Spanned<OpenPgp>>>,
     verify: Option<Spanned<String>>,
     trailer: Option<Spanned<String>>,
+}
+
+/// A table `[[openpgp]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OpenPgp {
+    fingerprint: Spanned<String>,
+    certificate: Spanned<String>,
+    name: Option<String>,
 }
 
 impl TrustConfig {
@@ -114,11 +124,17 @@ impl TrustConfig {
             String::new()
         });
         let mut keys: Vec<(Line, std::ops::Range<usize>)> = Vec::new();
-        if raw.keys.get_ref().is_empty() {
-            let empty = Finding::new("no key is trusted, so no commit could ever be accepted", source.spot(raw.keys.span(), ""));
+        let mut signers = Signers::default();
+        for table in raw.openpgp.as_deref().unwrap_or_default() {
+            source.openpgp(table, &mut signers).unwrap_or_else(|finding| findings.push(finding));
+        }
+        let lines = raw.keys.as_ref().map_or(&[][..], |keys| keys.get_ref().as_slice());
+        if lines.is_empty() && raw.openpgp.as_ref().is_none_or(Vec::is_empty) {
+            let spot = raw.keys.as_ref().map_or_else(|| Spot::file(file), |keys| source.spot(keys.span(), ""));
+            let empty = Finding::new("no key is trusted, so no commit could ever be accepted", spot);
             findings.push(empty.help("add the line of at least one public key (`cat ~/.ssh/id_ed25519.pub`)"));
         }
-        for line in raw.keys.get_ref() {
+        for line in lines {
             match source.key(line) {
                 Err(finding) => findings.push(finding),
                 Ok(key) => match keys.iter().find(|(known, _)| known.key() == key.key()) {
@@ -140,7 +156,6 @@ impl TrustConfig {
             findings.push(finding);
             None
         });
-        let mut signers = Signers::default();
         keys.into_iter().for_each(|(line, _)| signers.push(line));
         findings.or(Self { reference, signers, verify: verify.unwrap_or_default(), trailer })
     }
@@ -219,6 +234,40 @@ impl Source<'_> {
             let spot = if error.secret { Spot { text: String::new(), ..spot } } else { spot };
             Finding::new(error.message, spot).help(error.help)
         })
+    }
+
+    #[cfg(feature = "openpgp")]
+    fn openpgp(&self, table: &Spanned<OpenPgp>, signers: &mut Signers) -> Result<(), Finding> {
+        use super::openpgp::Certificate;
+        let OpenPgp { fingerprint, certificate, name } = table.get_ref();
+        let name = name.as_deref().unwrap_or_default();
+        if name.chars().any(char::is_control) || name.len() > 200 {
+            let spot = self.spot(table.span(), "");
+            return Err(
+                Finding::new("this name has control characters or more than 200 bytes", spot).help("one short name is enough")
+            );
+        }
+        if certificate.get_ref().contains("PRIVATE KEY") {
+            let spot = Spot { text: String::new(), ..self.spot(certificate.span(), "") };
+            return Err(Finding::new("this is a private key", spot)
+                .help("put what `gpg --armor --export` prints here, and replace the key: it has been exposed"));
+        }
+        let parsed = Certificate::parse(certificate.get_ref(), fingerprint.get_ref(), name);
+        let parsed = parsed.map_err(|error| Finding::new(error.message, self.spot(fingerprint.span(), "")).help(error.help))?;
+        if signers.openpgp.iter().any(|known| known.fingerprint() == parsed.fingerprint()) {
+            return Err(
+                Finding::new("this certificate is listed twice", self.spot(fingerprint.span(), "")).help("remove one of the two")
+            );
+        }
+        signers.openpgp.push(parsed);
+        Ok(())
+    }
+
+    #[cfg(not(feature = "openpgp"))]
+    fn openpgp(&self, table: &Spanned<OpenPgp>, _: &mut Signers) -> Result<(), Finding> {
+        let OpenPgp { fingerprint, certificate: _, name: _ } = table.get_ref();
+        Err(Finding::new("this build of trimtab does not check OpenPGP", self.spot(fingerprint.span(), ""))
+            .help("sign with SSH keys (`git config gpg.format ssh`), or build trimtab with `--features openpgp`"))
     }
 
     fn verify(&self, verify: &Spanned<String>) -> Result<Verify, Finding> {
@@ -301,6 +350,14 @@ mod tests {
         let found =
             TrustConfig::parse("t", "mode = \"commit\"\nbranch = \"\"\ntrailer = \"\"\nkeys = [\"a\", \"b c\"]\n").unwrap_err();
         assert_eq!(found.list.len(), 4, "{found:?}");
+    }
+
+    #[test]
+    #[cfg(not(feature = "openpgp"))]
+    fn a_build_without_openpgp_says_so() {
+        let text = "mode = \"commit\"\nbranch = \"main\"\n[[openpgp]]\nfingerprint = \"A\"\ncertificate = \"B\"\n";
+        let drawn = parse(text).unwrap_err();
+        assert!(drawn.contains("4:15") && drawn.contains("--features openpgp"), "{drawn}");
     }
 
     #[test]

@@ -12,13 +12,15 @@
 //! Limits, which the operator is told: this is commit mode. It has no expiry (a frozen source is only seen by reporting), and any
 //! descendant that a pinned key signed can be deployed unless `trailer` is set. Thresholds, rotation and expiry belong to release mode.
 //!
-//! Order of imports inside this room: `pubkey`, `hash` <- `cert` and `sshsig`, `commit` <- `signers` <- `keys`, `owner`, `state` <- `verdict`, `ancestry` <- `vouch` <- `prove` <- `tree`.
+//! Order of imports inside this room: `pubkey`, `hash` <- `cert` and `sshsig`, `commit`, `openpgp` <- `signers` <- `keys`, `owner`, `state` <- `verdict`, `ancestry` <- `vouch` <- `prove` <- `tree`.
 
 pub mod ancestry;
 pub mod cert;
 pub mod commit;
 pub mod hash;
 pub mod keys;
+#[cfg(feature = "openpgp")]
+pub mod openpgp;
 pub mod owner;
 pub mod prove;
 pub mod pubkey;

@@ -143,6 +143,7 @@ fn of_signature(error: SignatureError) -> Verdict {
         SignatureError::UnknownSigner(fingerprint) => Verdict::UnknownSigner { fingerprint },
         SignatureError::UnknownAuthority(fingerprint) => Verdict::UnknownAuthority { fingerprint },
         SignatureError::Certificate(why) => Verdict::Certificate { why },
+        SignatureError::UnusableKey { fingerprint, why } => Verdict::UnusableKey { fingerprint, why },
         SignatureError::Forged => Verdict::Forged,
         SignatureError::Untouched => Verdict::Untouched,
     }

@@ -38,21 +38,39 @@ pub enum KeyError {
     Unknown(String),
 }
 
-/// The name by which people and `ssh-keygen -l` know a key: `SHA256:` and the unpadded base64 of its SHA-256.
+/// The name by which people know a key: as `ssh-keygen -l` prints it, `SHA256:` and the unpadded base64 of its SHA-256; of an OpenPGP
+/// key `openpgp:` and the forty digits that gpg prints.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Fingerprint([u8; 32]);
+pub struct Fingerprint(Print);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Print {
+    Ssh([u8; 32]),
+    OpenPgp([u8; 20]),
+}
 
 impl Fingerprint {
     /// The fingerprint of a key blob.
     pub fn of(blob: &[u8]) -> Self {
-        Self(*Digest::of(blob).as_bytes())
+        Self(Print::Ssh(*Digest::of(blob).as_bytes()))
+    }
+
+    /// The fingerprint of an OpenPGP key of version 4.
+    pub fn openpgp(fingerprint: [u8; 20]) -> Self {
+        Self(Print::OpenPgp(fingerprint))
     }
 }
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SHA256:{}", STANDARD_NO_PAD.encode(self.0))
+        match self.0 {
+            Print::Ssh(digest) => write!(f, "SHA256:{}", STANDARD_NO_PAD.encode(digest)),
+            Print::OpenPgp(digest) => {
+                f.write_str("openpgp:")?;
+                digest.iter().try_for_each(|byte| write!(f, "{byte:02X}"))
+            }
+        }
     }
 }
 
@@ -64,15 +82,28 @@ impl fmt::Debug for Fingerprint {
 
 /// A text that is not a fingerprint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a key fingerprint: expected `SHA256:` and 43 base64 characters, as `ssh-keygen -l` prints it")]
+#[error(
+    "not a key fingerprint: expected `SHA256:` and 43 base64 characters, as `ssh-keygen -l` prints it, or `openpgp:` and 40 digits in capitals"
+)]
 pub struct FingerprintError;
 
 impl FromStr for Fingerprint {
     type Err = FingerprintError;
     fn from_str(text: &str) -> Result<Self, FingerprintError> {
+        if let Some(digits) = text.strip_prefix("openpgp:") {
+            let digit = |byte: u8| match byte {
+                b'0'..=b'9' => Ok(byte - b'0'),
+                b'A'..=b'F' => Ok(byte - b'A' + 10),
+                _ => Err(FingerprintError),
+            };
+            let digits = digits.bytes().map(digit).collect::<Result<Vec<u8>, _>>()?;
+            let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
+            let even = digits.len().is_multiple_of(2);
+            return Ok(Self(Print::OpenPgp(bytes.try_into().ok().filter(|_| even).ok_or(FingerprintError)?)));
+        }
         let base64 = text.strip_prefix("SHA256:").ok_or(FingerprintError)?;
         let bytes = STANDARD_NO_PAD.decode(base64).map_err(|_| FingerprintError)?;
-        Ok(Self(bytes.try_into().map_err(|_| FingerprintError)?))
+        Ok(Self(Print::Ssh(bytes.try_into().map_err(|_| FingerprintError)?)))
     }
 }
 
@@ -298,6 +329,11 @@ mod tests {
         assert_eq!(key.kind(), "ssh-ed25519");
         assert_eq!(key.fingerprint().to_string(), PRINT);
         assert_eq!(PRINT.parse(), Ok(key.fingerprint()));
+        let openpgp = Fingerprint::openpgp([0xa5; 20]);
+        assert_eq!((openpgp.to_string().len(), openpgp.to_string().parse()), (48, Ok(openpgp)));
+        for bad in ["openpgp:", "openpgp:A5", &openpgp.to_string().to_lowercase(), &(openpgp.to_string() + "A")] {
+            assert_eq!(bad.parse::<Fingerprint>(), Err(FingerprintError), "{bad}");
+        }
     }
 
     #[test]

@@ -39,6 +39,14 @@ pub enum SignatureError {
     /// Made with a certificate of a trusted authority, and the certificate does not count.
     #[error("the certificate does not count")]
     Certificate(#[source] CertificateError),
+    /// Made by a key of a trusted OpenPGP certificate that may not sign.
+    #[error("signed by {fingerprint}, which may not sign: {why}")]
+    UnusableKey {
+        /// The key.
+        fingerprint: Fingerprint,
+        /// Why not, and what to do.
+        why: &'static str,
+    },
     /// Names a trusted key, but does not verify with it.
     #[error("the signature does not match")]
     Forged,

@@ -40,6 +40,13 @@ pub enum Verdict {
         /// Why not.
         why: CertificateError,
     },
+    /// Signed by a key of a pinned OpenPGP certificate that may not sign: revoked, expired, made for something else.
+    UnusableKey {
+        /// The key.
+        fingerprint: Fingerprint,
+        /// Why it may not.
+        why: &'static str,
+    },
     /// The signature names a trusted key and does not match: the commit or the signature was tampered with.
     Forged,
     /// Signed for another purpose than git.
@@ -97,6 +104,7 @@ impl Verdict {
             Self::UnknownSigner { .. } => "unknown-signer",
             Self::UnknownAuthority { .. } => "unknown-authority",
             Self::Certificate { .. } => "certificate",
+            Self::UnusableKey { .. } => "unusable-key",
             Self::Forged => "forged",
             Self::WrongNamespace { .. } => "wrong-namespace",
             Self::Untouched => "untouched",
@@ -158,6 +166,7 @@ impl std::fmt::Display for Verdict {
                 "the commit is signed with a certificate by {fingerprint}, an authority that is not in trust.toml; if its certificates are meant to count, add `cert-authority` and that key there, otherwise find out who pushed it"
             ),
             Self::Certificate { why } => write!(f, "the commit is signed with a certificate that does not count: {why}"),
+            Self::UnusableKey { fingerprint, why } => write!(f, "the commit is signed by {fingerprint}, a key that may not sign: {why}"),
             Self::Forged => f.write_str(
                 "the commit names a trusted key, but its signature does not match: the commit was altered after signing; do not use it, find out who pushed it",
             ),
