@@ -4,7 +4,6 @@
 //! One git process judges many commits: names that do not exist stand between them and mark, in what git says, where one ends.
 
 use std::fmt::Write as _;
-use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 
 use gix_hash::ObjectId;
@@ -168,7 +167,7 @@ fn odd_and_signed(repo: &Repo, key: &Key, dice: &mut Dice) -> Genuine {
         ("message", "mess\0age"),
         ("message", "mess\r\nage"),
         ("message", ""),
-        ("\nmessage\n", ""),
+        ("\nmessage\n", "\n"),
         ("message\n", "message"),
         ("author", "author\u{1}"),
     ]);
@@ -190,22 +189,25 @@ fn store(repo: &Repo, commits: &[Vec<u8>]) -> Vec<ObjectId> {
     ids.lines().map(trimtab_tests::git::id).collect()
 }
 
-/// What git says of each, in a few processes.
+/// What git says of each, in a few processes. Where git itself gives up, at a commit that is too odd for it, it did not call that one good.
 fn git_says(repo: &Repo, ids: &[ObjectId]) -> Vec<bool> {
     let mut all = Vec::new();
-    for (number, ids) in ids.chunks(100).enumerate() {
+    while all.len() < ids.len() {
+        let ids = &ids[all.len()..ids.len().min(all.len() + 100)];
         let mut verify = command("git", repo.path());
         verify.arg("-C").arg(repo.path()).args(["-c", "gpg.ssh.allowedSignersFile=signers", "verify-commit"]);
         for (at, id) in ids.iter().enumerate() {
-            verify.arg(id.to_string()).arg(format!("mark-{number}-{at}-"));
+            verify.arg(id.to_string()).arg(format!("mark-{at}-"));
         }
-        // A process group of its own: an odd commit must not take the test with it.
-        let output = verify.process_group(0).stdin(Stdio::null()).output().unwrap();
+        let output = verify.stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let mut rest = said.as_str();
         for at in 0..ids.len() {
-            let mark = format!("mark-{number}-{at}-");
-            let (part, after) = rest.split_once(&mark).unwrap_or_else(|| panic!("git stopped before {mark}: {said}"));
+            let Some((part, after)) = rest.split_once(&format!("mark-{at}-")) else {
+                assert!(output.status.code().is_none_or(|code| code > 1), "git went to its end: {said}");
+                all.push(false);
+                break;
+            };
             all.push(part.contains("Good \"git\" signature for ann@example.org"));
             rest = after;
         }
@@ -272,14 +274,14 @@ fn compare(format: &str, seed: u64, count: usize) -> (usize, usize) {
 
 #[test]
 fn what_is_taken_here_is_taken_by_git_and_what_is_not_has_a_rule() {
-    let (both, git_alone) = compare("sha1", 0x7472_696d_7461_6221, 330);
+    let (both, git_alone) = compare("sha1", 0x7472_696d_7461_6221, 240);
     // The test can see: there are genuine ones among them, and ones that only we refuse.
     assert!(both >= 5 && git_alone >= 15, "{both} {git_alone}");
 }
 
 #[test]
 fn the_same_in_a_repository_with_sha_256() {
-    let (both, git_alone) = compare("sha256", 0x6465_7669_6365_7321, 150);
+    let (both, git_alone) = compare("sha256", 0x6465_7669_6365_7321, 100);
     assert!(both >= 2 && git_alone >= 5, "{both} {git_alone}");
 }
 
@@ -292,10 +294,10 @@ fn soak_differential() {
             run(command("head", std::path::Path::new("/")).args(["-c", "8", "/dev/urandom"]), b"").try_into().unwrap(),
         ) | 1
     });
-    for round in 0..5 {
+    for round in 0..3 {
         for format in ["sha1", "sha256"] {
-            let (both, git_alone) = compare(format, seed.wrapping_add(round), 1000);
-            println!("seed {}, {format}: {both} taken by both, {git_alone} by git alone, of 1000", seed.wrapping_add(round));
+            let (both, git_alone) = compare(format, seed.wrapping_add(round), 600);
+            println!("seed {}, {format}: {both} taken by both, {git_alone} by git alone, of 600", seed.wrapping_add(round));
         }
     }
 }
