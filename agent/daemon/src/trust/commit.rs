@@ -105,10 +105,15 @@ pub fn parents(object: &Proved) -> Result<Vec<ObjectId>, Malformed> {
 
 /// The author line of a commit, for people: escaped, cut short, and the author's own word.
 pub fn author(object: &Proved) -> String {
-    let headers = object.bytes().split(|byte| *byte == b'\n').take_while(|line| !line.is_empty());
-    let line = headers.filter_map(|line| line.strip_prefix(b"author ")).next().unwrap_or_default();
+    let mut headers = object.bytes().split(|byte| *byte == b'\n').take_while(|line| !line.is_empty());
+    let line = headers.find_map(|line| line.strip_prefix(b"author ")).unwrap_or_default();
     let cut = if line.len() > 120 { "…" } else { "" };
     format!("{}{cut}", String::from_utf8_lossy(&line[..line.len().min(120)]).escape_debug())
+}
+
+/// The tree of a commit, which may be any commit that git takes: in release mode it is the statement that is signed.
+pub fn tree(object: &Proved) -> Result<ObjectId, Malformed> {
+    links(object.id().kind(), &mut Lines(object.bytes())).map(|links| links.tree)
 }
 
 struct Links {
@@ -137,7 +142,7 @@ fn links(kind: gix_hash::Kind, lines: &mut Lines<'_>) -> Result<Links, Malformed
 }
 
 // Who and when prove nothing here; only the shape is held, so that no other header hides in it.
-fn is_identity(value: &[u8]) -> bool {
+pub(super) fn is_identity(value: &[u8]) -> bool {
     let once = |mark: u8| value.split(|byte| *byte == mark).count() == 2;
     once(b'<') && once(b'>') && !value.contains(&b'\r') && value.last().is_some_and(u8::is_ascii_digit)
 }

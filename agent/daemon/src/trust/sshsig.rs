@@ -28,7 +28,7 @@ pub enum SignatureError {
     #[error("{0}")]
     Unsupported(&'static str),
     /// Signed for something else, for example a file.
-    #[error("the signature was made for {0:?}, not for git")]
+    #[error("the signature was made for {0:?}, which is another purpose")]
     WrongNamespace(String),
     /// Signed by a key that is not among the trusted ones; whether the signature itself is good was not looked at.
     #[error("signed by {0}, which is not trusted here")]
@@ -112,6 +112,16 @@ pub(super) fn check_raw(key: &PublicKey, message: &[u8], signature: &[u8]) -> Re
 }
 
 impl<'s> Signature<'s> {
+    /// The blob of the key that it names.
+    pub(super) fn key(&self) -> &[u8] {
+        self.key
+    }
+
+    /// The fingerprint of the key that it names.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(self.key)
+    }
+
     /// As [`Signature::verify`], and a certificate of one of `authorities` that counts at the time `now` (seconds since 1970) is taken, too.
     pub fn made_by<'t>(
         &self,
@@ -123,20 +133,30 @@ impl<'s> Signature<'s> {
         if !cert::is_certificate(self.key) {
             return self.verify(payload, trusted).map(Maker::Key);
         }
-        self.namespace()?;
+        self.purpose(NAMESPACE)?;
         let certificate = cert::parse(self.key)?;
         let authority = certificate.check(authorities, now)?;
         self.inner.check(certificate.key(), &self.signed_bytes(payload)?)?;
         Ok(Maker::Certified(authority, Box::new(certificate)))
     }
 
-    /// Checks the signature over `payload`; which of the trusted keys made it.
+    /// Checks the signature over `payload`, made for git; which of the trusted keys made it.
     pub fn verify<'k>(
         &self,
         payload: &[u8],
+        trusted: impl Iterator<Item = &'k PublicKey>,
+    ) -> Result<&'k PublicKey, SignatureError> {
+        self.verify_in(NAMESPACE, payload, trusted)
+    }
+
+    /// As [`Signature::verify`], made for the purpose `namespace`.
+    pub fn verify_in<'k>(
+        &self,
+        namespace: &[u8],
+        payload: &[u8],
         mut trusted: impl Iterator<Item = &'k PublicKey>,
     ) -> Result<&'k PublicKey, SignatureError> {
-        self.namespace()?;
+        self.purpose(namespace)?;
         // By blob, before anything in it is parsed: what is compared is exactly what was pinned.
         let Some(key) = trusted.find(|key| key.blob() == self.key) else {
             return Err(match PublicKey::parse(self.key) {
@@ -152,8 +172,8 @@ impl<'s> Signature<'s> {
         Ok(key)
     }
 
-    fn namespace(&self) -> Result<(), SignatureError> {
-        if self.namespace == NAMESPACE {
+    fn purpose(&self, namespace: &[u8]) -> Result<(), SignatureError> {
+        if self.namespace == namespace {
             return Ok(());
         }
         let shown = String::from_utf8_lossy(&self.namespace[..self.namespace.len().min(60)]);

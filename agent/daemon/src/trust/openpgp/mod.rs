@@ -171,7 +171,9 @@ fn parts(bytes: &[u8]) -> Result<Parts<'_>, &'static str> {
                     Place::Subkey => parts.subkeys.last_mut().map(|(_, list)| list),
                     Place::Elsewhere => None,
                 };
-                list.into_iter().for_each(|list| list.push(signature.clone()));
+                if let Some(list) = list {
+                    list.push(signature);
+                }
             }
             _ => place = Place::Elsewhere,
         }
