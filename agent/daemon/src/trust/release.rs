@@ -27,7 +27,7 @@ use super::verdict::Verdict;
 use crate::wire::{ObjectError, ObjectKind, ObjectSource};
 
 /// So far into the future a statement may be dated, in seconds: clocks differ.
-const AHEAD: u64 = 600;
+pub(super) const AHEAD: u64 = 600;
 /// The most bytes of a tag and its commit together.
 const BUDGET: u64 = MAX_TAG + MAX_COMMIT;
 
