@@ -26,6 +26,7 @@ mod machine;
 mod own;
 mod past;
 mod probe;
+mod release;
 mod reports;
 mod repository;
 mod status;
