@@ -7,13 +7,15 @@
 //! and what is signed lies in a folder of this user's alone while it is signed. Limits: git's own configuration of the clone counts, its
 //! hooks and credentials among it, as for every push of that person's.
 //!
-//! Order of imports inside this room: `programs` <- `desk`, `signing` <- `reach`.
+//! Order of imports inside this room: `programs` <- `desk`, `signing`, `draft` <- `roots` <- `reach`.
 
 use std::path::PathBuf;
 
 pub mod desk;
+pub mod draft;
 pub mod programs;
 pub mod reach;
+pub mod roots;
 pub mod signing;
 
 /// What went wrong at somebody's desk.
@@ -48,6 +50,12 @@ pub enum AuthorError {
     /// The courier cannot be had.
     #[error(transparent)]
     Courier(#[from] crate::courier::ClientError),
+    /// An object cannot be had or not be believed.
+    #[error(transparent)]
+    Object(#[from] crate::trust::hash::FetchError),
+    /// A tree cannot be used.
+    #[error(transparent)]
+    Tree(#[from] crate::trust::tree::TreeError),
     /// A rule of trimtab's that what is asked for would break: which rule, what was expected, what to do.
     #[error("{0}")]
     Refused(String),

@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use super::AuthorError;
 use super::programs::{self, MINISIGN, SSH_KEYGEN, Scratch};
+use crate::trust::blocks::AnyKey;
 
 /// The largest signature file.
 const MAX_SIGNATURE: u64 = 64 << 10;
@@ -36,7 +37,7 @@ impl FromStr for SigningKey {
 }
 
 /// The shell expands `~/` only at the begin of a word, and here it stands behind a colon.
-fn home(file: &str) -> PathBuf {
+pub(super) fn home(file: &str) -> PathBuf {
     match (file.strip_prefix("~/"), std::env::var_os("HOME")) {
         (Some(rest), Some(home)) => Path::new(&home).join(rest),
         _ => file.into(),
@@ -58,6 +59,19 @@ impl SigningKey {
         let key = config(&["--type=path", "--get", "user.signingkey"])?;
         let literal = key.strip_prefix("key::").unwrap_or(&key);
         Some(if literal.split_once(' ').is_some() { Self::SshAgent(literal.to_owned()) } else { Self::Ssh(key.into()) })
+    }
+
+    /// The public half, where it can be seen without asking anybody.
+    pub fn public(&self) -> Option<AnyKey> {
+        match self {
+            Self::Ssh(path) => {
+                let beside = PathBuf::from(format!("{}.pub", path.display()));
+                let file = if path.extension().is_some_and(|end| end == "pub") { path } else { &beside };
+                super::roots::key(&file.to_string_lossy()).ok()
+            }
+            Self::SshAgent(line) => super::roots::key(line).ok(),
+            Self::Minisign(_) => None,
+        }
     }
 
     /// Signs `message`; `about` goes into the comment that minisign signs along. The block, with its line's end.

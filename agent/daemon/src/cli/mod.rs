@@ -30,6 +30,7 @@ mod release;
 mod reports;
 mod repository;
 mod status;
+mod trust;
 mod uninstall;
 
 /// Pull-based GitOps agent for edge devices and bare VMs, without Kubernetes.
@@ -130,6 +131,15 @@ enum Command {
     /// Render one host from a fleet repository, exactly as the device would.
     #[command(after_help = "Example:\n  trimtab render . --host kiosk-1 --labels role=kiosk,site=lyon --out /tmp/kiosk-1")]
     Render(repository::RenderArgs),
+    /// Release a commit to a channel: make the statement, show what each host and group would get, sign it, add a signature to somebody else's,
+    /// push it. What hosts would refuse is never published.
+    #[command(
+        after_help = "Example:\n  trimtab release production --push\n  trimtab release production --countersign --push\n  trimtab release production --rollback-to HEAD~1 --sign minisign:safe.key"
+    )]
+    Release(Box<release::ReleaseArgs>),
+    /// The root files: which keys may release, and how many of them it takes.
+    #[command(after_help = "Example:\n  trimtab trust init --key ann=~/.ssh/id_ed25519.pub\n  trimtab trust show")]
+    Trust(Box<trust::TrustArgs>),
     /// The facts of this host as JSON, as templates see them; `render --facts` takes them elsewhere.
     #[command(after_help = "Example:\n  trimtab facts > facts.json && trimtab render . --host kiosk-1 --facts facts.json")]
     Facts,
@@ -163,6 +173,9 @@ enum Command {
 impl Command {
     /// Whether it looks at the whole machine, at what only root may see, or changes something.
     fn is_for_root(&self) -> bool {
+        if let Command::Trust(args) = self {
+            return args.is_for_root();
+        }
         !matches!(
             self,
             Command::Demo(_)
@@ -170,6 +183,7 @@ impl Command {
                 | Command::Validate(_)
                 | Command::Render(_)
                 | Command::Facts
+                | Command::Release(_)
                 | Command::Version(_)
                 | Command::Courier { .. }
                 | Command::Endpoint(_)
@@ -225,6 +239,8 @@ pub fn main() -> ExitCode {
         Command::Reports(args) => reports::run(&places, &args),
         Command::Validate(args) => repository::validate(&args),
         Command::Render(args) => repository::render(&args),
+        Command::Release(args) => release::run(&args),
+        Command::Trust(args) => trust::run(&places, &args),
         Command::Facts => machine::facts(&places),
         Command::Version(json) => version(json),
         Command::Courier { config, cache } => crate::courier::run_as_process(&config, &cache.unwrap_or_else(|| places.cache())),
