@@ -16,6 +16,7 @@ use crate::courier::Client;
 use crate::trust::commit::{Commit, MAX_COMMIT};
 use crate::trust::hash::Verified;
 use crate::trust::root::FOLDER;
+use crate::trust::statement::Channel;
 use crate::trust::tree::read_unproven;
 use crate::wire::ObjectKind;
 
@@ -35,6 +36,9 @@ pub struct Reach {
     #[arg(long)]
     pub allow_http: bool,
 }
+
+/// Where the roots of a repository are found before its first release.
+const FIRST: &str = "refs/heads/main";
 
 /// A courier of its own, and the folder that it works in.
 pub struct Reached {
@@ -88,6 +92,14 @@ impl Reached {
         let folder: RepoPath = FOLDER.parse().expect("because it is a plain path");
         let bundle = read_unproven(tree, &mut self.client, &[folder])?;
         Roots::read(|path| Ok(bundle.get(path).map(|blob| blob.bytes.clone())))
+    }
+
+    /// The root files of the tree that a channel is at; a channel without any release yet may be looked at through `main`.
+    pub fn roots_of_channel(&mut self, channel: &Channel) -> Result<Roots, AuthorError> {
+        if self.client.poll(&channel.reference())?.id.is_some() {
+            return self.roots(&channel.reference());
+        }
+        self.roots(FIRST)
     }
 
     /// The tree of a commit.

@@ -18,6 +18,7 @@ mod backups;
 mod demo;
 mod drift;
 mod endpoint;
+mod enrol;
 mod explain;
 mod follow;
 mod hold;
@@ -53,7 +54,7 @@ enum Command {
     Demo(demo::Args),
     /// Enrol this host: write /etc/trimtab/agent.toml and trust.toml from a URL and a public key.
     #[command(
-        after_help = "Example:\n  trimtab init --url https://git.example.org/fleet.git --key ~/.ssh/id_ed25519.pub --label role=kiosk"
+        after_help = "Example:\n  trimtab init --url https://git.example.org/fleet.git --key ~/.ssh/id_ed25519.pub --label role=kiosk\n  trimtab init --url https://git.example.org/fleet.git --mode release --channel production --root-digest sha256:…"
     )]
     Init(init::Args),
     /// Run the agent: poll, prove, converge, repair, until it is told to stop.

@@ -160,7 +160,7 @@ pub(super) fn files_in<S: ObjectSource>(
     let mut names = folder.split('/');
     loop {
         let fetched = checked.one(ObjectKind::Tree, at, MAX_TREE).map_err(|error| of_fetch(error, &[at], |_| path.clone()))?;
-        let entries = parse(&path, at.kind(), fetched.bytes(), MAX_ENTRIES)?;
+        let entries = parse(&path, at.kind(), fetched.bytes(), (MAX_ENTRIES, MAX_ENTRIES))?;
         let Some(name) = names.next() else {
             let files = entries.into_iter().filter(|(_, entry)| entry.kind == EntryKind::File(BlobKind::Regular));
             return Ok(files.map(|(name, entry)| (name, entry.id)).collect());

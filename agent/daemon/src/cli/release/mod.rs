@@ -113,7 +113,7 @@ fn release(args: &ReleaseArgs) -> Result<ExitCode, AuthorError> {
     if is_complete {
         judge::judge(&session, &draft, object)?;
     }
-    let pushed = if args.push { Some(session.push(&draft, object, is_complete)?) } else { None };
+    let pushed = if args.push { Some(session.push(object, is_complete)?) } else { None };
     tell::after(&tell::Done { session: &session, draft: &draft, object, role: &role, signed, signers, pushed, rows }, args.json)
 }
 

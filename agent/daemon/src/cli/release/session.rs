@@ -139,6 +139,9 @@ impl Session {
             (Some(one), None) | (None, Some(one)) => &one.draft,
             (Some(here), Some(there)) if here.draft.is_begin_of(&there.draft) => &there.draft,
             (Some(here), Some(there)) if there.draft.is_begin_of(&here.draft) => &here.draft,
+            // The older of two was given up when the newer one was made.
+            (Some(here), Some(there)) if here.draft.said.place() > there.draft.said.place() => &here.draft,
+            (Some(here), Some(there)) if here.draft.said.place() < there.draft.said.place() => &there.draft,
             (Some(here), Some(there)) => {
                 return Err(AuthorError::refused(format!(
                     "two unfinished statements: {} ({}) here, and {} ({}) at the remote, and neither goes on where the other ends; drop yours (git update-ref -d {}), or make a new one and push that",
@@ -235,7 +238,7 @@ impl Session {
     }
 
     /// Pushes it to where it belongs; that reference.
-    pub(super) fn push(&self, draft: &Draft, object: ObjectId, is_complete: bool) -> Result<String, AuthorError> {
+    pub(super) fn push(&self, object: ObjectId, is_complete: bool) -> Result<String, AuthorError> {
         let remote = self.remote.as_deref().expect("because --push without a remote was refused");
         let (public, unfinished) = (self.reference(), self.draft_reference());
         let there = self.there.as_ref().map(|known| known.object);
@@ -256,7 +259,6 @@ impl Session {
             self.desk.set(&public, Some(object), self.seen.as_ref().map(|known| known.object))?;
         }
         self.desk.set(&unfinished, None, Some(object))?;
-        debug_assert!(draft.said.channel() == &self.channel);
         Ok(public)
     }
 }
