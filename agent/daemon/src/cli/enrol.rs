@@ -7,33 +7,41 @@ use std::path::PathBuf;
 
 use clap::Args;
 use trimtab_model::digest::Digest;
+use trimtab_model::finding::Findings;
 
 use super::init::quote;
 use crate::author::AuthorError;
 use crate::author::programs::{Scratch, read};
 use crate::author::reach::Reached;
-use crate::author::roots::Version;
+use crate::author::roots::Roots;
 use crate::trust::keys::TrustConfig;
 use crate::trust::policy::{Mode, Pin as Pinned};
 use crate::trust::root::{MAX_ROOT, Root, pin_of};
 use crate::trust::statement::{Channel, RepoId};
 
-/// Where trust begins.
+/// Which channel, and where trust begins.
 #[derive(Debug, Args)]
 pub(super) struct Pin {
     /// Release mode: the channel to follow.
     #[arg(long, value_name = "NAME", required_if_eq("mode", "release"))]
     channel: Option<Channel>,
-    /// Release mode: pin this root file (N.toml of .trimtab/root), got from a place that you trust; it is copied.
+    #[command(flatten)]
+    begin: Begin,
+}
+
+/// Where trust begins.
+#[derive(Debug, Args)]
+pub(super) struct Begin {
+    /// Release mode: begin with this root file (N.toml of .trimtab/root), got from a place that you trust.
     #[arg(long, value_name = "FILE", group = "pin")]
-    root_file: Option<PathBuf>,
-    /// Release mode: pin the root file with this digest, as `trimtab trust show` prints it.
+    pub(super) root_file: Option<PathBuf>,
+    /// Release mode: begin with the root file that has this digest, as `trimtab trust show` prints it.
     #[arg(long, value_name = "sha256:…", group = "pin")]
-    root_digest: Option<Digest>,
-    /// Release mode: pin whatever root the repository shows now. Whoever can answer in its name today decides what this host trusts for good.
+    pub(super) root_digest: Option<Digest>,
+    /// Release mode: begin with whatever root the repository shows now. Whoever can answer in its name today decides what is trusted from then on.
     #[arg(long, group = "pin")]
-    tofu: bool,
-    /// With --root-digest: the id of the repository, so that nothing has to be fetched now.
+    pub(super) tofu: bool,
+    /// With --root-digest: the id of the repository, so that the root need not be fetched for it.
     #[arg(long, value_name = "UUID", requires = "root_digest")]
     repo_id: Option<RepoId>,
 }
@@ -50,41 +58,15 @@ impl Pin {
     /// Settles what is pinned, asking the source of this agent.toml where it must.
     pub(super) fn settle(&self, agent_toml: &str) -> Result<Enrolled, AuthorError> {
         let channel = self.channel.as_ref().ok_or_else(|| AuthorError::refused("--channel is missing"))?;
-        if let Some(file) = &self.root_file {
-            let text = String::from_utf8(read(file, MAX_ROOT)?).map_err(|_| AuthorError::refused("the root file is not UTF-8"))?;
-            let root = Root::parse(&file.display().to_string(), &text).map_err(|findings| AuthorError::refused(findings.draw(false)))?;
-            has_channel(&root, channel)?;
-            // Relative: from the folder of trust.toml.
-            return Ok(Enrolled { trust: trust_toml(channel, &root.repo, "root = \"root.toml\""), root: Some(text) });
-        }
-        let by_digest = |digest: &Digest| format!("root-digest = {}", quote(&digest.to_string()));
-        if let (Some(digest), Some(repo)) = (&self.root_digest, &self.repo_id) {
-            return Ok(Enrolled { trust: trust_toml(channel, repo, &by_digest(digest)), root: None });
-        }
-        if self.root_digest.is_none() && !self.tofu {
+        if !self.begin.is_given() {
             return Err(AuthorError::refused(
                 "release mode begins with a root: say which with --root-digest (`trimtab trust show` prints it) or --root-file; --tofu takes whatever is there",
             ));
         }
-        let version = self.fetch(agent_toml, channel)?;
-        has_channel(&version.root, channel)?;
-        let trust = trust_toml(channel, &version.root.repo, &by_digest(&pin_of(&version.text)));
-        Ok(Enrolled { trust, root: None })
-    }
-
-    /// The root in the tree that the channel is at: the one with the digest, or the first.
-    fn fetch(&self, agent_toml: &str, channel: &Channel) -> Result<Version, AuthorError> {
-        let folder = Scratch::new()?;
-        let config = folder.write("agent.toml", agent_toml.as_bytes())?;
-        let mut reached = Reached::of_config(&config)?;
-        let roots = reached.roots_of_channel(channel)?;
-        let found = roots.0.iter().find(|version| self.root_digest.is_none_or(|digest| pin_of(&version.text) == digest));
-        let there: Vec<String> = roots.0.iter().map(|version| format!("root {}: {}", version.root.version, pin_of(&version.text))).collect();
-        found.cloned().ok_or_else(|| {
-            AuthorError::refused(format!(
-                "no root file of the repository has the digest that is to be pinned; it has {}. Either this is another repository, or the digest is an old one: look at it with `trimtab trust show`, on a machine that you trust",
-                if there.is_empty() { "none at all".to_owned() } else { there.join(", ") }
-            ))
+        self.begin.settle(channel, || {
+            let folder = Scratch::new()?;
+            let config = folder.write("agent.toml", agent_toml.as_bytes())?;
+            Reached::of_config(&config)?.roots_of_channel(channel)
         })
     }
 
@@ -101,7 +83,7 @@ impl Pin {
             };
             let _ = writeln!(text, "Pinned:     {pin}");
         }
-        if self.tofu {
+        if self.begin.tofu {
             text.push_str(
                 "! Trusted on first use: nothing vouched for this root. Compare the digest with what `trimtab trust show` prints where\n\
                  ! the repository is at home; until then whoever answered today could be anybody.\n",
@@ -109,6 +91,59 @@ impl Pin {
         }
         text
     }
+}
+
+impl Begin {
+    /// Whether any of them was given.
+    pub(super) fn is_given(&self) -> bool {
+        self.root_file.is_some() || self.root_digest.is_some() || self.tofu
+    }
+
+    /// Settles it; `fetch` brings the roots of the repository, believed by nobody, where they are needed.
+    pub(super) fn settle(&self, channel: &Channel, fetch: impl FnOnce() -> Result<Roots, AuthorError>) -> Result<Enrolled, AuthorError> {
+        if let Some(file) = &self.root_file {
+            let text = String::from_utf8(read(file, MAX_ROOT)?).map_err(|_| AuthorError::refused("the root file is not UTF-8"))?;
+            let root = Root::parse(&file.display().to_string(), &text).map_err(|findings| AuthorError::refused(findings.draw(false)))?;
+            has_channel(&root, channel)?;
+            // Relative: from the folder of trust.toml.
+            return Ok(Enrolled { trust: trust_toml(channel, &root.repo, "root = \"root.toml\""), root: Some(text) });
+        }
+        if let (Some(digest), Some(repo)) = (&self.root_digest, &self.repo_id) {
+            return Ok(Enrolled { trust: trust_toml(channel, repo, &by_digest(digest)), root: None });
+        }
+        let roots = fetch()?;
+        let found = roots.0.iter().find(|version| self.root_digest.is_none_or(|digest| pin_of(&version.text) == digest));
+        let there: Vec<String> = roots.0.iter().map(|version| format!("root {}: {}", version.root.version, pin_of(&version.text))).collect();
+        let version = found.ok_or_else(|| {
+            AuthorError::refused(format!(
+                "no root file of the repository has the digest that is to be pinned; it has {}. Either this is another repository, or the digest is an old one: look at it with `trimtab trust show`, on a machine that you trust",
+                if there.is_empty() { "none at all".to_owned() } else { there.join(", ") }
+            ))
+        })?;
+        has_channel(&version.root, channel)?;
+        Ok(Enrolled { trust: trust_toml(channel, &version.root.repo, &by_digest(&pin_of(&version.text))), root: None })
+    }
+}
+
+impl Enrolled {
+    /// What is written, read again as a host reads it.
+    pub(super) fn config(&self) -> Result<TrustConfig, Findings> {
+        let trust = TrustConfig::parse("trust.toml", &self.trust)?;
+        match &self.root {
+            Some(root) => trust.with_root("root.toml", root),
+            None => Ok(trust),
+        }
+    }
+}
+
+/// The configuration of a host that follows this channel from this root.
+pub(super) fn trust_by_digest(channel: &Channel, repo: &RepoId, digest: &Digest) -> Result<TrustConfig, AuthorError> {
+    let enrolled = Enrolled { trust: trust_toml(channel, repo, &by_digest(digest)), root: None };
+    enrolled.config().map_err(|findings| AuthorError::refused(findings.draw(false)))
+}
+
+fn by_digest(digest: &Digest) -> String {
+    format!("root-digest = {}", quote(&digest.to_string()))
 }
 
 fn has_channel(root: &Root, channel: &Channel) -> Result<(), AuthorError> {

@@ -33,6 +33,7 @@ mod repository;
 mod status;
 mod trust;
 mod uninstall;
+mod verify;
 
 /// Pull-based GitOps agent for edge devices and bare VMs, without Kubernetes.
 #[derive(Debug, Parser)]
@@ -141,6 +142,12 @@ enum Command {
     /// The root files: which keys may release, and how many of them it takes.
     #[command(after_help = "Example:\n  trimtab trust init --key ann=~/.ssh/id_ed25519.pub\n  trimtab trust show")]
     Trust(Box<trust::TrustArgs>),
+    /// What a host would say of a repository, and why, step by step: each rule, what it expected, what it found. Exit 0 when a host would take
+    /// it, 3 when not, 1 when it could not be looked at.
+    #[command(
+        after_help = "Example:\n  trimtab verify https://git.example.org/fleet.git --channel production --root-digest sha256:…\n  trimtab verify . --trust trust.toml --json | jq .verdict"
+    )]
+    Verify(Box<verify::VerifyArgs>),
     /// The facts of this host as JSON, as templates see them; `render --facts` takes them elsewhere.
     #[command(after_help = "Example:\n  trimtab facts > facts.json && trimtab render . --host kiosk-1 --facts facts.json")]
     Facts,
@@ -185,6 +192,7 @@ impl Command {
                 | Command::Render(_)
                 | Command::Facts
                 | Command::Release(_)
+                | Command::Verify(_)
                 | Command::Version(_)
                 | Command::Courier { .. }
                 | Command::Endpoint(_)
@@ -241,6 +249,7 @@ pub fn main() -> ExitCode {
         Command::Validate(args) => repository::validate(&args),
         Command::Render(args) => repository::render(&args),
         Command::Release(args) => release::run(&args),
+        Command::Verify(args) => verify::run(&places, &args),
         Command::Trust(args) => trust::run(&places, &args),
         Command::Facts => machine::facts(&places),
         Command::Version(json) => version(json),
