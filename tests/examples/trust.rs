@@ -38,7 +38,9 @@ impl Stage {
         };
         write("fleet.toml", "format = 1\n[[group]]\nname = \"all\"\nselect = \"*\"\ncomponents = [\"one\"]\n");
         write("components/one/files/etc/one.conf", "one\n");
-        for words in [&["add", "--all"][..], &["commit", "--quiet", "-m", "One"], &["push", "--quiet", bare.to_str().unwrap(), "main"]] {
+        for words in
+            [&["add", "--all"][..], &["commit", "--quiet", "-m", "One"], &["push", "--quiet", bare.to_str().unwrap(), "main"]]
+        {
             git(&[&["-C", work.to_str().unwrap()], words].concat());
         }
         stage

@@ -6,6 +6,7 @@ mod keys;
 mod operator;
 mod past;
 mod policy;
+mod releasing;
 mod reports;
 
 use std::fs;

@@ -61,7 +61,8 @@ impl Desk {
     pub fn commit(&self, revision: &str) -> Result<ObjectId, AuthorError> {
         let named = format!("{revision}^{{commit}}");
         let found = self.text(&["rev-parse", "--verify", "--quiet", "--end-of-options", &named]);
-        let hex = found.map_err(|_| AuthorError::refused(format!("there is no commit {revision:?} in {}", self.folder.display())))?;
+        let hex =
+            found.map_err(|_| AuthorError::refused(format!("there is no commit {revision:?} in {}", self.folder.display())))?;
         id(&hex)
     }
 
@@ -171,5 +172,6 @@ impl Desk {
 }
 
 fn id(hex: &str) -> Result<ObjectId, AuthorError> {
-    ObjectId::from_hex(hex.as_bytes()).map_err(|_| AuthorError::refused(format!("git answered {hex:?} where an object's id was expected")))
+    ObjectId::from_hex(hex.as_bytes())
+        .map_err(|_| AuthorError::refused(format!("git answered {hex:?} where an object's id was expected")))
 }

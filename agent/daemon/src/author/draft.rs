@@ -126,7 +126,10 @@ impl Draft {
         let named = quorum.keys.iter().find(|named| named.key == *key);
         let named = (*named.expect("because it was found among them")).clone();
         if known.contains(&named) {
-            return Err(refused(format!("{} has signed this already, and a key counts once for {role}; somebody else has to", named.name)));
+            return Err(refused(format!(
+                "{} has signed this already, and a key counts once for {role}; somebody else has to",
+                named.name
+            )));
         }
         self.bytes = longer;
         Ok(named)
@@ -135,11 +138,13 @@ impl Draft {
 
 /// Why a signature does not count for a role, and whose would.
 pub fn not_counted(fault: &BlockFault, quorum: &Quorum<'_>, role: &str) -> String {
-    let who: Vec<String> = quorum.keys.iter().map(|named| named.to_string()).collect();
+    let who: Vec<String> = quorum.keys.iter().map(ToString::to_string).collect();
     let who = who.join(", ");
     match fault {
         BlockFault::Unknown(key) => {
-            format!("{role} takes signatures by {who}, and this one is by {key}: name another key with --sign, or have it added (`trimtab trust rotate --add`)")
+            format!(
+                "{role} takes signatures by {who}, and this one is by {key}: name another key with --sign, or have it added (`trimtab trust rotate --add`)"
+            )
         }
         BlockFault::Bad { key, why } => format!(
             "the signature by {key} does not fit what is to be signed ({why}); it was made over something else, or over an older draft: export what is to be signed again (`--export FILE`), and sign that"

@@ -86,7 +86,8 @@ impl Reached {
     /// The root files of the tree that a reference leads to, through a tag or not. Nothing of it is proven.
     pub fn roots(&mut self, reference: &str) -> Result<Roots, AuthorError> {
         let polled = self.client.poll(reference)?;
-        let commit = polled.peeled.or(polled.id).ok_or_else(|| AuthorError::refused(format!("the repository has no {reference}")))?;
+        let commit =
+            polled.peeled.or(polled.id).ok_or_else(|| AuthorError::refused(format!("the repository has no {reference}")))?;
         self.client.advance(&commit, None)?;
         let tree = self.tree_of(commit)?;
         let folder: RepoPath = FOLDER.parse().expect("because it is a plain path");

@@ -67,7 +67,10 @@ impl Roots {
             let text = String::from_utf8(bytes).map_err(|_| AuthorError::refused(format!("{path} is not UTF-8")))?;
             let root = Root::parse(&path, &text).map_err(|findings: Findings| AuthorError::refused(findings.draw(false)))?;
             if root.version != version {
-                return Err(AuthorError::refused(format!("{path} says that it is version {}; a root's file has the name of its version", root.version)));
+                return Err(AuthorError::refused(format!(
+                    "{path} says that it is version {}; a root's file has the name of its version",
+                    root.version
+                )));
             }
             versions.push(Version { root, text, signatures: file(&signatures_path(version))?.unwrap_or_default() });
         }
@@ -77,7 +80,10 @@ impl Roots {
     /// The newest version, complete or not.
     pub fn newest(&self) -> Result<&Version, AuthorError> {
         self.0.last().ok_or_else(|| {
-            AuthorError::refused(format!("there is no {}: make it with `trimtab trust init`, commit it, and try again", Root::path(1)))
+            AuthorError::refused(format!(
+                "there is no {}: make it with `trimtab trust init`, commit it, and try again",
+                Root::path(1)
+            ))
         })
     }
 
@@ -104,9 +110,13 @@ impl Roots {
     pub fn fault(&self, version: &Version) -> Option<String> {
         let before = self.0.iter().find(|other| other.root.version + 1 == version.root.version)?;
         if before.root.repo != version.root.repo {
-            return Some(format!("it is for the repository {}, and root {} is for {}", version.root.repo, before.root.version, before.root.repo));
+            return Some(format!(
+                "it is for the repository {}, and root {} is for {}",
+                version.root.repo, before.root.version, before.root.repo
+            ));
         }
-        (version.root.epoch < before.root.epoch).then(|| format!("its epoch {} is smaller than the {} before it", version.root.epoch, before.root.epoch))
+        (version.root.epoch < before.root.epoch)
+            .then(|| format!("its epoch {} is smaller than the {} before it", version.root.epoch, before.root.epoch))
     }
 
     /// The newest version, which must be complete: what a release is signed under.
@@ -165,7 +175,8 @@ impl Roots {
 fn signers(version: &Version, quorum: &Quorum<'_>) -> Vec<NamedKey> {
     let blocks = blocks::only(&version.signatures).unwrap_or_default();
     let signed = |named: &NamedKey| {
-        let by = |block: &blocks::Block<'_>| block.signer(version.text.as_bytes(), ROOT_NAMESPACE, std::iter::once(&named.key)).is_ok();
+        let by =
+            |block: &blocks::Block<'_>| block.signer(version.text.as_bytes(), ROOT_NAMESPACE, std::iter::once(&named.key)).is_ok();
         blocks.iter().any(by)
     };
     quorum.keys.iter().filter(|named| signed(named)).map(|named| (*named).clone()).collect()

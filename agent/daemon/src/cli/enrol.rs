@@ -75,7 +75,11 @@ impl Pin {
         let mut text = String::new();
         if let (Mode::Release(policy), Some(anchor)) = (trust.mode(), trust.anchor()) {
             let _ = writeln!(text, "Enrolled. This host will follow the channel {} of\n  {url}", policy.channel);
-            let _ = writeln!(text, "and converge to nothing but releases that its root (or one that follows it) asks for.\nRepository: {}", anchor.repo);
+            let _ = writeln!(
+                text,
+                "and converge to nothing but releases that its root (or one that follows it) asks for.\nRepository: {}",
+                anchor.repo
+            );
             let pin = match &anchor.pin {
                 Pinned::Digest(digest) => digest.to_string(),
                 Pinned::File(file) => file.digest().to_string(),
@@ -100,10 +104,15 @@ impl Begin {
     }
 
     /// Settles it; `fetch` brings the roots of the repository, believed by nobody, where they are needed.
-    pub(super) fn settle(&self, channel: &Channel, fetch: impl FnOnce() -> Result<Roots, AuthorError>) -> Result<Enrolled, AuthorError> {
+    pub(super) fn settle(
+        &self,
+        channel: &Channel,
+        fetch: impl FnOnce() -> Result<Roots, AuthorError>,
+    ) -> Result<Enrolled, AuthorError> {
         if let Some(file) = &self.root_file {
             let text = String::from_utf8(read(file, MAX_ROOT)?).map_err(|_| AuthorError::refused("the root file is not UTF-8"))?;
-            let root = Root::parse(&file.display().to_string(), &text).map_err(|findings| AuthorError::refused(findings.draw(false)))?;
+            let root =
+                Root::parse(&file.display().to_string(), &text).map_err(|findings| AuthorError::refused(findings.draw(false)))?;
             has_channel(&root, channel)?;
             // Relative: from the folder of trust.toml.
             return Ok(Enrolled { trust: trust_toml(channel, &root.repo, "root = \"root.toml\""), root: Some(text) });
@@ -113,7 +122,8 @@ impl Begin {
         }
         let roots = fetch()?;
         let found = roots.0.iter().find(|version| self.root_digest.is_none_or(|digest| pin_of(&version.text) == digest));
-        let there: Vec<String> = roots.0.iter().map(|version| format!("root {}: {}", version.root.version, pin_of(&version.text))).collect();
+        let there: Vec<String> =
+            roots.0.iter().map(|version| format!("root {}: {}", version.root.version, pin_of(&version.text))).collect();
         let version = found.ok_or_else(|| {
             AuthorError::refused(format!(
                 "no root file of the repository has the digest that is to be pinned; it has {}. Either this is another repository, or the digest is an old one: look at it with `trimtab trust show`, on a machine that you trust",

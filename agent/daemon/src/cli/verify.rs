@@ -97,7 +97,7 @@ fn verify(places: &Places, args: &VerifyArgs) -> Result<ExitCode, AuthorError> {
     steps.fleet(&verdict, &mut reached);
     if let Some(class @ Class::Retry) = verdict.class() {
         debug_assert_eq!(class, Class::Retry);
-        let cause = verdict.cause().map(|cause| chain(cause)).unwrap_or_default();
+        let cause = verdict.cause().map(chain).unwrap_or_default();
         return Err(AuthorError::refused(format!("{verdict}: {cause}")));
     }
     let words = verdict.to_string();

@@ -39,7 +39,11 @@ pub(super) fn judge(session: &Session, draft: &Draft, object: ObjectId) -> Resul
         };
         let judged = prove(tag, alive, reached.courier(), rules, &memory, moment(now));
         if judged.verdict.proven().is_none() {
-            return Err(AuthorError::refused(format!("{who} would refuse {name}, so it is not published ({}): {}", judged.verdict.code(), judged.verdict)));
+            return Err(AuthorError::refused(format!(
+                "{who} would refuse {name}, so it is not published ({}): {}",
+                judged.verdict.code(),
+                judged.verdict
+            )));
         }
         if let (Some(_), Some(remark)) = (alive, judged.remarks.first()) {
             return Err(AuthorError::refused(format!("{who} would pass over {name}, so it is not published: {remark}")));

@@ -62,9 +62,9 @@ fn commit(session: &Session, args: &ReleaseArgs) -> Result<ObjectId, AuthorError
             "{commit} does not contain {was}, which is in force as {name}: bring your clone up to date (git pull); to go back on purpose, say --rollback-to {}",
             args.revision
         ))),
-        Some(revision) if !session.desk.is_ancestor(commit, was) => {
-            Err(AuthorError::refused(format!("{revision} is not older than {was}, which is in force as {name}: release it without --rollback-to")))
-        }
+        Some(revision) if !session.desk.is_ancestor(commit, was) => Err(AuthorError::refused(format!(
+            "{revision} is not older than {was}, which is in force as {name}: release it without --rollback-to"
+        ))),
         _ => Ok(commit),
     }
 }
@@ -96,8 +96,7 @@ fn next(session: &Session, root: &Root) -> Result<u64, AuthorError> {
     }
     newest.seq.checked_add(1).filter(|seq| *seq <= MAX_NUMBER).ok_or_else(|| {
         AuthorError::refused(format!(
-            "{} has the highest number there is: somebody wants to end this channel; find out who signed it, and begin a new epoch (`trimtab trust revoke KEY --new-epoch`)",
-            newest
+            "{newest} has the highest number there is: somebody wants to end this channel; find out who signed it, and begin a new epoch (`trimtab trust revoke KEY --new-epoch`)"
         ))
     })
 }

@@ -114,7 +114,7 @@ fn release(args: &ReleaseArgs) -> Result<ExitCode, AuthorError> {
         judge::judge(&session, &draft, object)?;
     }
     let pushed = if args.push { Some(session.push(object, is_complete)?) } else { None };
-    tell::after(&tell::Done { session: &session, draft: &draft, object, role: &role, signed, signers, pushed, rows }, args.json)
+    Ok(tell::after(&tell::Done { session: &session, draft: &draft, object, role: &role, signed, signers, pushed, rows }, args.json))
 }
 
 /// Signs with each key; the names of who signed.

@@ -154,7 +154,11 @@ impl Session {
             }
         };
         if *draft.said.channel() != self.channel {
-            return Err(AuthorError::refused(format!("the unfinished statement is for {}, not for {}", draft.said.channel(), self.channel)));
+            return Err(AuthorError::refused(format!(
+                "the unfinished statement is for {}, not for {}",
+                draft.said.channel(),
+                self.channel
+            )));
         }
         Ok(draft.clone())
     }
@@ -204,13 +208,18 @@ impl Session {
         let Some(role) = roles.get(&self.channel).cloned() else {
             let names: Vec<&str> = roles.keys().map(Channel::as_str).collect();
             let has = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            let advice = if table == "alive" { format!("--alive {}=KEY", self.channel) } else { format!("--channel {}=N", self.channel) };
+            let advice =
+                if table == "alive" { format!("--alive {}=KEY", self.channel) } else { format!("--channel {}=N", self.channel) };
             return Err(AuthorError::refused(format!(
                 "root {} has no [{table}.{}] (it has {has}), so nobody may sign this: `trimtab trust rotate {advice}` adds it",
                 root.version, self.channel
             )));
         };
-        let words = if table == "alive" { format!("an alive statement of {}", self.channel) } else { format!("a release to {}", self.channel) };
+        let words = if table == "alive" {
+            format!("an alive statement of {}", self.channel)
+        } else {
+            format!("a release to {}", self.channel)
+        };
         Ok(Rule { root, role, words, kind })
     }
 

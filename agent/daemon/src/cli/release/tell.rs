@@ -8,7 +8,6 @@ use serde_json::json;
 
 use super::preview::{self, Row};
 use super::session::{Rule, Session};
-use crate::author::AuthorError;
 use crate::author::draft::{Draft, Said};
 use crate::cli::{color, print_json, say};
 use crate::trust::statement::show_time;
@@ -84,7 +83,7 @@ pub(super) struct Done<'a> {
 }
 
 /// Tells what was done, and what comes next.
-pub(super) fn after(done: &Done<'_>, as_json: bool) -> Result<ExitCode, AuthorError> {
+pub(super) fn after(done: &Done<'_>, as_json: bool) -> ExitCode {
     let need = done.role.role.threshold;
     let names: Vec<&str> = done.signers.iter().map(|named| named.name.as_str()).collect();
     let missing: Vec<&str> = done.role.role.keys.iter().map(String::as_str).filter(|name| !names.contains(name)).collect();
@@ -95,7 +94,7 @@ pub(super) fn after(done: &Done<'_>, as_json: bool) -> Result<ExitCode, AuthorEr
             Said::Release(statement) => (Some(statement.root), (statement.issued, statement.expires)),
             Said::Alive(alive) => (None, (alive.issued, alive.expires)),
         };
-        return Ok(print_json(&json!({
+        return print_json(&json!({
             "channel": done.session.channel.as_str(),
             "kind": done.role.kind,
             "epoch": place.epoch,
@@ -113,7 +112,7 @@ pub(super) fn after(done: &Done<'_>, as_json: bool) -> Result<ExitCode, AuthorEr
             "complete": is_complete,
             "pushed": done.pushed,
             "preview": done.rows,
-        })));
+        }));
     }
     let mut text = String::new();
     for name in &done.signed {
@@ -139,5 +138,5 @@ pub(super) fn after(done: &Done<'_>, as_json: bool) -> Result<ExitCode, AuthorEr
             let _ = writeln!(text, "Next: {first}one of them runs trimtab release {channel}{alive} --countersign --push");
         }
     }
-    Ok(say(&text))
+    say(&text)
 }

@@ -76,7 +76,9 @@ fn make(remove: &[String], next: &Next) -> Result<(Desk, Roots, Vec<String>), Au
     let desk = Desk::open(&next.common.repo)?;
     let mut roots = roots_of(&desk)?;
     let old = roots.in_force().map_err(|error| {
-        AuthorError::refused(format!("{error}\nOne root at a time: complete it, or take its two files away, before the next is made"))
+        AuthorError::refused(format!(
+            "{error}\nOne root at a time: complete it, or take its two files away, before the next is made"
+        ))
     })?;
     let root = successor(&old.root, remove, next)?;
     roots.0.push(checked(&root)?);
@@ -88,7 +90,11 @@ fn successor(old: &Root, remove: &[String], next: &Next) -> Result<Root, AuthorE
     let mut root = old.clone();
     root.version += 1;
     if next.new_epoch {
-        root.epoch = root.epoch.checked_add(1).filter(|epoch| *epoch <= MAX_NUMBER).ok_or_else(|| AuthorError::refused("there is no further epoch"))?;
+        root.epoch = root
+            .epoch
+            .checked_add(1)
+            .filter(|epoch| *epoch <= MAX_NUMBER)
+            .ok_or_else(|| AuthorError::refused("there is no further epoch"))?;
     }
     for name in remove {
         if old.key(name).is_none() {
@@ -99,7 +105,10 @@ fn successor(old: &Root, remove: &[String], next: &Next) -> Result<Root, AuthorE
     root.keys.retain(|named| !remove.contains(&named.name));
     for (name, key) in &next.add {
         if root.key(name).is_some() {
-            return Err(AuthorError::refused(format!("root {} has a key {name:?} already: give the new one another name", old.version)));
+            return Err(AuthorError::refused(format!(
+                "root {} has a key {name:?} already: give the new one another name",
+                old.version
+            )));
         }
         root.keys.push(NamedKey { name: name.clone(), key: roots::key(key)? });
     }
@@ -127,7 +136,9 @@ fn successor(old: &Root, remove: &[String], next: &Next) -> Result<Root, AuthorE
     enough(&root)?;
     let same = Root { version: old.version, ..root.clone() } == *old;
     if same {
-        return Err(AuthorError::refused("nothing would change: say what with --add, --remove, --threshold, --channel, --alive, --branch or --new-epoch"));
+        return Err(AuthorError::refused(
+            "nothing would change: say what with --add, --remove, --threshold, --channel, --alive, --branch or --new-epoch",
+        ));
     }
     Ok(root)
 }
@@ -149,22 +160,33 @@ fn enough(root: &Root) -> Result<(), AuthorError> {
     Ok(())
 }
 
+/// Where releases are pushed to, unless somebody says otherwise.
+const ORIGIN: &str = "origin";
+
 /// What the releases in force are worth under the new root.
 fn what_stops(desk: &Desk, roots: &Roots, keys: &[String]) -> Result<String, AuthorError> {
     let newest = &roots.newest()?.root;
+    if desk.has_remote(ORIGIN) {
+        // Without a network, by what was seen last.
+        let _ = desk.fetch(ORIGIN);
+    }
     let mut text = format!(
         "{} stops counting on each device from the poll in which it sees root {}, complete, in a release.\n",
         keys.join(", "),
         newest.version
     );
     for (channel, role) in &newest.release {
-        let Some(object) = desk.reference(&format!("{REFS}{channel}"))? else { continue };
-        let bytes = desk.tag(object, MAX_TAG)?;
-        let Ok(draft) = Draft::parse(object.kind(), bytes) else { continue };
+        let reference = format!("{REFS}{channel}");
+        let seen = [desk.remote_reference(ORIGIN, &reference)?, desk.reference(&reference)?];
+        let parsed =
+            seen.into_iter().flatten().filter_map(|object| Draft::parse(object.kind(), desk.tag(object, MAX_TAG).ok()?).ok());
+        let Some(draft) = parsed.max_by_key(|draft| draft.said.place()) else { continue };
         let (signers, _) = draft.signers(&newest.quorum(role));
         let place = draft.said.place();
         if place.epoch != newest.epoch {
-            text.push_str(&format!("{channel}/{place} is of an older epoch and stops being accepted; hosts that have it keep it.\n"));
+            text.push_str(&format!(
+                "{channel}/{place} is of an older epoch and stops being accepted; hosts that have it keep it.\n"
+            ));
         } else if signers.len() < role.threshold {
             text.push_str(&format!(
                 "{channel}/{place} has {} of {} signatures that still count and stops being accepted; hosts that have it keep it.\n",
@@ -172,7 +194,10 @@ fn what_stops(desk: &Desk, roots: &Roots, keys: &[String]) -> Result<String, Aut
                 role.threshold
             ));
         }
-        text.push_str(&format!("  Next for {channel}: once root {} is complete and pushed, `trimtab release {channel} --push`.\n", newest.version));
+        text.push_str(&format!(
+            "  Next for {channel}: once root {} is complete and pushed, `trimtab release {channel} --push`.\n",
+            newest.version
+        ));
     }
     text.push('\n');
     Ok(text)

@@ -17,6 +17,7 @@ use crate::config::Places;
 use crate::trust::root::Root;
 
 mod change;
+mod explain;
 mod init;
 mod show;
 mod sign;
@@ -38,6 +39,9 @@ enum Command {
     /// The root files of a repository: who may do what, who signed which, and the digest that a device pins.
     #[command(after_help = "Example:\n  trimtab trust show\n  trimtab trust show --json | jq -r .pin")]
     Show(show::ShowArgs),
+    /// What this host trusts, and why: the pinned root, who may release by the newest one, what was accepted, and how fresh that is.
+    #[command(after_help = "Example:\n  trimtab trust explain\n  trimtab trust explain --json | jq .freshness")]
+    Explain(explain::ExplainArgs),
     /// Sign the newest root file, or put a signature to it that was made elsewhere.
     #[command(
         after_help = "Example:\n  trimtab trust sign --sign ssh:~/.ssh/id_ed25519\n  trimtab trust sign --attach /media/stick/2.toml.minisig"
@@ -89,10 +93,11 @@ impl Signing {
     }
 }
 
-pub(super) fn run(_places: &Places, args: &TrustArgs) -> ExitCode {
+pub(super) fn run(places: &Places, args: &TrustArgs) -> ExitCode {
     let done = match &args.command {
         Command::Init(args) => init::run(args),
         Command::Show(args) => show::run(args),
+        Command::Explain(args) => explain::run(places, args),
         Command::Sign(args) => sign::run(args),
         Command::Rotate(args) => change::rotate(args),
         Command::Revoke(args) => change::revoke(args),
@@ -101,8 +106,9 @@ pub(super) fn run(_places: &Places, args: &TrustArgs) -> ExitCode {
 }
 
 impl TrustArgs {
+    /// What a host remembers is for its root alone; everything else is done at a desk.
     pub(super) fn is_for_root(&self) -> bool {
-        false
+        matches!(self.command, Command::Explain(_))
     }
 }
 
@@ -121,9 +127,7 @@ fn roots_of(desk: &Desk) -> Result<Roots, AuthorError> {
 fn write(desk: &Desk, roots: &Roots) -> Result<(), AuthorError> {
     let newest = roots.newest()?;
     let number = newest.root.version;
-    for (path, content) in
-        [(Root::path(number), newest.text.as_bytes()), (signatures_path(number), newest.signatures.as_slice())]
-    {
+    for (path, content) in [(Root::path(number), newest.text.as_bytes()), (signatures_path(number), newest.signatures.as_slice())] {
         if content.is_empty() {
             continue;
         }
@@ -140,7 +144,9 @@ fn write(desk: &Desk, roots: &Roots) -> Result<(), AuthorError> {
 /// `NAME=…`, for keys and roles.
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !name.contains(' ') && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some((name, value)) if !name.is_empty() && !name.contains(' ') && !value.is_empty() => {
+            Ok((name.to_owned(), value.to_owned()))
+        }
         _ => Err("write NAME=VALUE".to_owned()),
     }
 }

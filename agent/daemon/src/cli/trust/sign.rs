@@ -58,7 +58,8 @@ pub(super) fn sign_all(desk: &Desk, roots: &mut Roots, signing: &Signing) -> Res
     let mut signed = Vec::new();
     for key in keys {
         // Nobody asked for git's own key: it is not even tried where it does not count.
-        let counts = |public: &AnyKey| roots.0.iter().rev().take(2).any(|one| one.root.keys.iter().any(|named| named.key == *public));
+        let counts =
+            |public: &AnyKey| roots.0.iter().rev().take(2).any(|one| one.root.keys.iter().any(|named| named.key == *public));
         if !named && !key.public().is_some_and(|public| counts(&public)) {
             continue;
         }

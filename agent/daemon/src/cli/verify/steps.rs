@@ -81,7 +81,12 @@ impl Steps {
             && let Some(said) = self.tag(alive, reached, "alive")
         {
             let (end, place) = (said.said.tag_name(), said.said.place());
-            self.add("alive", place <= statement.place, format!("{end} names nothing newer than {}", statement.place), place.to_string());
+            self.add(
+                "alive",
+                place <= statement.place,
+                format!("{end} names nothing newer than {}", statement.place),
+                place.to_string(),
+            );
         }
     }
 
@@ -125,7 +130,12 @@ impl Steps {
                 return None;
             }
         };
-        self.add("root", true, "the root that trust begins with".to_owned(), format!("root {}, {}", first.root.version, first.digest()));
+        self.add(
+            "root",
+            true,
+            "the root that trust begins with".to_owned(),
+            format!("root {}, {}", first.root.version, first.digest()),
+        );
         let begin = first.root.version;
         match chain::follow(first, tree, reached.courier()) {
             Ok(followed) => {
@@ -135,7 +145,12 @@ impl Steps {
                     None if followed.steps == 0 => format!("there is none after root {begin} (epoch {epoch})"),
                     None => format!("followed to root {version} (epoch {epoch}), each signed by the keys before it and by its own"),
                 };
-                self.add("chain", followed.fault.is_none(), "each later root is signed by enough keys of the one before, and by its own".to_owned(), found);
+                self.add(
+                    "chain",
+                    followed.fault.is_none(),
+                    "each later root is signed by enough keys of the one before, and by its own".to_owned(),
+                    found,
+                );
                 Some(followed.newest)
             }
             Err(error) => {
@@ -156,7 +171,7 @@ impl Steps {
         for block in blocks::split(&draft.bytes).map(|(_, blocks)| blocks).unwrap_or_default() {
             match block.signer(&draft.bytes[..block.start], RELEASE_NAMESPACE, quorum.keys.iter().map(|named| &named.key)) {
                 Ok(key) => {
-                    let name = quorum.keys.iter().find(|named| named.key == *key).map_or_else(String::new, |named| named.to_string());
+                    let name = quorum.keys.iter().find(|named| named.key == *key).map_or_else(String::new, ToString::to_string);
                     lines.push(format!("good: {name}"));
                 }
                 Err(fault) => {
@@ -193,10 +208,20 @@ impl Steps {
         match &memory.release {
             Some(have) => {
                 let ok = said.place > have.place || (said.place == have.place && have.statement == draft.digest());
-                self.add("order", ok && said.place >= floor, format!("not below {}, which was accepted, and not another one of that number", have.place), said.place.to_string());
+                self.add(
+                    "order",
+                    ok && said.place >= floor,
+                    format!("not below {}, which was accepted, and not another one of that number", have.place),
+                    said.place.to_string(),
+                );
             }
             None => {
-                self.add("order", said.place >= floor, format!("not below the floor {floor} (nothing was accepted before)"), said.place.to_string());
+                self.add(
+                    "order",
+                    said.place >= floor,
+                    format!("not below the floor {floor} (nothing was accepted before)"),
+                    said.place.to_string(),
+                );
             }
         }
     }
@@ -217,7 +242,12 @@ impl Steps {
         let bundle = match fleet(proven.tree(), reached.courier()) {
             Ok(bundle) => bundle,
             Err(error) => {
-                self.add("tree", false, "files, folders and links with plain names, within their bounds".to_owned(), crate::log::chain(&error));
+                self.add(
+                    "tree",
+                    false,
+                    "files, folders and links with plain names, within their bounds".to_owned(),
+                    crate::log::chain(&error),
+                );
                 return;
             }
         };
