@@ -8,6 +8,9 @@
 
 mod commits;
 mod history;
+mod lives;
+mod releases;
+mod roots;
 mod signatures;
 mod sources;
 mod trees;

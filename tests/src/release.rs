@@ -3,10 +3,13 @@
 
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use gix_hash::ObjectId;
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use tempfile::TempDir;
 
-use crate::git::{IDENTITY, Key, Repo, command, run};
+use crate::git::{IDENTITY, Key, Repo, armor, command, envelope, run, signature_blob, strings};
 
 /// The id of the repository in every root that is not told otherwise.
 pub const REPO_ID: &str = "1b4e28ba-2fa1-11d2-883f-0016d3cca427";
@@ -62,6 +65,32 @@ impl Mini {
     }
 }
 
+/// An SSH key that signs in this process, for tests that need thousands of signatures. ssh-keygen takes what it makes.
+pub struct Quick {
+    pair: Ed25519KeyPair,
+}
+
+impl Quick {
+    /// The key that comes of this number: the same each time.
+    pub fn new(number: u8) -> Self {
+        Self { pair: Ed25519KeyPair::from_seed_unchecked(&[number; 32]).expect("because any 32 bytes are a seed") }
+    }
+
+    fn blob(&self) -> Vec<u8> {
+        strings(&[b"ssh-ed25519", self.pair.public_key().as_ref()])
+    }
+
+    /// The key as an SSH key's line.
+    pub fn line(&self) -> String {
+        format!("ssh-ed25519 {}", STANDARD.encode(self.blob()))
+    }
+
+    fn sign(&self, namespace: &str, bytes: &[u8]) -> Vec<u8> {
+        let raw = self.pair.sign(&envelope(namespace, "sha512", bytes));
+        armor(&signature_blob(&self.blob(), namespace, b"", "sha512", &strings(&[b"ssh-ed25519", raw.as_ref()])))
+    }
+}
+
 /// Whoever signs.
 #[derive(Clone, Copy)]
 pub enum Hand<'k> {
@@ -69,6 +98,8 @@ pub enum Hand<'k> {
     Ssh(&'k Key),
     /// A minisign key.
     Mini(&'k Mini),
+    /// A key of this process.
+    Quick(&'k Quick),
 }
 
 impl Hand<'_> {
@@ -77,6 +108,7 @@ impl Hand<'_> {
         match self {
             Self::Ssh(key) => key.line().split(' ').take(2).collect::<Vec<_>>().join(" "),
             Self::Mini(key) => format!("minisign:{}", key.public()),
+            Self::Quick(key) => key.line(),
         }
     }
 
@@ -84,6 +116,7 @@ impl Hand<'_> {
     pub fn block(&self, namespace: &str, bytes: &[u8]) -> Vec<u8> {
         match self {
             Self::Ssh(key) => key.sign(namespace, bytes),
+            Self::Quick(key) => key.sign(namespace, bytes),
             Self::Mini(key) => {
                 let text = key.minisig(bytes, &[]);
                 format!("-----BEGIN MINISIGN SIGNATURE-----\n{text}-----END MINISIGN SIGNATURE-----\n").into_bytes()

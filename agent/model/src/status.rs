@@ -204,7 +204,6 @@ pub struct TrustStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root_version: Option<u64>,
     /// What was remembered of accepted releases was lost; the floor in trust.toml counts instead.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub state_lost: bool,
 }
 

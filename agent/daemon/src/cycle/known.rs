@@ -190,18 +190,11 @@ fn unit(desired: &Desired, name: &UnitName, found: &UnitFound) -> UnitStatus {
         Some(false) => "inactive",
         None => "",
     };
-    // A container's image is named by the file that makes its unit.
-    let image = wanted.filter(|unit| unit.generated).and_then(|unit| {
-        let same = |origin: &&trimtab_model::desired::Origin| {
-            (&origin.component, &origin.file) == (&unit.origin.component, &unit.origin.file)
-        };
-        desired.images.iter().find(|(_, origin)| same(origin)).map(|(image, _)| image.clone())
-    });
     UnitStatus {
         name: name.to_string(),
         wanted: active.to_owned(),
         active: found.active.clone(),
         sub: found.sub.clone(),
-        image: image.unwrap_or_default(),
+        image: desired.image_of(name).unwrap_or_default().to_owned(),
     }
 }

@@ -17,6 +17,7 @@ mod heed;
 mod history;
 pub(crate) mod holds;
 mod hooks;
+mod images;
 mod judge;
 mod known;
 mod leave;
@@ -161,8 +162,7 @@ pub struct Cycle {
     current: Option<Current>,
     refused: Option<Refused>,
     matter: Matter,
-    /// The desired state whose images are known to be in local storage: asking Podman costs a process.
-    images_known: Option<Digest>,
+    stored: images::Stored,
     /// What a killed process left beside its targets has been taken away.
     swept: bool,
     history: History,
@@ -361,6 +361,9 @@ impl Cycle {
 
     fn begin(&mut self, wake: Wake) -> Pass {
         self.review_holds();
+        if wake == Wake::Asked {
+            self.stored.forget();
+        }
         Pass { number: self.history.next_number(), remarks: std::mem::take(&mut self.remarks), ..self.blank(wake) }
     }
 

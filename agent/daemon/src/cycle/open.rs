@@ -149,7 +149,7 @@ impl Cycle {
             current,
             refused: None,
             matter: Matter::default(),
-            images_known: None,
+            stored: super::images::Stored::default(),
             swept: false,
             remarks,
             is_saved: true,
