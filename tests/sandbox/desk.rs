@@ -387,6 +387,9 @@ fn verify_names_the_rule_that_is_broken() {
 
     desk.good(&["release", "production", "--push", "--sign", &signing(&ann), "--sign", &signing(&bob)]);
     assert_eq!(judged(&[]), outcome(0, "accepted", ""));
+    let shown: Value =
+        serde_json::from_str(&desk.good(&["trust", "show", desk.path("remote.git").to_str().unwrap(), "--json"])).unwrap();
+    assert_eq!((&shown["pin"], &shown["complete"]), (&pin.as_str().into(), &true.into()));
     // One byte of what was signed.
     let good = desk.served(PRODUCTION);
     let bytes =
@@ -420,6 +423,42 @@ fn verify_names_the_rule_that_is_broken() {
     assert!(server.requests() > 2, "it was asked through the courier");
     let (code, said) = desk.said(&words[..6]);
     assert!(code == 1 && said.contains("certificate"), "{code} {said}");
+}
+
+#[test]
+fn a_clone_whose_first_root_was_exchanged_publishes_nothing() {
+    let (ann, eve) = (Key::new("ann"), Key::new("eve"));
+    let desk = Desk::with_root(&ann);
+    desk.good(&["release", "production", "--push", "--sign", &signing(&ann)]);
+    let before = desk.served("refs/trimtab");
+    // Whoever can push to the branch puts a root of her own into the place of the first one, and one who looks at subjects only pulls it.
+    std::fs::remove_dir_all(desk.path("clone/.trimtab")).unwrap();
+    let keys = [format!("eve={}", public(&eve)), format!("ann={}", public(&ann))];
+    let words = ["trust", "init", "--key", &keys[0], "--key", &keys[1], "--threshold", "1", "--channel", "production=1", "--sign"];
+    desk.good(&[&words[..], &[&signing(&eve)]].concat());
+    desk.commit("note", "nothing to see\n");
+    desk.refused(
+        &["release", "production", "--push", "--sign", &signing(&ann)],
+        &["a host that was just enrolled would refuse production/1.2", "not published", "root-not-found"],
+    );
+    assert_eq!(desk.served("refs/trimtab"), before);
+}
+
+#[test]
+fn somebody_who_was_faster_is_not_overwritten() {
+    let key = Key::new("ann");
+    let desk = Desk::with_root(&key);
+    desk.good(&["release", "production", "--push", "--sign", &signing(&key)]);
+    desk.commit("components/one/files/etc/one.conf", "two\n");
+    // Between the look at the remote and the push: another release of the same number.
+    let other = desk.git(&["rev-parse", "HEAD"]);
+    let hook = desk.path("clone/.git/hooks/pre-push");
+    let remote = desk.path("remote.git");
+    std::fs::write(&hook, format!("#!/bin/sh\ngit -C {} update-ref {PRODUCTION} {other}\n", remote.display())).unwrap();
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    desk.refused(&["release", "production", "--push", "--sign", &signing(&key)], &["git push", "stale info"]);
+    assert_eq!(desk.served(PRODUCTION), other, "what was there stays");
+    assert!(desk.served(DRAFT).is_empty());
 }
 
 #[test]

@@ -23,10 +23,10 @@ use crate::author::reach::{Reach, Reached};
 use crate::config::Places;
 use crate::log::chain;
 use crate::trust::Class;
+use crate::trust::decide::decide;
 use crate::trust::keys::TrustConfig;
 use crate::trust::memory::{Memory, Moment};
-use crate::trust::prove::prove;
-use crate::trust::release::{self, Rules};
+use crate::trust::release::Rules;
 use crate::trust::statement::Channel;
 use crate::trust::verdict::Verdict;
 use steps::Steps;
@@ -78,25 +78,21 @@ fn verify(places: &Places, args: &VerifyArgs) -> Result<ExitCode, AuthorError> {
     steps.add("reference", true, format!("the repository has {}", trust.reference()), tip.to_string());
     reached.courier().advance(&tip, None)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_secs());
-    let (verdict, remarks) = match Rules::of(&trust) {
-        Some(rules) => {
-            let alive = match trust.alive_reference() {
-                Some(reference) => reached.courier().poll(&reference)?.id,
-                None => None,
-            };
-            let moment = Moment { clock: now, synchronised: true };
-            steps.release(tip, alive, &mut reached, rules, &memory, moment);
-            let judged = release::judge(tip, alive, reached.courier(), rules, &memory, moment);
-            (judged.verdict, judged.remarks)
-        }
-        None => (prove(tip, reached.courier(), &trust, memory.accepted.as_ref(), now), Vec::new()),
+    let moment = Moment { clock: now, synchronised: true };
+    let alive = match trust.alive_reference() {
+        Some(reference) => reached.courier().poll(&reference)?.id,
+        None => None,
     };
-    for remark in remarks {
+    if let Some(rules) = Rules::of(&trust) {
+        steps.release(tip, alive, &mut reached, rules, &memory, moment);
+    }
+    let judged = decide(tip, alive, reached.courier(), &trust, &memory, moment);
+    let verdict = judged.verdict;
+    for remark in judged.remarks {
         steps.add("alive", false, "an `alive` statement that counts".to_owned(), remark);
     }
     steps.fleet(&verdict, &mut reached);
-    if let Some(class @ Class::Retry) = verdict.class() {
-        debug_assert_eq!(class, Class::Retry);
+    if verdict.class() == Some(Class::Retry) {
         let cause = verdict.cause().map(chain).unwrap_or_default();
         return Err(AuthorError::refused(format!("{verdict}: {cause}")));
     }
