@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms of the daemon, left to right; a room imports only from rooms of a lower rank.
 /// `crate::cli` is the last; `model` is a crate of its own, so the compiler holds that side.
-const RANKS: [(&str, u8); 19] = [
+const RANKS: [(&str, u8); 20] = [
     ("wire", 0),
     ("log", 0),
     ("durable", 0),
@@ -21,6 +21,7 @@ const RANKS: [(&str, u8); 19] = [
     ("watch", 3),
     ("outbox", 3),
     ("endpoint", 3),
+    ("author", 3),
     ("apply", 4),
     ("cycle", 5),
     ("run", 6),
