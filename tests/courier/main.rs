@@ -4,6 +4,8 @@
 
 mod access;
 mod bombs;
+#[cfg(target_arch = "x86_64")]
+mod boundary;
 mod deliver;
 mod faults;
 mod fetching;

@@ -8,6 +8,7 @@
 //! Limits: one source per process; HTTP/1.1; no submodules, no bundle URIs, no redirects.
 
 mod client;
+mod confine;
 mod deliver;
 mod http;
 mod local;
@@ -17,6 +18,7 @@ mod pack;
 mod process;
 pub mod protocol;
 mod push;
+mod reach;
 mod remote;
 mod serve;
 mod session;
@@ -30,10 +32,12 @@ use std::path::{Path, PathBuf};
 pub use gix_hash::ObjectId;
 
 pub use self::client::{Client, ClientError, Delivery, Polled};
+pub use self::confine::{Wall, confine, confine_to};
 pub use self::meter::LinkError;
 pub use self::process::{run_as_process, source_of};
 pub use self::protocol::{Class, Traffic};
 pub use self::push::push_status;
+pub use self::reach::{Duty, Reach};
 pub use self::serve::serve;
 pub use self::source::{Location, SourceConfig, SourceError};
 pub(crate) use source::masked;
@@ -166,6 +170,9 @@ pub enum CourierError {
     /// Somebody started it by hand.
     #[error("the courier's standard input must be the socket of an agent; systemd or the agent starts it, nobody else need")]
     NoSocket(#[source] io::Error),
+    /// One life is for one thing.
+    #[error("this courier was started for {0} and is confined to that; another is needed")]
+    Taken(Duty),
     /// The agent asked something that makes no sense.
     #[error("the request makes no sense: {0}")]
     Request(&'static str),
@@ -195,7 +202,9 @@ impl CourierError {
             | Self::Declined { .. } => Class::Configuration,
             Self::Missing(_) | Self::Bound(_) | Self::Costly(_) | Self::Pack(_) => Class::Hold,
             Self::Link(link) => link.class(),
-            Self::Runtime(_) | Self::Refused { .. } | Self::Cache { .. } | Self::Request(_) | Self::Wire(_) => Class::Retry,
+            Self::Runtime(_) | Self::Refused { .. } | Self::Cache { .. } | Self::Taken(_) | Self::Request(_) | Self::Wire(_) => {
+                Class::Retry
+            }
         }
     }
 }

@@ -10,7 +10,9 @@ use std::process::ExitCode;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 
-use super::serve::{refuse, serve};
+use super::confine::{Wall, confine};
+use super::reach::Duty;
+use super::serve::{refuse, serve_behind};
 use super::{CourierConfig, CourierError, SourceConfig, chain};
 use crate::sinks::SinkConfig;
 
@@ -28,7 +30,9 @@ pub fn run_as_process(config: &Path, cache: &Path) -> ExitCode {
         let stream = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from).map_err(CourierError::Runtime)?;
         stream.local_addr().map_err(CourierError::NoSocket)?;
         match config_of(config) {
-            Ok((source, sinks)) => serve(stream, CourierConfig { source, sinks, cache: cache.to_owned() }, cache),
+            Ok((source, sinks)) => {
+                serve_behind(stream, CourierConfig { source, sinks, cache: cache.to_owned() }, cache, confine_self)
+            }
             Err(error) => refuse(stream, error),
         }
     });
@@ -42,6 +46,24 @@ pub fn run_as_process(config: &Path, cache: &Path) -> ExitCode {
             }
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Puts up the wall for this life. Where there is none it goes on without: systemd's stands all the same, and a device that no longer
+/// follows its repository would be the greater harm.
+#[allow(clippy::print_stderr)]
+fn confine_self(config: &CourierConfig, duty: &Duty) {
+    let (level, told) = match confine(config, duty) {
+        Wall::Whole => return,
+        Wall::Partial => ("<7>", "this kernel's Landlock does not know all that the courier wants taken".to_owned()),
+        Wall::Missing => {
+            ("<7>", "this kernel has no Landlock (5.19 or newer); systemd's directives alone confine the courier".to_owned())
+        }
+        Wall::Not(why) => ("<7>", format!("Landlock does not confine the courier for {duty}: {why}")),
+    };
+    // For who looks for it in the journal; on a terminal it would be told with each poll.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        eprintln!("{level}trimtab courier: {told}");
     }
 }
 
