@@ -9,6 +9,7 @@ mod boundary;
 mod deliver;
 mod faults;
 mod fetching;
+mod hostile;
 mod process;
 mod push;
 mod ssh;

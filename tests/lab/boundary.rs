@@ -2,6 +2,7 @@
 //! who reads a secret, and that the agent opens no network socket in a whole life.
 
 use std::net::SocketAddrV4;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -12,6 +13,7 @@ use trimtab_tests::trace::possess::{Possessed, seen_from_here};
 
 use crate::fleet;
 
+const PATIENCE: Duration = Duration::from_secs(30);
 const SECRET: &str = "s3cret-for-the-courier";
 
 fn enrolled(m: &Machine) -> Person<'_> {
@@ -62,7 +64,7 @@ fn s1_to_s4_a_courier_made_to_try_is_refused_everything_that_is_not_its_own() {
 
     // The installed unit starts it, as for the agent; it has polled the source, and waits for the next question.
     let socket = m.outside("/run/trimtab-courier/courier.sock");
-    let mut client = Client::connect(&socket, std::time::Duration::from_secs(30)).expect("because root may ask");
+    let mut client = Client::connect(&socket, PATIENCE).expect("because root may ask");
     let Polled { id, .. } = client.poll("refs/heads/main").expect("because the token is right");
     assert!(id.is_some());
     let pid = process(&m);
@@ -73,6 +75,24 @@ fn s1_to_s4_a_courier_made_to_try_is_refused_everything_that_is_not_its_own() {
         privileges(&courier);
     }
     assert!(client.poll("refs/heads/main").is_ok(), "it goes on as if nothing had been");
+}
+
+/// The same for one that fetches through ssh, which runs a program and reads what that reads.
+pub(crate) fn one_with_ssh(m: &Machine) {
+    m.sh("systemctl start trimtab-courier.socket");
+    let mut client = Client::connect(&m.outside("/run/trimtab-courier/courier.sock"), PATIENCE).expect("because root may ask");
+    client.poll("refs/heads/main").expect("because it just worked");
+    {
+        let courier = Possessed::new(process(m));
+        let at = |port: u16| SocketAddrV4::new([127, 0, 0, 1].into(), port);
+        for path in ["/etc/trimtab/agent.toml", "/etc/shells", "/etc/shadow", "/srv/git/fleet.git/HEAD"] {
+            assert_eq!(courier.open(path, libc::O_RDONLY), Err(Errno::EACCES), "S1: it reads {path}");
+        }
+        assert_eq!(courier.open("/etc/trimtab/courier-key", libc::O_RDONLY), Ok(()), "ssh must read it");
+        assert_eq!(courier.open("/var/tmp/x", libc::O_WRONLY | libc::O_CREAT), Err(Errno::EACCES), "S2");
+        assert_eq!((courier.connect(at(443)), courier.connect(at(22))), (Err(Errno::EACCES), Ok(())), "S3");
+    }
+    assert!(client.poll("refs/heads/main").is_ok());
 }
 
 fn files(m: &Machine, courier: &Possessed) {
@@ -114,7 +134,8 @@ fn network(m: &Machine, courier: &Possessed) {
     {
         assert_eq!(courier.socket(family, kind), Err(Errno::EAFNOSUPPORT), "S3: a socket of family {family}");
     }
-    assert_eq!(courier.socket(libc::AF_INET, libc::SOCK_RAW), Err(Errno::EPERM), "S3: raw packets");
+    let raw = [libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP].map(|number| u64::from(number.cast_unsigned()));
+    assert_eq!(courier.call(libc::SYS_socket, [raw[0], raw[1], raw[2], 0, 0, 0]), Err(Errno::EPERM), "S3: raw packets");
 }
 
 fn privileges(courier: &Possessed) {

@@ -93,10 +93,10 @@ fn raise(reach: &Reach) -> Result<RulesetStatus, RulesetError> {
 }
 
 /// Rules for the paths that are there; for a file what files know of it.
-fn existing<'a>(
-    paths: &'a [impl AsRef<Path>],
+fn existing(
+    paths: &[impl AsRef<Path>],
     access: BitFlags<AccessFs>,
-) -> impl Iterator<Item = Result<landlock::PathBeneath<landlock::PathFd>, RulesetError>> + 'a {
+) -> impl Iterator<Item = Result<landlock::PathBeneath<landlock::PathFd>, RulesetError>> {
     path_beneath_rules(paths.iter().map(AsRef::as_ref), access)
 }
 

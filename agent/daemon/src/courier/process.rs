@@ -57,7 +57,7 @@ fn confine_self(config: &CourierConfig, duty: &Duty) {
         Wall::Whole => return,
         Wall::Partial => ("<7>", "this kernel's Landlock does not know all that the courier wants taken".to_owned()),
         Wall::Missing => {
-            ("<7>", "this kernel has no Landlock (5.19 or newer); systemd's directives alone confine the courier".to_owned())
+            ("<7>", "there is no Landlock here (Linux 5.19 and newer have it, if nothing keeps it away); systemd's directives alone confine the courier".to_owned())
         }
         Wall::Not(why) => ("<7>", format!("Landlock does not confine the courier for {duty}: {why}")),
     };

@@ -275,8 +275,8 @@ fn repository(path: &Path) -> Vec<PathBuf> {
 mod tests {
     use super::*;
 
-    fn ports(list: &[u16]) -> Option<BTreeSet<u16>> {
-        Some(list.iter().copied().collect())
+    fn ports<const N: usize>(list: [u16; N]) -> BTreeSet<u16> {
+        list.into()
     }
 
     fn sink(text: &str) -> CourierConfig {
@@ -296,25 +296,25 @@ mod tests {
              [[sink]]\nname = 'b'\ntype = 'otlp'\nurl = 'https://otlp.example'\nproxy = 'proxy.example:3128'\n\
              [[sink]]\nname = 'g'\ntype = 'git'",
         );
-        let of = |duty: &Duty| Reach::of(&config, duty).unwrap().ports;
+        let of = |duty: &Duty| Reach::of(&config, duty).unwrap().ports.unwrap();
         let to = |name: &str| of(&Duty::Sink(name.to_owned()));
-        assert_eq!(of(&Duty::Source), ports(&[53, 443]));
-        assert_eq!((to("a"), to("b"), to("g")), (ports(&[8443]), ports(&[53, 3128]), ports(&[53, 443])));
-        assert_eq!(to("who"), ports(&[]), "who does not exist reaches nothing");
+        assert_eq!(of(&Duty::Source), ports([53, 443]));
+        assert_eq!((to("a"), to("b"), to("g")), (ports([8443]), ports([53, 3128]), ports([53, 443])));
+        assert_eq!(to("who"), ports([]), "who does not exist reaches nothing");
         let mut here = config.clone();
         here.source.url = Location::parse("/srv/fleet.git").unwrap();
-        assert_eq!(Reach::of(&here, &Duty::Source).unwrap().ports, ports(&[]));
+        assert_eq!(Reach::of(&here, &Duty::Source).unwrap().ports.unwrap(), ports([]));
         assert!(Reach::of(&here, &Duty::Sink("g".to_owned())).unwrap_err().contains("hooks"));
         let mut proxied = config.clone();
         proxied.source.proxy = Some("http://u:p@127.0.0.1:8080".into());
-        assert_eq!(Reach::of(&proxied, &Duty::Source).unwrap().ports, ports(&[53, 8080]));
+        assert_eq!(Reach::of(&proxied, &Duty::Source).unwrap().ports.unwrap(), ports([53, 8080]));
     }
 
     #[test]
     fn what_ssh_says_of_itself_is_taken_and_what_it_hides_is_not_guessed() {
         let told = "host far\nport 2222\nproxycommand none\nidentityfile ~/.ssh/id_x\nuserknownhostsfile /a /b\n";
         let reach = Reach::told_by_ssh(told, Some(Path::new("/home/c"))).unwrap();
-        assert_eq!(reach.ports, ports(&[53, 2222]));
+        assert_eq!(reach.ports.unwrap(), ports([53, 2222]));
         for path in ["/home/c/.ssh/id_x", "/home/c/.ssh/id_x-cert.pub", "/a", "/b", "/etc/ssh"] {
             assert!(reach.read.contains(&path.into()), "{path} is not in {:?}", reach.read);
         }
