@@ -138,7 +138,11 @@ impl Judge<'_, '_> {
                 let help = "give it the executable bit in Git (git update-index --chmod=+x FILE), or a mode under [[file]]";
                 self.findings.at_with(place, format!("{program} cannot be run, for it has no executable bit"), help);
             }
-            What::Bytes(_) | What::Template(_) => {}
+            What::Artifact(_) if ready.draft.mode & 0o111 == 0 => {
+                let help = "write mode = \"0755\" in its [[artifact]]";
+                self.findings.at_with(place, format!("{program} cannot be run, for it has no executable bit"), help);
+            }
+            What::Artifact(_) | What::Bytes(_) | What::Template(_) => {}
         }
     }
 }
