@@ -15,14 +15,22 @@
 //! Order of imports inside this room: `pubkey`, `hash` <- `sshsig`, `commit`, `keys`, `owner`, `state` <- `verdict`, `ancestry` <- `prove` <- `tree`.
 
 pub mod ancestry;
+pub mod blocks;
+pub mod chain;
 pub mod commit;
 pub mod hash;
 pub mod keys;
+pub mod minisign;
 pub mod owner;
+pub mod policy;
 pub mod prove;
 pub mod pubkey;
+pub mod root;
 pub mod sshsig;
 pub mod state;
+pub mod statement;
+pub mod tag;
+pub mod threshold;
 pub mod tree;
 pub mod verdict;
 
