@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use trimtab::courier::protocol::{Reply, Request, Traffic};
-use trimtab::courier::{Class, Client, ClientError};
+use trimtab::courier::protocol::{MAX_PIECE, Reply, Request, Traffic};
+use trimtab::courier::{Class, Client, ClientError, Part};
 use trimtab::wire::{self, ObjectKind, ObjectSource};
+use trimtab_model::digest::Digest;
 use trimtab_model::outbound::Signed;
 use trimtab_tests::server::{Auth, Fault, GitServer, Tls};
 use trimtab_tests::trimtab_binary;
@@ -153,6 +154,8 @@ fn answers_to_other_questions_and_huge_frames_are_refused() {
             }
             // A body that nobody asked for.
             Request::Advance { .. } => wire::send(stream, "agent", &Reply::Advanced { traffic: Traffic::default() }, &[0; 100]),
+            // More than a piece.
+            Request::Fetch { .. } => wire::send(stream, "agent", &Reply::Fetched { end: false }, &vec![0; MAX_PIECE + 1]),
             // Ids that nobody asked for.
             Request::Objects { .. } => wire::send(stream, "agent", &Reply::Missing { id: "5".repeat(40) }, &[]),
         };
@@ -163,6 +166,8 @@ fn answers_to_other_questions_and_huge_frames_are_refused() {
     assert!(matches!(client.advance(&tip, None), Err(ClientError::Wire(_))));
     let report = Signed { report: b"{}".to_vec(), signature: "x".to_owned() };
     assert!(matches!(client.deliver("ops", &[report]), Err(ClientError::Unexpected)));
+    let fetched = client.fetch("https://h/x", Digest::of(b"x"), Part::Signature, 0);
+    assert!(matches!(fetched, Err(ClientError::Wire(_))), "{fetched:?}");
     let error = client.objects(ObjectKind::Blob, &[tip], 10).unwrap_err().to_string();
     assert!(error.contains("5555"), "{error}");
     let (_folder, socket) = liar(|stream, _| {

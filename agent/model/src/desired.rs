@@ -111,6 +111,11 @@ pub struct Artifact {
 }
 
 impl Artifact {
+    /// Whether the URL is one that a courier may be asked for; a sentence if not.
+    pub fn check(&self) -> Result<(), &'static str> {
+        crate::fleet::judge_url(&self.url)
+    }
+
     /// The URL as it may be shown: what follows a `?` may be somebody's secret.
     pub fn shown_url(&self) -> &str {
         self.url.split('?').next().unwrap_or_default()

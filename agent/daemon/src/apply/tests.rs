@@ -36,6 +36,7 @@ impl Bench {
         let root = Root::open(&sandbox).unwrap();
         let store = Store::open(places(folder.path())).unwrap();
         let machine = Machine {
+            way: None,
             accounts: Accounts::load(&root),
             root,
             systemd: None,

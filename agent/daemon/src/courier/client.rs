@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use gix_hash::ObjectId;
 
+use trimtab_model::digest::Digest;
 use trimtab_model::outbound::Signed;
 
-use super::protocol::{Class, MAX_BODY, MAX_IDS, Piece, Reply, Request, Traffic};
+use super::protocol::{Class, MAX_BODY, MAX_IDS, MAX_PIECE, Part, Piece, Reply, Request, Traffic};
 use crate::wire::{self, ObjectError, ObjectKind, ObjectSource, WireError};
 
 const COURIER: &str = "courier";
@@ -179,6 +180,14 @@ impl Client {
         let hex = |id: &ObjectId| id.to_hex().to_string();
         match self.ask(&Request::Advance { tip: hex(tip), have: have.map(hex) }, 0)? {
             (Reply::Advanced { traffic }, _) => Ok(traffic),
+            (other, _) => Err(self.not_that(other)),
+        }
+    }
+
+    /// The next bytes of an artifact from a byte on, and whether they are the last.
+    pub fn fetch(&mut self, url: &str, digest: Digest, part: Part, from: u64) -> Result<(Vec<u8>, bool), ClientError> {
+        match self.ask(&Request::Fetch { url: url.to_owned(), digest, part, from }, MAX_PIECE as u64)? {
+            (Reply::Fetched { end }, bytes) => Ok((bytes, end)),
             (other, _) => Err(self.not_that(other)),
         }
     }

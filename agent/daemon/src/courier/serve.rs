@@ -8,6 +8,7 @@ use gix_hash::ObjectId;
 use gix_object::Kind;
 
 use super::deliver::Deliverer;
+use super::fetch::Fetcher;
 use super::local::Local;
 use super::meter::Meter;
 use super::protocol::{COMFORTABLE_BODY, MAX_BODY, MAX_DELIVERY, MAX_IDS, Reply, Request, Traffic};
@@ -25,9 +26,14 @@ pub fn serve(stream: UnixStream, config: CourierConfig, cache: &Path) -> Result<
     let mut desk = Deliverer::new(&config, secrets(&config));
     // Who only delivers needs no source: it may be the source that is down.
     let mut courier = None;
+    let mut fetcher = None;
     answer(stream, &secrets(&config), |request, body| match request {
         Request::Deliver { sink, pieces } => Ok((desk.deliver(&sink, &pieces, &body), Vec::new())),
         _ if !body.is_empty() => Err(CourierError::Request("a body that nobody asked for").into()),
+        Request::Fetch { url, digest: _, part, from } => {
+            let fetcher = fetcher.get_or_insert_with(|| Fetcher::new(&config));
+            fetcher.fetch(&url, part, from).map_err(Rc::new)
+        }
         request => match courier.get_or_insert_with(|| Courier::open(&config).map_err(Rc::new)) {
             Ok(courier) => courier.reply(request).map_err(Rc::new),
             Err(error) => Err(error.clone()),
@@ -118,7 +124,7 @@ impl Courier {
             Request::Poll { reference } => self.poll(&reference),
             Request::Advance { tip, have } => self.advance(&tip, have.as_deref()),
             Request::Objects { kind, ids, limit } => self.objects(kind, &ids, limit),
-            Request::Deliver { .. } => Err(CourierError::Request("a delivery has nothing to do with the source")),
+            Request::Deliver { .. } | Request::Fetch { .. } => Err(CourierError::Request("this has nothing to do with the source")),
         }
     }
 

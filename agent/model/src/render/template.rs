@@ -166,12 +166,11 @@ impl Engine {
     /// Renders a string of a TOML file; `None` with the reason in `findings`, under the string.
     pub(super) fn inline(&self, text: &Located<'_, String>, context: Option<&Context>, findings: &mut Findings) -> Option<String> {
         let mut own = Findings::default();
-        let bytes = match context {
-            Some(context) => self.render(text.place.file, text.value.as_bytes(), context, &mut own),
-            None => {
-                self.compile(text.place.file, text.value.as_bytes(), &mut own);
-                None
-            }
+        let bytes = if let Some(context) = context {
+            self.render(text.place.file, text.value.as_bytes(), context, &mut own)
+        } else {
+            self.compile(text.place.file, text.value.as_bytes(), &mut own);
+            None
         };
         own.list.into_iter().for_each(|finding| findings.at_with(text.place, finding.message, finding.help));
         bytes.and_then(|bytes| String::from_utf8(bytes).ok())
