@@ -45,6 +45,9 @@ pub enum Request {
     Poll {
         /// Its full name, e.g. `refs/heads/main`.
         reference: String,
+        /// Another one whose name begins with the first, e.g. `refs/trimtab/production.alive`: the same question brings both.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        beside: Option<String>,
     },
     /// Bring the commits from `have` (which the agent knows) to `tip` into the cache.
     Advance {
@@ -145,6 +148,9 @@ pub enum Reply {
         id: Option<String>,
         /// The commit behind it, if it names an annotated tag.
         peeled: Option<String>,
+        /// The object that the other reference names, if one was asked for and is there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        beside: Option<String>,
         /// What it took.
         traffic: Traffic,
     },

@@ -121,7 +121,7 @@ impl Courier {
     fn reply(&mut self, request: Request) -> Served {
         self.meter.begin(self.config.source.total_timeout);
         match request {
-            Request::Poll { reference } => self.poll(&reference),
+            Request::Poll { reference, beside } => self.poll(&reference, beside.as_deref()),
             Request::Advance { tip, have } => self.advance(&tip, have.as_deref()),
             Request::Objects { kind, ids, limit } => self.objects(kind, &ids, limit),
             Request::Deliver { .. } | Request::Fetch { .. } => Err(CourierError::Request("this has nothing to do with the source")),
@@ -132,19 +132,26 @@ impl Courier {
         self.meter.traffic()
     }
 
-    fn poll(&mut self, reference: &str) -> Served {
-        let fits = reference == "HEAD" || reference.starts_with("refs/") && reference.len() <= 255;
-        if !fits || gix::validate::reference::name(reference.into()).is_err() {
-            return Err(CourierError::Request("a reference is HEAD or a full name such as refs/heads/main"));
+    fn poll(&mut self, reference: &str, beside: Option<&str>) -> Served {
+        let fits = |name: &str| name == "HEAD" || name.starts_with("refs/") && name.len() <= 255;
+        let legal = |name: &str| fits(name) && gix::validate::reference::name(name.into()).is_ok();
+        if !legal(reference) || beside.is_some_and(|beside| !legal(beside) || !beside.starts_with(reference)) {
+            return Err(CourierError::Request(
+                "a reference is HEAD or a full name such as refs/heads/main, and one beside it begins with it",
+            ));
         }
-        let found = match &mut self.place {
-            Place::Local(local) => local.poll(reference)?,
-            Place::Remote(remote) => remote.poll(reference)?,
+        let (found, beside) = match &mut self.place {
+            Place::Local(local) => {
+                let beside = beside.map(|beside| local.poll(beside)).transpose()?.flatten();
+                (local.poll(reference)?, beside)
+            }
+            Place::Remote(remote) => remote.poll(reference, beside)?,
         };
         let hex = |id: ObjectId| id.to_hex().to_string();
         let id = found.map(|Pointer { id, .. }| hex(id));
         let peeled = found.and_then(|pointer| pointer.peeled).map(hex);
-        Ok((Reply::Polled { id, peeled, traffic: self.traffic() }, Vec::new()))
+        let beside = beside.map(|pointer| hex(pointer.id));
+        Ok((Reply::Polled { id, peeled, beside, traffic: self.traffic() }, Vec::new()))
     }
 
     fn advance(&mut self, tip: &str, have: Option<&str>) -> Served {

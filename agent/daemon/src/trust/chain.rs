@@ -115,6 +115,14 @@ pub enum RootFault {
         /// What the root says.
         found: RepoId,
     },
+    /// None of the roots in the tree is one of this host's repository.
+    #[error(
+        "the commit's tree holds no root file of the repository {want}: it is of another repository, or `.trimtab/root` was removed"
+    )]
+    Elsewhere {
+        /// What this host follows.
+        want: RepoId,
+    },
     /// The tree cannot be read.
     #[error("the folder of the roots cannot be read: {0}")]
     Tree(String),
@@ -133,7 +141,7 @@ impl RootFault {
                 QuorumFault::TooFew { .. } => "root-below-threshold",
                 QuorumFault::Bad(_) => "root-forged",
             },
-            Self::Repo { .. } | Self::PinnedRepo { .. } => "root-wrong-repository",
+            Self::Repo { .. } | Self::PinnedRepo { .. } | Self::Elsewhere { .. } => "root-wrong-repository",
             Self::Epoch { .. } => "root-epoch",
             Self::Unpinned(_) => "root-not-found",
         }
@@ -207,6 +215,15 @@ pub fn pinned(digest: Digest, repo: &RepoId, tree: ObjectId, source: &mut impl O
         return Err(RootFault::PinnedRepo { want: repo.clone(), found: file.root.repo }.into());
     }
     Ok(file)
+}
+
+/// Whether a tree is of the repository of this root: it holds that very file, or root 1 of the same repository.
+pub fn is_of(file: &RootFile, tree: ObjectId, source: &mut impl ObjectSource) -> Result<bool, ChainError> {
+    let mut checked = Verified::new(source, BUDGET);
+    let names = names(&mut checked, tree)?;
+    let texts = contents(&mut checked, &names, &[1, file.root.version], "toml")?;
+    let same = |text: &Vec<u8>| *text == file.text.as_bytes() || read(1, text).is_ok_and(|one| one.root.repo == file.root.repo);
+    Ok(texts.values().any(same))
 }
 
 /// One step: whether `text` is the root that follows `current`, as version `version`.

@@ -103,6 +103,11 @@ pub fn parents(object: &Proved) -> Result<Vec<ObjectId>, Malformed> {
     links(object.id().kind(), &mut Lines(object.bytes())).map(|links| links.parents)
 }
 
+/// The tree of a commit, which may be any commit that git takes: in release mode it is the statement that is signed.
+pub fn tree(object: &Proved) -> Result<ObjectId, Malformed> {
+    links(object.id().kind(), &mut Lines(object.bytes())).map(|links| links.tree)
+}
+
 struct Links {
     tree: ObjectId,
     parents: Vec<ObjectId>,

@@ -33,10 +33,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use toml::Spanned;
 use trimtab_model::digest::Digest;
-use trimtab_model::finding::{Finding, Findings};
+use trimtab_model::finding::{Finding, Findings, Spot};
 
 use super::blocks::AnyKey;
 use super::keys::{Source, one};
+use super::minisign::MinisignError;
 use super::statement::{Channel, MAX_NUMBER, RepoId};
 use super::threshold::{NamedKey, Quorum};
 
@@ -252,16 +253,18 @@ impl Reading<'_> {
 
     fn key(&self, line: &Spanned<String>) -> Result<AnyKey, Finding> {
         let text = line.get_ref();
-        let refuse = |message: &str| {
-            // Without the text of the line: it may be a secret, and would end in a log.
-            let spot = trimtab_model::finding::Spot { text: String::new(), ..self.source.spot(line.span(), "") };
-            Finding::new(message, spot)
-        };
+        let refuse = |message: &str| Finding::new(message, self.source.spot(line.span(), ""));
         if text.starts_with("openpgp:") {
             return Err(refuse("OpenPGP keys do not count in releases").help("use an SSH or a minisign key"));
         }
-        match text.strip_prefix(MINISIGN) {
-            Some(key) => key.parse().map(AnyKey::Minisign).map_err(|error| refuse(&error.to_string())),
+        match text.strip_prefix(MINISIGN).map(str::parse) {
+            Some(Ok(key)) => Ok(AnyKey::Minisign(key)),
+            Some(Err(error @ MinisignError::Secret)) => {
+                // Without the text of the line: it would end in a log.
+                let spot = Spot { text: String::new(), ..self.source.spot(line.span(), "") };
+                Err(Finding::new(error.to_string(), spot))
+            }
+            Some(Err(error)) => Err(refuse(&error.to_string())),
             None => self.source.key(line).map(|trusted| AnyKey::Ssh(trusted.key)),
         }
     }
