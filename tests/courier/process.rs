@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use trimtab::courier::protocol::{Reply, Request, Traffic};
-use trimtab::courier::{Class, Client, ClientError};
+use trimtab::courier::protocol::{MAX_PIECE, Reply, Request, Traffic};
+use trimtab::courier::{Class, Client, ClientError, Part};
 use trimtab::trust::hash::{FetchError, Verified};
 use trimtab::wire::{self, ObjectKind, ObjectSource};
+use trimtab_model::digest::Digest;
 use trimtab_model::outbound::Signed;
 use trimtab_tests::server::{Auth, Fault, GitServer, Tls};
 use trimtab_tests::trimtab_binary;
@@ -154,6 +155,8 @@ fn answers_to_other_questions_and_huge_frames_are_refused() {
             }
             // A body that nobody asked for.
             Request::Advance { .. } => wire::send(stream, "agent", &Reply::Advanced { traffic: Traffic::default() }, &[0; 100]),
+            // More than a piece.
+            Request::Fetch { .. } => wire::send(stream, "agent", &Reply::Fetched { end: false }, &vec![0; MAX_PIECE + 1]),
             // Ids that nobody asked for.
             Request::Objects { .. } => wire::send(stream, "agent", &Reply::Missing { id: "5".repeat(40) }, &[]),
         };
@@ -164,6 +167,8 @@ fn answers_to_other_questions_and_huge_frames_are_refused() {
     assert!(matches!(client.advance(&tip, None), Err(ClientError::Wire(_))));
     let report = Signed { report: b"{}".to_vec(), signature: "x".to_owned() };
     assert!(matches!(client.deliver("ops", &[report]), Err(ClientError::Unexpected)));
+    let fetched = client.fetch("https://h/x", Digest::of(b"x"), Part::Signature, 0);
+    assert!(matches!(fetched, Err(ClientError::Wire(_))), "{fetched:?}");
     let error = client.objects(ObjectKind::Blob, &[tip], 10).unwrap_err().to_string();
     assert!(error.contains("5555"), "{error}");
     let (_folder, socket) = liar(|stream, _| {
@@ -258,7 +263,7 @@ fn frames_that_are_none_end_the_conversation_at_once_and_cost_nothing() {
 fn answers_without_end_are_answers_to_nothing() {
     // It goes on talking after its answer: what it says is never read beyond the next question, and never held.
     let (_folder, socket) = liar(|stream, _| {
-        let polled = Reply::Polled { id: None, peeled: None, traffic: Traffic::default() };
+        let polled = Reply::Polled { id: None, peeled: None, beside: None, traffic: Traffic::default() };
         while wire::send(stream, "agent", &polled, &[]).is_ok() {}
     });
     let mut client = Client::connect(&socket, Duration::from_secs(2)).unwrap();

@@ -17,6 +17,8 @@ pub struct Observed {
     pub units: BTreeMap<UnitName, UnitFound>,
     /// Which of the wanted images are in local storage.
     pub images: BTreeSet<String>,
+    /// Which of the wanted artifacts' contents are in the store.
+    pub contents: BTreeSet<Digest>,
     /// Accounts by name, for the owners that are wanted; `None`: there is no such account (yet).
     pub users: BTreeMap<String, Option<u32>>,
     /// Groups by name.

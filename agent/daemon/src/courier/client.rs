@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use gix_hash::ObjectId;
 
+use trimtab_model::digest::Digest;
 use trimtab_model::outbound::Signed;
 
-use super::protocol::{COMFORTABLE_BODY, Class, MAX_BODY, MAX_IDS, Piece, Reply, Request, Traffic};
+use super::protocol::{COMFORTABLE_BODY, Class, MAX_BODY, MAX_IDS, MAX_PIECE, Part, Piece, Reply, Request, Traffic};
 use crate::wire::{self, ObjectError, ObjectKind, ObjectSource, WireError};
 
 const COURIER: &str = "courier";
@@ -78,6 +79,8 @@ pub struct Polled {
     pub id: Option<ObjectId>,
     /// The commit behind it, if it names an annotated tag.
     pub peeled: Option<ObjectId>,
+    /// The object that the other reference names, if one was asked for and is there.
+    pub beside: Option<ObjectId>,
     /// What it took.
     pub traffic: Traffic,
 }
@@ -160,13 +163,18 @@ impl Client {
 
     /// Where does this reference (a full name) point?
     pub fn poll(&mut self, reference: &str) -> Result<Polled, ClientError> {
-        let request = Request::Poll { reference: reference.to_owned() };
+        self.poll_beside(reference, None)
+    }
+
+    /// As [`Client::poll`], and where another one points whose name begins with the first: one question brings both.
+    pub fn poll_beside(&mut self, reference: &str, beside: Option<&str>) -> Result<Polled, ClientError> {
+        let request = Request::Poll { reference: reference.to_owned(), beside: beside.map(str::to_owned) };
         match self.ask(&request, 0)? {
-            (Reply::Polled { id, peeled, traffic }, _) => {
+            (Reply::Polled { id, peeled, beside, traffic }, _) => {
                 let parse = |hex: Option<String>| hex.map(|hex| Self::id(&hex)).transpose();
-                let (id, peeled) = (parse(id), parse(peeled));
-                match (id, peeled) {
-                    (Ok(id), Ok(peeled)) => Ok(Polled { id, peeled, traffic }),
+                let (id, peeled, beside) = (parse(id), parse(peeled), parse(beside));
+                match (id, peeled, beside) {
+                    (Ok(id), Ok(peeled), Ok(beside)) => Ok(Polled { id, peeled, beside, traffic }),
                     _ => Err(self.unexpected()),
                 }
             }
@@ -179,6 +187,14 @@ impl Client {
         let hex = |id: &ObjectId| id.to_hex().to_string();
         match self.ask(&Request::Advance { tip: hex(tip), have: have.map(hex) }, 0)? {
             (Reply::Advanced { traffic }, _) => Ok(traffic),
+            (other, _) => Err(self.not_that(other)),
+        }
+    }
+
+    /// The next bytes of an artifact from a byte on, and whether they are the last.
+    pub fn fetch(&mut self, url: &str, digest: Digest, part: Part, from: u64) -> Result<(Vec<u8>, bool), ClientError> {
+        match self.ask(&Request::Fetch { url: url.to_owned(), digest, part, from }, MAX_PIECE as u64)? {
+            (Reply::Fetched { end }, bytes) => Ok((bytes, end)),
             (other, _) => Err(self.not_that(other)),
         }
     }

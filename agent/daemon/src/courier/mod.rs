@@ -10,6 +10,7 @@
 mod client;
 mod confine;
 mod deliver;
+mod fetch;
 mod http;
 mod local;
 mod meter;
@@ -25,6 +26,7 @@ mod session;
 mod source;
 mod ssh;
 mod store;
+mod way;
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -33,13 +35,15 @@ pub use gix_hash::ObjectId;
 
 pub use self::client::{Client, ClientError, Delivery, Polled};
 pub use self::confine::{Wall, confine, confine_to};
+pub use self::fetch::Artifacts;
 pub use self::meter::LinkError;
 pub use self::process::{run_as_process, source_of};
-pub use self::protocol::{Class, Traffic};
+pub use self::protocol::{Class, Part, Traffic};
 pub use self::push::push_status;
 pub use self::reach::{Duty, Reach};
 pub use self::serve::serve;
 pub use self::source::{Location, SourceConfig, SourceError};
+pub use self::way::Way;
 pub(crate) use source::masked;
 
 use crate::sinks::{Flaw, ShapeError, SinkConfig};
@@ -52,6 +56,8 @@ pub struct CourierConfig {
     pub source: SourceConfig,
     /// Where reports may be sent.
     pub sinks: Vec<SinkConfig>,
+    /// Where artifacts may be fetched from.
+    pub artifacts: Artifacts,
     /// Where objects are kept between polls; nobody else writes there.
     pub cache: PathBuf,
 }
@@ -73,6 +79,24 @@ pub enum CourierError {
     /// There is no such sink.
     #[error("agent.toml has no sink {0:?}")]
     NoSink(String),
+    /// A file that no setting of this host lets a commit ask for.
+    #[error(
+        "this host does not fetch {url}, for its agent.toml allows only {allowed}; add the server under [artifacts] allow there, or put the file where it may be fetched from"
+    )]
+    Forbidden {
+        /// What was asked for, without secrets.
+        url: String,
+        /// What may be.
+        allowed: String,
+    },
+    /// A file of this machine cannot be read.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The sinks make no sense.
     #[error(transparent)]
     Sink(#[from] Flaw),
@@ -188,6 +212,8 @@ impl CourierError {
             Self::Config { .. }
             | Self::Source(_)
             | Self::NoSink(_)
+            | Self::Forbidden { .. }
+            | Self::File { .. }
             | Self::Sink(_)
             | Self::Shape(_)
             | Self::Secret { .. }

@@ -1,6 +1,6 @@
 //! What a courier must be able to reach for what it was started for, and nothing beyond: files, programs and ports.
 //!
-//! One life of a courier is for one thing, the source or one sink ([`Duty`]): who takes over a courier that speaks to a sink finds neither the
+//! One life of a courier is for one thing, the source, the artifacts or one sink ([`Duty`]): who takes over a courier that speaks to a sink finds neither the
 //! credentials of the source in it nor a way there. What it needs is worked out from the configuration, and for ssh from what the
 //! program itself says that it is configured to do (`ssh -G`).
 //!
@@ -17,7 +17,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::source::{Location, SourceConfig};
-use super::{CourierConfig, ssh};
+use super::{CourierConfig, fetch, ssh};
 use crate::sinks::SinkKind;
 
 /// What names of hosts are looked up with, and what a program of the C library reads when it starts. What is not there is passed over.
@@ -70,6 +70,8 @@ pub enum Duty {
     Source,
     /// The sink of this name.
     Sink(String),
+    /// Files that are no Git objects.
+    Artifacts,
 }
 
 impl fmt::Display for Duty {
@@ -77,6 +79,7 @@ impl fmt::Display for Duty {
         match self {
             Self::Source => f.write_str("the source"),
             Self::Sink(name) => write!(f, "the sink {name}"),
+            Self::Artifacts => f.write_str("artifacts"),
         }
     }
 }
@@ -100,6 +103,7 @@ impl Reach {
         let source = &config.source;
         let mut reach = match duty {
             Duty::Source => Self::source(source)?,
+            Duty::Artifacts => Self::artifacts(config),
             Duty::Sink(name) => match config.sinks.iter().find(|sink| sink.name == *name) {
                 None => Self { ports: Some(BTreeSet::new()), ..Self::default() },
                 Some(sink) if sink.kind == SinkKind::Git => match source.url {
@@ -135,6 +139,24 @@ impl Reach {
             ports.insert(53);
         }
         Self { read: names(), ports, ..Self::default() }
+    }
+
+    /// Wherever they may come from: which one it is, a commit says.
+    fn artifacts(config: &CourierConfig) -> Self {
+        let mut all = Self { ports: Some(BTreeSet::new()), ..Self::default() };
+        for place in fetch::places(config) {
+            if let Ok(folder) = place.to_file_path() {
+                all.read.push(folder);
+                continue;
+            }
+            let one = Self::web(place.as_str(), config.source.proxy.as_deref());
+            all.read = [std::mem::take(&mut all.read), one.read].concat();
+            all.ports = all.ports.zip(one.ports).map(|(mut all, one)| {
+                all.extend(one);
+                all
+            });
+        }
+        all
     }
 
     fn ssh(source: &SourceConfig) -> Result<Self, &'static str> {
@@ -284,9 +306,11 @@ mod tests {
         struct Both {
             source: SourceConfig,
             sink: Vec<crate::sinks::SinkConfig>,
+            #[serde(default)]
+            artifacts: crate::courier::Artifacts,
         }
         let both: Both = toml::from_str(text).unwrap();
-        CourierConfig { source: both.source, sinks: both.sink, cache: "/cache".into() }
+        CourierConfig { source: both.source, sinks: both.sink, artifacts: both.artifacts, cache: "/cache".into() }
     }
 
     #[test]
@@ -294,12 +318,15 @@ mod tests {
         let config = sink(
             "[source]\nurl = 'https://git.example/x'\n[[sink]]\nname = 'a'\ntype = 'webhook'\nurl = 'https://10.0.0.1:8443/x'\n\
              [[sink]]\nname = 'b'\ntype = 'otlp'\nurl = 'https://otlp.example'\nproxy = 'proxy.example:3128'\n\
-             [[sink]]\nname = 'g'\ntype = 'git'",
+             [[sink]]\nname = 'g'\ntype = 'git'\n[artifacts]\nallow = ['https://dl.example:9443/a/', 'file:///srv/files/']",
         );
         let of = |duty: &Duty| Reach::of(&config, duty).unwrap().ports.unwrap();
         let to = |name: &str| of(&Duty::Sink(name.to_owned()));
         assert_eq!(of(&Duty::Source), ports([53, 443]));
         assert_eq!((to("a"), to("b"), to("g")), (ports([8443]), ports([53, 3128]), ports([53, 443])));
+        let artifacts = Reach::of(&config, &Duty::Artifacts).unwrap();
+        assert_eq!(artifacts.ports.unwrap(), ports([53, 443, 9443]));
+        assert!(artifacts.read.contains(&"/srv/files/".into()), "{:?}", artifacts.read);
         assert_eq!(to("who"), ports([]), "who does not exist reaches nothing");
         let mut here = config.clone();
         here.source.url = Location::parse("/srv/fleet.git").unwrap();

@@ -60,10 +60,14 @@ impl Remote {
         Ok(Self { session, store, meter, max_bytes: source.max_bytes, quota, tip: None })
     }
 
-    pub(super) fn poll(&mut self, reference: &str) -> Result<Option<Pointer>, CourierError> {
-        let pointer = self.session.poll(reference)?;
+    pub(super) fn poll(
+        &mut self,
+        reference: &str,
+        beside: Option<&str>,
+    ) -> Result<(Option<Pointer>, Option<Pointer>), CourierError> {
+        let (pointer, beside) = self.session.poll(reference, beside)?;
         self.tip = pointer.map(|pointer| pointer.id).or(self.tip);
-        Ok(pointer)
+        Ok((pointer, beside))
     }
 
     /// Brings the commits from `have` to `tip` into the cache, and with them the trees that changed.

@@ -8,6 +8,7 @@ use gix_hash::ObjectId;
 use gix_object::Kind;
 
 use super::deliver::Deliverer;
+use super::fetch::Fetcher;
 use super::local::Local;
 use super::meter::Meter;
 use super::protocol::{COMFORTABLE_BODY, MAX_BODY, MAX_DELIVERY, MAX_IDS, Reply, Request, Traffic};
@@ -37,6 +38,7 @@ pub(super) fn serve_behind(
     let mut desk = Deliverer::new(&config, secrets(&config));
     // Who only delivers needs no source: it may be the source that is down.
     let mut courier = None;
+    let mut fetcher = None;
     let mut confined: Option<Duty> = None;
     answer(stream, &secrets(&config), |request, body| {
         let duty = Duty::of(&request);
@@ -58,6 +60,12 @@ pub(super) fn serve_behind(
                 Ok((desk.deliver(&sink, &pieces, &body), Vec::new()))
             }
             _ if !body.is_empty() => Err(CourierError::Request("a body that nobody asked for").into()),
+            Request::Fetch { url, digest: _, part, from } => {
+                let fetcher = fetcher.get_or_insert_with(|| Fetcher::new(&config));
+                fetcher.prepare().map_err(Rc::new)?;
+                raise();
+                fetcher.fetch(&url, part, from).map_err(Rc::new)
+            }
             request => match courier.get_or_insert_with(|| Courier::open(&config).map_err(Rc::new)) {
                 Ok(courier) => {
                     raise();
@@ -77,6 +85,7 @@ impl Duty {
     fn of(request: &Request) -> Self {
         match request {
             Request::Deliver { sink, .. } => Self::Sink(sink.clone()),
+            Request::Fetch { .. } => Self::Artifacts,
             Request::Poll { .. } | Request::Advance { .. } | Request::Objects { .. } => Self::Source,
         }
     }
@@ -158,10 +167,10 @@ impl Courier {
     fn reply(&mut self, request: Request) -> Served {
         self.meter.begin(self.config.source.total_timeout);
         match request {
-            Request::Poll { reference } => self.poll(&reference),
+            Request::Poll { reference, beside } => self.poll(&reference, beside.as_deref()),
             Request::Advance { tip, have } => self.advance(&tip, have.as_deref()),
             Request::Objects { kind, ids, limit } => self.objects(kind, &ids, limit),
-            Request::Deliver { .. } => Err(CourierError::Request("a delivery has nothing to do with the source")),
+            Request::Deliver { .. } | Request::Fetch { .. } => Err(CourierError::Request("this has nothing to do with the source")),
         }
     }
 
@@ -169,19 +178,26 @@ impl Courier {
         self.meter.traffic()
     }
 
-    fn poll(&mut self, reference: &str) -> Served {
-        let fits = reference == "HEAD" || reference.starts_with("refs/") && reference.len() <= 255;
-        if !fits || gix::validate::reference::name(reference.into()).is_err() {
-            return Err(CourierError::Request("a reference is HEAD or a full name such as refs/heads/main"));
+    fn poll(&mut self, reference: &str, beside: Option<&str>) -> Served {
+        let fits = |name: &str| name == "HEAD" || name.starts_with("refs/") && name.len() <= 255;
+        let legal = |name: &str| fits(name) && gix::validate::reference::name(name.into()).is_ok();
+        if !legal(reference) || beside.is_some_and(|beside| !legal(beside) || !beside.starts_with(reference)) {
+            return Err(CourierError::Request(
+                "a reference is HEAD or a full name such as refs/heads/main, and one beside it begins with it",
+            ));
         }
-        let found = match &mut self.place {
-            Place::Local(local) => local.poll(reference)?,
-            Place::Remote(remote) => remote.poll(reference)?,
+        let (found, beside) = match &mut self.place {
+            Place::Local(local) => {
+                let beside = beside.map(|beside| local.poll(beside)).transpose()?.flatten();
+                (local.poll(reference)?, beside)
+            }
+            Place::Remote(remote) => remote.poll(reference, beside)?,
         };
         let hex = |id: ObjectId| id.to_hex().to_string();
         let id = found.map(|Pointer { id, .. }| hex(id));
         let peeled = found.and_then(|pointer| pointer.peeled).map(hex);
-        Ok((Reply::Polled { id, peeled, traffic: self.traffic() }, Vec::new()))
+        let beside = beside.map(|pointer| hex(pointer.id));
+        Ok((Reply::Polled { id, peeled, beside, traffic: self.traffic() }, Vec::new()))
     }
 
     fn advance(&mut self, tip: &str, have: Option<&str>) -> Served {

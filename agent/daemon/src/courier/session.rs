@@ -110,8 +110,12 @@ impl Session {
         Self { dial, host, meter, scratch, memory, link: None }
     }
 
-    /// Where the reference points, if it exists.
-    pub(super) fn poll(&mut self, reference: &str) -> Result<Option<Pointer>, CourierError> {
+    /// Where the reference points, if it exists, and likewise one whose name begins with it: the server answers by prefix.
+    pub(super) fn poll(
+        &mut self,
+        reference: &str,
+        beside: Option<&str>,
+    ) -> Result<(Option<Pointer>, Option<Pointer>), CourierError> {
         self.with_link("ls-refs", |link, meter| {
             let refs = if let Some(refs) = link.handshake.refs.take() {
                 refs
@@ -122,7 +126,8 @@ impl Session {
                 let command = LsRefsCommand::new(Some(prefixes), &link.handshake.capabilities, ("agent", Some(AGENT.into())));
                 command.invoke_blocking(&mut link.transport, &mut Discard, false).map_err(Fault::from)?
             };
-            Ok(refs.iter().find_map(|found| pointer(found, reference)))
+            let find = |name: &str| refs.iter().find_map(|found| pointer(found, name));
+            Ok((find(reference), beside.and_then(find)))
         })
     }
 

@@ -103,6 +103,11 @@ pub fn parents(object: &Proved) -> Result<Vec<ObjectId>, Malformed> {
     links(object.id().kind(), &mut Lines(object.bytes())).map(|links| links.parents)
 }
 
+/// The tree of a commit, which may be any commit that git takes: in release mode it is the statement that is signed.
+pub fn tree(object: &Proved) -> Result<ObjectId, Malformed> {
+    links(object.id().kind(), &mut Lines(object.bytes())).map(|links| links.tree)
+}
+
 struct Links {
     tree: ObjectId,
     parents: Vec<ObjectId>,
@@ -129,7 +134,7 @@ fn links(kind: gix_hash::Kind, lines: &mut Lines<'_>) -> Result<Links, Malformed
 }
 
 // Who and when prove nothing here; only the shape is held, so that no other header hides in it.
-fn is_identity(value: &[u8]) -> bool {
+pub(super) fn is_identity(value: &[u8]) -> bool {
     let once = |mark: u8| value.split(|byte| *byte == mark).count() == 2;
     once(b'<') && once(b'>') && !value.contains(&b'\r') && value.last().is_some_and(u8::is_ascii_digit)
 }

@@ -7,11 +7,14 @@
 //! trailer = "production"   # optional: require `Trimtab-Channel: production`
 //! ```
 //!
+//! Instead of `keys`, a root file may be pinned (`repo` with `root` or `root-digest`): then `[commit.<branch>]` of the newest root has the keys.
+//! Release mode's keys are in [`super::policy`].
+//!
 //! Guarantees: every key in a loaded configuration can verify; nothing unknown is skipped; every refusal names line and column, all at once.
-//! Limits: mode `commit` only. A key has no expiry and no role: it is trusted until its line is removed.
+//! Limits: a key that stands here has no expiry and no role: it is trusted until its line is removed.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -22,6 +25,7 @@ use trimtab_model::finding::{Finding, Findings, Spot};
 
 use super::Class;
 use super::owner::{OwnerError, read_owned};
+use super::policy::{self, Anchor, Mode, RawAnchor};
 use super::pubkey::{Fingerprint, PublicKey};
 
 /// The largest `trust.toml`, in bytes.
@@ -61,6 +65,8 @@ pub struct TrustConfig {
     reference: String,
     keys: Vec<TrustedKey>,
     trailer: Option<String>,
+    mode: Mode,
+    anchor: Option<Anchor>,
 }
 
 /// Why a host's trust configuration cannot be used.
@@ -85,7 +91,7 @@ impl TrustFileError {
 }
 
 #[derive(Deserialize)]
-struct Mode {
+struct Head {
     mode: Option<Spanned<String>>,
 }
 
@@ -95,8 +101,11 @@ struct File {
     #[serde(rename = "mode")]
     _mode: String,
     branch: Spanned<String>,
-    keys: Spanned<Vec<Spanned<String>>>,
+    keys: Option<Spanned<Vec<Spanned<String>>>>,
     trailer: Option<Spanned<String>>,
+    repo: Option<Spanned<String>>,
+    root: Option<Spanned<PathBuf>>,
+    root_digest: Option<Spanned<String>>,
 }
 
 impl TrustConfig {
@@ -106,49 +115,95 @@ impl TrustConfig {
         for trusted in &self.keys {
             text.push_str(&format!("{}\n", trusted.key.fingerprint()));
         }
+        if let Some(anchor) = &self.anchor {
+            text.push_str(&format!("{}\n", anchor.text()));
+        }
+        if let Mode::Release(policy) = &self.mode {
+            text.push_str(&format!("{policy:?}\n"));
+        }
         Digest::of(text.as_bytes())
     }
 
-    /// Reads the file after checking who can write it.
+    /// Reads the file, and the root file that it pins, after checking who can write them.
     pub fn load(path: &Path) -> Result<Self, TrustFileError> {
         let text = read_owned(path, MAX_FILE)?;
-        Self::parse(&path.display().to_string(), &text).map_err(TrustFileError::Content)
+        let config = Self::parse(&path.display().to_string(), &text).map_err(TrustFileError::Content)?;
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let Some(root) = config.anchor.as_ref().and_then(|anchor| anchor.path(folder)) else { return Ok(config) };
+        let text = read_owned(&root, super::root::MAX_ROOT)?;
+        config.with_root(&root.display().to_string(), &text).map_err(TrustFileError::Content)
     }
 
-    /// Reads the text of a file that is called `file` in what is refused.
+    /// The same with the root file that it pins by its path: `text` is what lies there, `file` its name in what is refused.
+    pub fn with_root(self, file: &str, text: &str) -> Result<Self, Findings> {
+        let anchor = self.anchor.map(|anchor| anchor.with_root(file, text)).transpose()?;
+        Ok(Self { anchor, ..self })
+    }
+
+    /// Reads the text of a file that is called `file` in what is refused. A root file that it names is not read: see [`TrustConfig::load`].
     pub fn parse(file: &str, text: &str) -> Result<Self, Findings> {
         let source = Source { file, text };
-        source.check_mode()?;
+        if source.is_release()? {
+            let (policy, anchor) = policy::release(&source)?;
+            let reference = policy.channel.reference();
+            return Ok(Self { reference, keys: Vec::new(), trailer: None, mode: Mode::Release(policy), anchor: Some(anchor) });
+        }
         let raw: File = toml::from_str(text).map_err(|error| source.syntax(&error))?;
         let mut findings = Findings::default();
         let reference = source.branch(&raw.branch).unwrap_or_else(|finding| {
             findings.push(finding);
             String::new()
         });
-        let mut keys: Vec<(TrustedKey, std::ops::Range<usize>)> = Vec::new();
-        if raw.keys.get_ref().is_empty() {
-            let empty = Finding::new("no key is trusted, so no commit could ever be accepted", source.spot(raw.keys.span(), ""));
-            findings.push(empty.help("add the line of at least one public key (`cat ~/.ssh/id_ed25519.pub`)"));
-        }
-        for line in raw.keys.get_ref() {
-            match source.key(line) {
-                Err(finding) => findings.push(finding),
-                Ok(key) => match keys.iter().find(|(known, _)| known.key == key.key) {
-                    Some((_, first)) => findings.push(
-                        Finding::new("this key is listed twice", source.spot(line.span(), ""))
-                            .also(source.spot(first.clone(), "first here"))
-                            .help("remove one of the two lines"),
-                    ),
-                    None => keys.push((key, line.span())),
-                },
+        let pins = RawAnchor { repo: raw.repo.as_ref(), root: raw.root.as_ref(), digest: raw.root_digest.as_ref() };
+        let (keys, anchor) = match (&raw.keys, pins.is_given()) {
+            (Some(keys), false) => (source.keys(keys, &mut findings), None),
+            (None, true) => (Vec::new(), pins.read(&source, &mut findings)),
+            (Some(keys), true) => {
+                let finding = Finding::new(
+                    "keys are listed here, and a root is pinned that has keys of its own",
+                    source.spot(keys.span(), ""),
+                );
+                findings.push(finding.help("keep `keys`, or `repo` with `root` or `root-digest`"));
+                (Vec::new(), None)
             }
-        }
+            (None, false) => {
+                let finding =
+                    Finding::new("`keys` is missing: no key is trusted, so no commit could ever be accepted", Spot::file(file));
+                findings.push(
+                    finding.help("add `keys = [\"ssh-ed25519 AAAA… name\"]`, or pin a root (`repo` with `root` or `root-digest`)"),
+                );
+                (Vec::new(), None)
+            }
+        };
         let trailer = raw.trailer.map(|trailer| source.trailer(&trailer));
         let trailer = trailer.transpose().unwrap_or_else(|finding| {
             findings.push(finding);
             None
         });
-        findings.or(Self { reference, keys: keys.into_iter().map(|(key, _)| key).collect(), trailer })
+        findings.or(Self { reference, keys, trailer, mode: Mode::Commit, anchor })
+    }
+
+    /// The same in commit mode with these keys: those that the newest root names for its branch.
+    pub(super) fn with_keys(&self, keys: Vec<TrustedKey>) -> Self {
+        Self { keys, ..self.clone() }
+    }
+
+    /// How this host decides what to believe.
+    pub fn mode(&self) -> &Mode {
+        &self.mode
+    }
+
+    /// The root that is pinned; always there in release mode.
+    pub fn anchor(&self) -> Option<&Anchor> {
+        self.anchor.as_ref()
+    }
+
+    /// The reference beside the first whose `alive` statements prolong freshness, in release mode.
+    pub fn alive_reference(&self) -> Option<String> {
+        match &self.mode {
+            Mode::Release(policy) => Some(policy.channel.alive_reference()),
+            Mode::Commit => None,
+        }
     }
 
     /// The ref to follow, in full, e.g. `refs/heads/main`.
@@ -156,7 +211,7 @@ impl TrustConfig {
         &self.reference
     }
 
-    /// The keys whose signatures count; never empty.
+    /// The keys whose signatures count; empty where a pinned root has them.
     pub fn keys(&self) -> &[TrustedKey] {
         &self.keys
     }
@@ -168,37 +223,62 @@ impl TrustConfig {
 }
 
 /// The text, for pointing into it.
-struct Source<'a> {
-    file: &'a str,
-    text: &'a str,
+pub(super) struct Source<'a> {
+    pub(super) file: &'a str,
+    pub(super) text: &'a str,
 }
 
 impl Source<'_> {
-    fn spot(&self, span: std::ops::Range<usize>, label: &str) -> Spot {
+    pub(super) fn spot(&self, span: std::ops::Range<usize>, label: &str) -> Spot {
         Spot::at(self.file, self.text, span, label)
     }
 
-    fn syntax(&self, error: &toml::de::Error) -> Findings {
+    pub(super) fn syntax(&self, error: &toml::de::Error) -> Findings {
         let spot = error.span().map_or_else(|| Spot::file(self.file), |span| self.spot(span, ""));
         one(Finding::new(error.message().trim_end().replace('\n', ", "), spot))
     }
 
     // Before the rest: the keys of another mode are unknown to this one, and that would be told instead of the cause.
-    fn check_mode(&self) -> Result<(), Findings> {
-        let modes: Mode = toml::from_str(self.text).map_err(|error| self.syntax(&error))?;
+    fn is_release(&self) -> Result<bool, Findings> {
+        let modes: Head = toml::from_str(self.text).map_err(|error| self.syntax(&error))?;
         let Some(mode) = modes.mode else {
-            return Err(one(Finding::new("`mode` is missing", Spot::file(self.file)).help("add `mode = \"commit\"`")));
+            let finding = Finding::new("`mode` is missing", Spot::file(self.file));
+            return Err(one(finding.help("add `mode = \"commit\"` or `mode = \"release\"`")));
         };
-        let spot = self.spot(mode.span(), "");
         match mode.get_ref().as_str() {
-            "commit" => Ok(()),
-            "release" => Err(one(Finding::new("this version of trimtab does not have release mode", spot)
-                .help("use `mode = \"commit\"`, or install a version that has it"))),
-            _ => Err(one(Finding::new("this mode is not known", spot).help("this version of trimtab knows `mode = \"commit\"`"))),
+            "commit" => Ok(false),
+            "release" => Ok(true),
+            _ => {
+                let finding = Finding::new("this mode is not known", self.spot(mode.span(), ""));
+                Err(one(finding.help("write `mode = \"commit\"` or `mode = \"release\"`")))
+            }
         }
     }
 
-    fn branch(&self, branch: &Spanned<String>) -> Result<String, Finding> {
+    /// The keys of a list, each once.
+    fn keys(&self, lines: &Spanned<Vec<Spanned<String>>>, findings: &mut Findings) -> Vec<TrustedKey> {
+        let mut keys: Vec<(TrustedKey, std::ops::Range<usize>)> = Vec::new();
+        if lines.get_ref().is_empty() {
+            let empty = Finding::new("no key is trusted, so no commit could ever be accepted", self.spot(lines.span(), ""));
+            findings.push(empty.help("add the line of at least one public key (`cat ~/.ssh/id_ed25519.pub`)"));
+        }
+        for line in lines.get_ref() {
+            match self.key(line) {
+                Err(finding) => findings.push(finding),
+                Ok(key) => match keys.iter().find(|(known, _)| known.key == key.key) {
+                    Some((_, first)) => findings.push(
+                        Finding::new("this key is listed twice", self.spot(line.span(), ""))
+                            .also(self.spot(first.clone(), "first here"))
+                            .help("remove one of the two lines"),
+                    ),
+                    None => keys.push((key, line.span())),
+                },
+            }
+        }
+        keys.into_iter().map(|(key, _)| key).collect()
+    }
+
+    pub(super) fn branch(&self, branch: &Spanned<String>) -> Result<String, Finding> {
         let name = branch.get_ref();
         let reference = if name.starts_with("refs/") { name.clone() } else { format!("refs/heads/{name}") };
         match gix_validate::reference::name(reference.as_bytes().into()) {
@@ -208,7 +288,7 @@ impl Source<'_> {
         }
     }
 
-    fn key(&self, line: &Spanned<String>) -> Result<TrustedKey, Finding> {
+    pub(super) fn key(&self, line: &Spanned<String>) -> Result<TrustedKey, Finding> {
         let text = line.get_ref().trim();
         if text.contains("PRIVATE KEY") {
             // Without the text of the line: it would end in a log.
@@ -249,7 +329,7 @@ impl Source<'_> {
     }
 }
 
-fn one(finding: Finding) -> Findings {
+pub(super) fn one(finding: Finding) -> Findings {
     let mut findings = Findings::default();
     findings.push(finding);
     findings
@@ -280,8 +360,9 @@ mod tests {
     fn refusals_name_the_spot_and_what_to_do() {
         let with = |keys: &str| format!("mode = \"commit\"\nbranch = \"main\"\nkeys = [{keys}]\n");
         let cases = [
-            ("mode = \"release\"\nchannel = \"x\"\n".to_owned(), "1:8", "does not have release mode"),
-            ("mode = \"tofu\"\n".to_owned(), "1:8", "knows `mode = \"commit\"`"),
+            ("mode = \"tofu\"\n".to_owned(), "1:8", "or `mode = \"release\"`"),
+            ("mode = \"commit\"\nbranch = \"main\"\n".to_owned(), "trust.toml", "`keys` is missing"),
+            (with(&format!("\"{KEY}\"")) + "repo = \"x\"\n", "3:8", "has keys of its own"),
             ("branch = \"main\"\n".to_owned(), "trust.toml", "`mode` is missing"),
             (with(""), "3:8", "no key is trusted"),
             (with(&format!("\"{KEY}\", \"{KEY} again\"")), &format!("3:{}", 8 + KEY.len() + 5), "listed twice"),
@@ -298,6 +379,42 @@ mod tests {
             (with(&format!("\"{KEY}\"")) + "x = [", "4:6", ""),
         ];
         for (text, place, words) in cases {
+            let drawn = parse(&text).expect_err(&text);
+            assert!(drawn.contains(place) && drawn.contains(words), "{place} {words}\n{text}\n{drawn}");
+        }
+    }
+
+    const REPO: &str = "1b4e28ba-2fa1-11d2-883f-0016d3cca427";
+
+    fn release(more: &str) -> String {
+        format!("mode = \"release\"\nchannel = \"production\"\nrepo = \"{REPO}\"\n{more}")
+    }
+
+    #[test]
+    fn release_mode_pins_a_root_by_file_or_digest() {
+        let digest = format!("root-digest = \"sha256:{}\"\n", "0a".repeat(32));
+        let config = parse(&release(&digest)).unwrap();
+        assert_eq!((config.reference(), config.keys().len()), ("refs/trimtab/production", 0));
+        assert_eq!(config.alive_reference().as_deref(), Some("refs/trimtab/production.alive"));
+        let Mode::Release(policy) = config.mode() else { panic!("because it says so") };
+        assert_eq!((policy.floor, policy.require_state, policy.on_stale), Default::default());
+        let all = digest.clone() + "min-epoch = 2\nmin-seq = 40\nrequire-state = true\non-stale = \"hold\"\n";
+        let strict = parse(&release(&all)).unwrap();
+        let Mode::Release(policy) = strict.mode() else { panic!("because it says so") };
+        assert_eq!((policy.floor.epoch, policy.floor.seq, policy.require_state), (2, 40, true));
+        assert_ne!(strict.digest(), config.digest());
+        let commit = parse(&format!("mode = \"commit\"\nbranch = \"main\"\nrepo = \"{REPO}\"\n{digest}")).unwrap();
+        assert!(commit.keys().is_empty() && commit.anchor().is_some());
+        for (text, place, words) in [
+            (release(""), "1:1", "no root is pinned"),
+            (release(&(digest.clone() + "root = \"/x\"\n")), "4:15", "pinned twice"),
+            (release("root-digest = \"md5:1\"\n"), "4:15", "not a digest"),
+            (release(&digest).replace("1b4e", "1B4E"), "3:8", "UUID"),
+            (release(&digest).replace("production", "a/b"), "2:11", "name of a channel"),
+            (release(&digest) + "min-seq = -1\n", "5:11", "negative"),
+            (release(&digest) + "on-stale = \"stop\"\n", "5:12", "unknown variant"),
+            (release(&digest) + "branch = \"main\"\n", "5:1", "unknown field"),
+        ] {
             let drawn = parse(&text).expect_err(&text);
             assert!(drawn.contains(place) && drawn.contains(words), "{place} {words}\n{text}\n{drawn}");
         }

@@ -9,20 +9,36 @@
 //! that names it is proven; everything is bounded in count, size and depth; nothing here writes to disk, runs a program or opens a
 //! socket. The repository cannot loosen the rules by which it is judged: they are read from the local file only.
 //!
-//! Limits, which the operator is told: this is commit mode. It has no expiry (a frozen source is only seen by reporting), and any
-//! descendant that a pinned key signed can be deployed unless `trailer` is set. Thresholds, rotation and expiry belong to release mode.
+//! Two modes. In *commit mode* it is signed commits of one branch that count; it has no expiry (a frozen source is only seen by reporting), and any
+//! descendant that a trusted key signed can be deployed unless `trailer` is set. In *release mode* it is a [`statement`] in a signed [`tag`], by the
+//! threshold of the channel's keys ([`threshold`]), bound to all that it is about, ordered and with an end ([`release`], [`fresh`]). In both the keys may
+//! come from a [`chain`] of [`root`] files that begins at a pinned one. [`decide`] is where both meet, and [`memory`] what they leave behind.
 //!
-//! Order of imports inside this room: `pubkey`, `hash` <- `sshsig`, `commit`, `keys`, `owner`, `state` <- `verdict`, `ancestry` <- `prove` <- `tree`.
+//! Order of imports inside this room: `pubkey`, `minisign`, `hash` <- `sshsig`, `blocks`, `commit`, `tag`, `statement`, `threshold`, `keys`, `root`,
+//! `policy`, `owner`, `state` <- `memory`, `fault`, `verdict`, `ancestry` <- `prove` <- `tree` <- `chain` <- `fresh`, `release` <- `decide`.
 
 pub mod ancestry;
+pub mod blocks;
+pub mod chain;
 pub mod commit;
+pub mod decide;
+pub mod fault;
+pub mod fresh;
 pub mod hash;
 pub mod keys;
+pub mod memory;
+pub mod minisign;
 pub mod owner;
+pub mod policy;
 pub mod prove;
 pub mod pubkey;
+pub mod release;
+pub mod root;
 pub mod sshsig;
 pub mod state;
+pub mod statement;
+pub mod tag;
+pub mod threshold;
 pub mod tree;
 pub mod verdict;
 

@@ -1,6 +1,6 @@
 //! The one place where a commit becomes believed.
 //!
-//! Guarantees: only [`prove`] can build a [`Proven`]. Its commit is well formed and hashed, carries one signature by a key that is in
+//! Guarantees: only [`prove`] can build a [`Proven`] (and [`super::release`], under its own guarantees). Its commit is well formed and hashed, carries one signature by a key that is in
 //! `trust.toml` *now*, names the required channel, and is either the first, the same, or a descendant of what was accepted before.
 //! Key and descent are checked anew each time: a key whose line was removed stops counting, for the commit in force too.
 //! Limits: those of commit mode, see [`super`]. The committer's date is the signer's own word and is used for nothing.
@@ -24,6 +24,8 @@ pub struct Proven {
     tree: ObjectId,
     payload: Digest,
     signer: Signer,
+    /// All who signed, of a release.
+    signers: Vec<String>,
     first: bool,
     state: TrustState,
 }
@@ -47,6 +49,17 @@ impl Proven {
     /// Who signed it.
     pub fn signer(&self) -> &Signer {
         &self.signer
+    }
+
+    /// Who signed it, for people: in release mode all of them.
+    pub fn signed_by(&self) -> String {
+        if self.signers.is_empty() { self.signer.to_string() } else { self.signers.join(", ") }
+    }
+
+    /// What a release stands for. Only [`super::release`] may say so.
+    pub(super) fn of_release(commit: ObjectId, tree: ObjectId, signers: Vec<String>, first: bool, state: TrustState) -> Self {
+        let signer = Signer { fingerprint: state.signer, name: state.signer_name.clone() };
+        Self { commit, tree, payload: state.payload, signer, signers, first, state }
     }
 
     /// Whether nothing had been accepted before: there was no descent to be checked, which is worth a line in the report.
@@ -80,8 +93,15 @@ fn examine(
     channel(&commit, trust)?;
     if let Some(state) = state {
         if commit.digest == state.payload {
-            let proven =
-                Proven { commit: tip, tree: commit.tree, payload: commit.digest, signer, first: false, state: state.clone() };
+            let proven = Proven {
+                commit: tip,
+                tree: commit.tree,
+                payload: commit.digest,
+                signer,
+                signers: Vec::new(),
+                first: false,
+                state: state.clone(),
+            };
             return Ok(Verdict::Unchanged(Box::new(proven)));
         }
         match ancestry::descent(&commit, &state.payload, state.commit, source).map_err(of_fetch)? {
@@ -101,7 +121,15 @@ fn examine(
         // Neither this host's clock nor the signer's date proves that a time has passed: the floor is only carried along.
         floor,
     );
-    let proven = Proven { commit: tip, tree: commit.tree, payload: commit.digest, signer, first: state.is_none(), state: next };
+    let proven = Proven {
+        commit: tip,
+        tree: commit.tree,
+        payload: commit.digest,
+        signer,
+        signers: Vec::new(),
+        first: state.is_none(),
+        state: next,
+    };
     Ok(Verdict::Accepted(Box::new(proven)))
 }
 

@@ -166,6 +166,14 @@ impl PublicKey {
         &self.blob
     }
 
+    /// The point of a plain Ed25519 key.
+    pub(super) fn ed25519(&self) -> Option<&[u8]> {
+        match &self.material {
+            Material::Ed25519(point) => Some(point),
+            _ => None,
+        }
+    }
+
     /// Its name for people.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.blob)

@@ -27,7 +27,7 @@ pub enum SignatureError {
     #[error("{0}")]
     Unsupported(&'static str),
     /// Signed for something else, for example a file.
-    #[error("the signature was made for {0:?}, not for git")]
+    #[error("the signature was made for {0:?}, which is another purpose")]
     WrongNamespace(String),
     /// Signed by a key that is not among the trusted ones; whether the signature itself is good was not looked at.
     #[error("signed by {0}, which is not trusted here")]
@@ -81,13 +81,33 @@ pub fn parse(blob: &[u8]) -> Result<Signature<'_>, SignatureError> {
 }
 
 impl Signature<'_> {
-    /// Checks the signature over `payload`; which of the trusted keys made it.
+    /// The blob of the key that it names.
+    pub(super) fn key(&self) -> &[u8] {
+        self.key
+    }
+
+    /// The fingerprint of the key that it names.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(self.key)
+    }
+
+    /// Checks the signature over `payload`, made for git; which of the trusted keys made it.
     pub fn verify<'k>(
         &self,
         payload: &[u8],
+        trusted: impl Iterator<Item = &'k PublicKey>,
+    ) -> Result<&'k PublicKey, SignatureError> {
+        self.verify_in(NAMESPACE, payload, trusted)
+    }
+
+    /// As [`Signature::verify`], made for the purpose `namespace`.
+    pub fn verify_in<'k>(
+        &self,
+        namespace: &[u8],
+        payload: &[u8],
         mut trusted: impl Iterator<Item = &'k PublicKey>,
     ) -> Result<&'k PublicKey, SignatureError> {
-        if self.namespace != NAMESPACE {
+        if self.namespace != namespace {
             let shown = String::from_utf8_lossy(&self.namespace[..self.namespace.len().min(60)]);
             return Err(SignatureError::WrongNamespace(shown.into_owned()));
         }

@@ -107,15 +107,15 @@ impl TrustState {
     }
 }
 
-mod hex {
+pub(super) mod hex {
     use gix_hash::ObjectId;
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-    pub(super) fn serialize<S: Serializer>(id: &ObjectId, to: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::trust) fn serialize<S: Serializer>(id: &ObjectId, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(id)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectId, D::Error> {
+    pub(in crate::trust) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectId, D::Error> {
         let text = String::deserialize(from)?;
         ObjectId::from_hex(text.as_bytes()).map_err(|_| D::Error::custom("not the id of a commit"))
     }

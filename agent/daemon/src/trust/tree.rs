@@ -130,6 +130,29 @@ pub fn read(
     }
 }
 
+/// The plain files of one folder of a tree, by name; nothing when there is no such folder. For a tree that nobody has vouched for yet: what is
+/// found proves nothing, and only the folders on the way are opened.
+pub(super) fn files_in<S: ObjectSource>(
+    checked: &mut Verified<'_, S>,
+    root: ObjectId,
+    folder: &str,
+) -> Result<BTreeMap<String, ObjectId>, TreeError> {
+    let (mut at, mut path) = (root, String::new());
+    let mut names = folder.split('/');
+    loop {
+        let fetched = checked.one(ObjectKind::Tree, at, MAX_TREE).map_err(|error| of_fetch(error, &[at], |_| path.clone()))?;
+        let entries = parse(&path, at.kind(), fetched.bytes(), MAX_ENTRIES)?;
+        let Some(name) = names.next() else {
+            let files = entries.into_iter().filter(|(_, entry)| entry.kind == EntryKind::File(BlobKind::Regular));
+            return Ok(files.map(|(name, entry)| (name, entry.id)).collect());
+        };
+        match entries.get(name) {
+            Some(entry) if entry.kind == EntryKind::Folder => (at, path) = (entry.id, join(&path, name)),
+            _ => return Ok(BTreeMap::new()),
+        }
+    }
+}
+
 /// What is looked for at a path.
 enum Goal {
     /// The file, or everything in the folder.

@@ -4,6 +4,7 @@
 //! says what the agent does. Limits: text in a verdict that comes from the repository is cut short and quoted.
 
 use super::Class;
+use super::fault::ReleaseFault;
 use super::hash::FetchError;
 use super::prove::Proven;
 use super::pubkey::Fingerprint;
@@ -59,6 +60,8 @@ pub enum Verdict {
         /// How many commits were looked at.
         commits: usize,
     },
+    /// A release that is not accepted.
+    Release(Box<ReleaseFault>),
     /// The source handed over other bytes than the id names.
     WrongObject {
         /// What exactly.
@@ -89,6 +92,7 @@ impl Verdict {
             Self::RolledBack => "rolled-back",
             Self::Rewritten => "rewritten",
             Self::TooFar { .. } => "too-far",
+            Self::Release(fault) => fault.code(),
             Self::WrongObject { .. } => "wrong-object",
             Self::Unavailable { .. } => "unavailable",
         }
@@ -121,12 +125,19 @@ impl Verdict {
     }
 }
 
+impl From<ReleaseFault> for Verdict {
+    fn from(fault: ReleaseFault) -> Self {
+        Self::Release(Box::new(fault))
+    }
+}
+
 impl std::fmt::Display for Verdict {
     /// One sentence without a full stop: what is the matter and what to do.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Accepted(proven) => write!(f, "the commit is signed by {}", proven.signer()),
-            Self::Unchanged(proven) => write!(f, "the commit is the one accepted before, signed by {}", proven.signer()),
+            Self::Accepted(proven) => write!(f, "the commit is signed by {}", proven.signed_by()),
+            Self::Unchanged(proven) => write!(f, "the commit is the one accepted before, signed by {}", proven.signed_by()),
+            Self::Release(fault) => fault.fmt(f),
             Self::Unsigned => {
                 f.write_str("the commit is not signed; sign it (`git commit --amend -S`) or push a signed commit on top (forges do not sign merges with your key)")
             }
