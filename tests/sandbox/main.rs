@@ -1,6 +1,7 @@
 //! The whole program on a sandbox folder: no root, no systemd, a repository on disk. What the lab shows on a real machine is shown there;
 //! here is what needs many passes or an agent that is watched, quickly.
 
+mod artifacts;
 mod desk;
 mod explain;
 mod keys;
