@@ -6,6 +6,7 @@ mod keys;
 mod operator;
 mod past;
 mod policy;
+mod releases;
 mod reports;
 mod signing;
 

@@ -212,6 +212,13 @@ fn the_manual_pages_know_every_key() {
     let (keys, trust) = (keys_of(&refusal.replace('\n', " ")), page("trust.toml.md"));
     assert!(keys.len() >= 3, "{refusal}");
     for key in keys {
-        assert!(trust.contains(&format!("| `{key}` |")), "trust.toml.md does not tell of {key}");
+        assert!(trust.contains(&format!("`{key}`")), "trust.toml.md does not tell of {key}");
+    }
+    let refusal = trimtab::trust::keys::TrustConfig::parse("t", "mode = \"release\"\nno-such-key = 1\n").unwrap_err().draw(false);
+    let (_, release) = trust.split_once("## RELEASE MODE").unwrap();
+    let keys = keys_of(&refusal.replace('\n', " "));
+    assert!(keys.len() >= 9, "{refusal}");
+    for key in keys {
+        assert!(release.contains(&format!("| `{key}` |")), "trust.toml.md does not tell of {key} in release mode");
     }
 }

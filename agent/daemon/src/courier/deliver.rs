@@ -17,7 +17,7 @@ use super::meter::{LinkError, Meter};
 use super::protocol::{Class, MAX_REPORTS, Piece, Reply, Traffic};
 use super::serve::without;
 use super::source::Location;
-use super::{CourierConfig, CourierError, SourceConfig, chain, push};
+use super::{CourierConfig, CourierError, SourceConfig, chain, push, remark};
 use crate::sinks::{self, Answer, HttpRequest, Outgoing, Parcel, Secrets, SinkConfig, SinkKind};
 
 /// How long a sink may be silent, if `[source]` has no less patience.
@@ -159,14 +159,6 @@ impl Line {
             Answer::Refused => Err(Refusal::Said(said)),
         }
     }
-}
-
-/// To the courier's own journal: the report counts as delivered, so its status has no room for it.
-#[allow(clippy::print_stderr)]
-fn remark(text: &str) {
-    // The journal takes the level from the line; a terminal would only show it.
-    let level = if std::env::var_os("JOURNAL_STREAM").is_some() { "<4>" } else { "" };
-    eprintln!("{level}trimtab courier: {text}");
 }
 
 impl Said {

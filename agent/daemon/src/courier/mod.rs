@@ -214,3 +214,11 @@ fn secret(named: &Path) -> Result<String, CourierError> {
     let text = String::from_utf8(bytes).ok().map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
     text.filter(|text| !text.is_empty() && !text.chars().any(char::is_control)).ok_or(CourierError::SecretText { path })
 }
+
+/// To the courier's own journal, as a warning: what has no place in a reply.
+#[allow(clippy::print_stderr)]
+fn remark(text: &str) {
+    // The journal takes the level from the line; a terminal would only show it.
+    let level = if std::env::var_os("JOURNAL_STREAM").is_some() { "<4>" } else { "" };
+    eprintln!("{level}trimtab courier: {text}");
+}

@@ -11,7 +11,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 
 use super::serve::{refuse, serve};
-use super::{CourierConfig, CourierError, SourceConfig, chain};
+use super::{CourierConfig, CourierError, SourceConfig, chain, remark};
 use crate::sinks::SinkConfig;
 
 /// The most memory, mapped files included.
@@ -36,10 +36,7 @@ pub fn run_as_process(config: &Path, cache: &Path) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The journal gets it: nobody may be left at the other end of the socket.
-            #[allow(clippy::print_stderr)]
-            {
-                eprintln!("trimtab courier: {}", chain(&error));
-            }
+            remark(&chain(&error));
             ExitCode::FAILURE
         }
     }

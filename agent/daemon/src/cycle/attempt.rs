@@ -89,7 +89,7 @@ impl Cycle {
         }
         let begun = Instant::now();
         let missing = self.pull(&plan).await;
-        self.images_known = None;
+        self.stored.forget();
         part(pass, "prefetch", begun);
         let mut failed: BTreeMap<ComponentName, Option<Failure>> = BTreeMap::new();
         for (image, (component, message)) in missing {

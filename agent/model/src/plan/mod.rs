@@ -6,6 +6,7 @@
 
 mod build;
 mod compare;
+mod images;
 mod own;
 mod paths;
 mod policy;
@@ -119,7 +120,7 @@ pub struct Change {
 /// One property that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// `content`, `mode`, `owner`, `xattr`, `group`, `kind`, `target`, `missing`, `enabled`, `active`, `inputs`, …
+    /// `content`, `mode`, `owner`, `xattr`, `group`, `kind`, `target`, `missing`, `enabled`, `active`, `image`, `inputs`, …
     pub property: String,
     /// As found.
     pub found: String,
