@@ -287,15 +287,15 @@ fn compare(format: &str, seed: u64, count: usize) -> (usize, usize) {
 
 #[test]
 fn what_is_taken_here_is_taken_by_git_and_what_is_not_has_a_rule() {
-    let (both, git_alone) = compare("sha1", 0x7472_696d_7461_6221, 240);
+    let (both, git_alone) = compare("sha1", 0x7472_696d_7461_6221, 160);
     // The test can see: there are genuine ones among them, and ones that only we refuse.
-    assert!(both >= 5 && git_alone >= 15, "{both} {git_alone}");
+    assert!(both >= 5 && git_alone >= 10, "{both} {git_alone}");
 }
 
 #[test]
 fn the_same_in_a_repository_with_sha_256() {
-    let (both, git_alone) = compare("sha256", 0x6465_7669_6365_7321, 100);
-    assert!(both >= 2 && git_alone >= 5, "{both} {git_alone}");
+    let (both, git_alone) = compare("sha256", 0x6465_7669_6365_7321, 60);
+    assert!(both >= 2 && git_alone >= 3, "{both} {git_alone}");
 }
 
 /// Bends a tag once.
@@ -365,7 +365,7 @@ fn a_tag_that_is_taken_here_is_taken_by_git_and_what_is_not_has_a_rule() {
         let unsigned = bend_tag(&plain("text\n", 0), &mut dice);
         tags.push([&unsigned[..], &key.sign("git", &unsigned)].concat());
     }
-    while tags.len() < 170 {
+    while tags.len() < 110 {
         let one = dice.of(&tags[..3]).clone();
         tags.push(bend_tag(&one, &mut dice));
     }
@@ -384,7 +384,7 @@ fn a_tag_that_is_taken_here_is_taken_by_git_and_what_is_not_has_a_rule() {
             (Err(_), false) => {}
         }
     }
-    assert!(both >= 3 && git_alone >= 10, "{both} {git_alone}");
+    assert!(both >= 3 && git_alone >= 8, "{both} {git_alone}");
 }
 
 /// `TRIMTAB_SEED=… cargo nextest run … soak_differential` repeats one.
