@@ -174,7 +174,10 @@ fn validity_is_asked_of_this_hosts_time_and_never_of_the_committers() {
     let mut state = first.proven().unwrap().state().clone();
     let next = scene.commit(&["-n", "ann", "-V", "20260101:20260601"]);
     state.time_floor = 1_790_000_000;
-    assert_code(&at(next, Some(&state), 0), "certificate");
+    for clock in [0, 1_770_000_001] {
+        let over = at(next, Some(&state), clock);
+        assert!(over.code() == "certificate" && over.to_string().contains("valid until 1780272000"), "{clock}: {over}");
+    }
     state.time_floor = 0;
     assert_code(&at(next, Some(&state), 1_770_000_001), "accepted");
 
