@@ -452,11 +452,16 @@ fn somebody_who_was_faster_is_not_overwritten() {
     desk.commit("components/one/files/etc/one.conf", "two\n");
     // Between the look at the remote and the push: another release of the same number.
     let other = desk.git(&["rev-parse", "HEAD"]);
-    let hook = desk.path("clone/.git/hooks/pre-push");
+    // (git calls this when the statement is kept here, which is after the one and before the other.)
+    let hook = desk.path("clone/.git/hooks/reference-transaction");
     let remote = desk.path("remote.git");
-    std::fs::write(&hook, format!("#!/bin/sh\ngit -C {} update-ref {PRODUCTION} {other}\n", remote.display())).unwrap();
+    let faster = format!("env -u GIT_DIR git -C {} update-ref {PRODUCTION} {other}", remote.display());
+    std::fs::write(&hook, format!("#!/bin/sh\n[ $1 = committed ] && grep -q {DRAFT} && {faster}\nexit 0\n")).unwrap();
     std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    desk.refused(&["release", "production", "--push", "--sign", &signing(&key)], &["git push", "stale info"]);
+    desk.refused(
+        &["release", "production", "--push", "--sign", &signing(&key)],
+        &["stale info", "somebody else pushed in between", "run it again"],
+    );
     assert_eq!(desk.served(PRODUCTION), other, "what was there stays");
     assert!(desk.served(DRAFT).is_empty());
 }

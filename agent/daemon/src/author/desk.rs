@@ -167,7 +167,12 @@ impl Desk {
         words.extend(moves.iter().map(|(name, to, _)| format!("{}:{name}", hex(*to))));
         let mut command = self.git(&words.iter().map(String::as_str).collect::<Vec<_>>());
         // It may ask for a password or a touch.
-        programs::converse(GIT, &mut command, &[])
+        programs::converse(GIT, &mut command, &[]).map_err(|error| match error {
+            AuthorError::Failed { .. } => AuthorError::refused(format!(
+                "the push to {remote} failed, and nothing was changed there (git's words are above); if it speaks of `stale info` or of a lock, somebody else pushed in between: look at what is there now, and run it again"
+            )),
+            error => error,
+        })
     }
 }
 
