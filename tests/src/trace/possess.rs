@@ -101,8 +101,9 @@ impl Possessed {
     /// What the kernel answers.
     pub fn open(&self, path: &str, flags: i32) -> Result<(), Errno> {
         let path = CString::new(path).expect("because no path has a zero").into_bytes_with_nul();
-        let opened = self
-            .call_with(libc::SYS_openat, &path, |at| [libc::AT_FDCWD as u64, at, u64::from(flags.cast_unsigned()), 0o600, 0, 0])?;
+        let opened = self.call_with(libc::SYS_openat, &path, |at| {
+            [i64::from(libc::AT_FDCWD).cast_unsigned(), at, u64::from(flags.cast_unsigned()), 0o600, 0, 0]
+        })?;
         self.call(libc::SYS_close, [opened, 0, 0, 0, 0, 0]).map(drop)
     }
 

@@ -145,8 +145,9 @@ impl Reach {
     fn artifacts(config: &CourierConfig) -> Self {
         let mut all = Self { ports: Some(BTreeSet::new()), ..Self::default() };
         for place in fetch::places(config) {
-            if let Ok(folder) = place.to_file_path() {
-                all.read.push(folder);
+            // Asked first: `https://localhost/` would be taken for a path as well.
+            if place.scheme() == "file" {
+                all.read.extend(place.to_file_path());
                 continue;
             }
             let one = Self::web(place.as_str(), config.source.proxy.as_deref());
@@ -318,15 +319,16 @@ mod tests {
         let config = sink(
             "[source]\nurl = 'https://git.example/x'\n[[sink]]\nname = 'a'\ntype = 'webhook'\nurl = 'https://10.0.0.1:8443/x'\n\
              [[sink]]\nname = 'b'\ntype = 'otlp'\nurl = 'https://otlp.example'\nproxy = 'proxy.example:3128'\n\
-             [[sink]]\nname = 'g'\ntype = 'git'\n[artifacts]\nallow = ['https://dl.example:9443/a/', 'file:///srv/files/']",
+             [[sink]]\nname = 'g'\ntype = 'git'\n[artifacts]\nallow = ['https://dl.example:9443/a/', 'file:///srv/files/', 'https://localhost:8443/']",
         );
         let of = |duty: &Duty| Reach::of(&config, duty).unwrap().ports.unwrap();
         let to = |name: &str| of(&Duty::Sink(name.to_owned()));
         assert_eq!(of(&Duty::Source), ports([53, 443]));
         assert_eq!((to("a"), to("b"), to("g")), (ports([8443]), ports([53, 3128]), ports([53, 443])));
         let artifacts = Reach::of(&config, &Duty::Artifacts).unwrap();
-        assert_eq!(artifacts.ports.unwrap(), ports([53, 443, 9443]));
+        assert_eq!(artifacts.ports.unwrap(), ports([53, 443, 8443, 9443]));
         assert!(artifacts.read.contains(&"/srv/files/".into()), "{:?}", artifacts.read);
+        assert!(!artifacts.read.contains(&"/".into()), "{:?}", artifacts.read);
         assert_eq!(to("who"), ports([]), "who does not exist reaches nothing");
         let mut here = config.clone();
         here.source.url = Location::parse("/srv/fleet.git").unwrap();
