@@ -2,6 +2,7 @@
 //! here is what needs many passes or an agent that is watched, quickly.
 
 mod artifacts;
+mod bundles;
 mod explain;
 mod keys;
 mod operator;

@@ -5,6 +5,7 @@
 //! The map is `agent/README.md`.
 
 pub mod apply;
+pub mod bundle;
 pub mod cli;
 pub mod config;
 pub mod courier;

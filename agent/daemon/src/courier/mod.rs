@@ -10,6 +10,7 @@
 mod client;
 mod deliver;
 mod fetch;
+mod gitbundle;
 mod http;
 mod local;
 mod meter;

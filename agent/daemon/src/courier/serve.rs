@@ -9,6 +9,7 @@ use gix_object::Kind;
 
 use super::deliver::Deliverer;
 use super::fetch::Fetcher;
+use super::gitbundle;
 use super::local::Local;
 use super::meter::Meter;
 use super::protocol::{COMFORTABLE_BODY, MAX_BODY, MAX_DELIVERY, MAX_IDS, Reply, Request, Traffic};
@@ -30,7 +31,7 @@ pub fn serve(stream: UnixStream, config: CourierConfig, cache: &Path) -> Result<
     answer(stream, &secrets(&config), |request, body| match request {
         Request::Deliver { sink, pieces } => Ok((desk.deliver(&sink, &pieces, &body), Vec::new())),
         _ if !body.is_empty() => Err(CourierError::Request("a body that nobody asked for").into()),
-        Request::Fetch { url, digest: _, part, from } => {
+        Request::Fetch { url, part, from } => {
             let fetcher = fetcher.get_or_insert_with(|| Fetcher::new(&config));
             fetcher.fetch(&url, part, from).map_err(Rc::new)
         }
@@ -112,6 +113,10 @@ impl Courier {
         config.source.check()?;
         let meter = Rc::new(Meter::new(config.source.idle_timeout, config.source.total_timeout));
         let place = match &config.source.url {
+            Location::Local(path) if gitbundle::is_bundle(path) => {
+                meter.begin(config.source.total_timeout);
+                Place::Local(Local::new(&gitbundle::repository(path, &config.cache, config.source.max_bytes, &meter)?))
+            }
             Location::Local(path) => Place::Local(Local::new(path)),
             _ => Place::Remote(Box::new(Remote::open(config, meter.clone())?)),
         };

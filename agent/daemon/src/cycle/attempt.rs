@@ -88,7 +88,7 @@ impl Cycle {
             return Ok((wanted, plan));
         }
         let begun = Instant::now();
-        self.machine.way = Some(self.way());
+        self.lead_way();
         let missing = self.pull(&plan).await;
         let unfetched = apply::fetch(&self.machine, &plan, &wanted.desired, &self.ledger, &mut self.store).await;
         let left = plan.steps.iter().filter_map(|step| match &step.action {
