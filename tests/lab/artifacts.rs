@@ -96,7 +96,7 @@ fn a_machine_that_reaches_nothing_is_brought_up_from_a_stick_with_program_and_im
     assert_eq!(applied.code, 2, "{applied}");
     assert!(runs(&m, 1));
     assert_eq!(m.sh("podman inspect systemd-web --format '{{.ImageDigest}}'"), digest);
-    eventually("the page is served", 10, || m.try_sh("curl -sf --max-time 2 http://localhost:8080/").code == 0);
+    eventually("the page is served", 10, || m.try_sh("curl -sf --max-time 2 http://localhost:8080/hostname").code == 0);
     assert_eq!(m.try_sh("trimtab bundle apply /root/plant.bundle").code, 0, "a second time there is nothing to do");
     assert_eq!(m.sh("ls -A /var/cache/trimtab | grep -c applying || true"), "0");
 
@@ -117,5 +117,6 @@ fn a_machine_that_reaches_nothing_is_brought_up_from_a_stick_with_program_and_im
     let forged = m.try_sh("trimtab bundle apply /root/forged.bundle");
     let have = m.try_sh(&format!("podman image exists localhost:5000/busybox@{digest}"));
     assert!(forged.code != 0 && have.code != 0, "{forged}{have}");
-    assert!(m.try_sh("curl -sf --max-time 2 http://localhost:8080/").code != 0);
+    assert!(forged.out.contains(&format!("image localhost:5000/busybox@{digest}")), "it was read, and its image refused\n{forged}");
+    assert!(m.try_sh("curl -sf --max-time 2 http://localhost:8080/hostname").code != 0);
 }

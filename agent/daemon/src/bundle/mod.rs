@@ -265,14 +265,12 @@ impl Opened {
 
     /// Copies the commits, as a plain git bundle.
     pub fn copy_repository(&self, to: &mut dyn Write) -> io::Result<()> {
-        match self.places.first() {
-            Some(_) => self.copy(0, to),
-            None => {
-                let mut file = self.file.try_clone()?;
-                file.seek(SeekFrom::Start(0))?;
-                io::copy(&mut file, to).map(drop)
-            }
+        if !self.places.is_empty() {
+            return self.copy(0, to);
         }
+        let mut file = self.file.try_clone()?;
+        file.seek(SeekFrom::Start(0))?;
+        io::copy(&mut file, to).map(drop)
     }
 
     /// The part with this name.

@@ -67,10 +67,10 @@ pub(super) fn repository(bundle: &Path, cache: &Path, limit: u64, meter: &Meter)
     let header = header(&mut from)
         .map_err(|why| CourierError::Bound(format!("{} is no bundle that can be used: {why}", bundle.display())))?;
     pack::index(&mut from, &objects, header.hash, MAX_OBJECTS, MAX_OBJECT, meter)?;
-    let mut references: Vec<String> = header.references.iter().map(|(id, name)| format!("{name} {id}")).collect();
-    references.sort();
-    let packed: String =
-        references.iter().filter_map(|line| line.split_once(' ')).map(|(name, id)| format!("{id} {name}\n")).collect();
+    let mut references = header.references;
+    references.sort_by(|one, other| one.1.cmp(&other.1));
+    let packed: Vec<String> = references.iter().map(|(id, name)| format!("{id} {name}\n")).collect();
+    let packed = packed.concat();
     let config = match header.hash {
         Hash::Sha1 => "[core]\n\trepositoryformatversion = 0\n\tbare = true\n",
         _ => "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectFormat = sha256\n",
@@ -149,7 +149,8 @@ mod tests {
         let sha256 = format!("# v3 git bundle\n@object-format=sha256\n{} refs/trimtab/production\n\n", "2".repeat(64));
         assert_eq!(header(&mut sha256.as_bytes()).unwrap().hash, Hash::Sha256);
         let long = format!("# v2 git bundle\n{id} refs/heads/{}\n\n", "x".repeat(5000));
-        let many = format!("# v2 git bundle\n{}\n", (0..5000).map(|n| format!("{id} refs/heads/{n}\n")).collect::<String>());
+        let many =
+            format!("# v2 git bundle\n{}\n", (0..5000).map(|n| format!("{id} refs/heads/{n}\n")).collect::<Vec<_>>().concat());
         for bad in [
             "",
             "# v4 git bundle\n\n",

@@ -170,7 +170,7 @@ fn apply(places: &Places, args: &ReadArgs) -> ExitCode {
             if pass.trust.verdict == "rewritten" {
                 let older =
                     "the bundle does not hold the commit that was accepted last: most likely it is an older one; take the newest";
-                pass.trust.message = older.to_owned();
+                older.clone_into(&mut pass.trust.message);
             }
             machine::answer(&pass, args.json)
         }
