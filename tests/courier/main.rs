@@ -4,9 +4,12 @@
 
 mod access;
 mod bombs;
+#[cfg(target_arch = "x86_64")]
+mod boundary;
 mod deliver;
 mod faults;
 mod fetching;
+mod hostile;
 mod process;
 mod push;
 mod ssh;

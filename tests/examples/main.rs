@@ -13,6 +13,7 @@ mod hostile;
 mod monitoring;
 mod properties;
 mod refusals;
+mod trust;
 mod units;
 
 use std::collections::BTreeMap;

@@ -142,6 +142,7 @@ fn quadlet_names_are_podman_s() {
         ("components/c/quadlet/map.yaml", ""),
         ("components/c/quadlet/h.container", "[Container]\nServiceName=other\nImage=localhost/a\n"),
         ("components/c/quadlet/h.container.d/10.conf", "[Container]\nServiceName=renamed\n"),
+        ("components/c/quadlet/i.container", "[Container]\nImage=e.image\n"),
         ("components/c/systemd/a.service.d/x.conf", "[Service]\nNice=1\n"),
         ("components/c/component.toml", "[[unit]]\nname = \"renamed.service\"\nactive = true\n"),
     ]);
@@ -156,6 +157,7 @@ fn quadlet_names_are_podman_s() {
             ("d-volume.service", None),
             ("e-image.service", None),
             ("g.service", None),
+            ("i.service", None),
             ("renamed.service", Some(true)),
         ]
     );
@@ -167,6 +169,13 @@ fn quadlet_names_are_podman_s() {
         ["/etc/containers/systemd/a.container", "/etc/systemd/system/a.service.d/x.conf"]
     );
     assert_eq!(unit(&desired, "a.service").after, ["a-build.service".parse().unwrap()].into());
+    let image = |name: &str| desired.image_of(&name.parse().unwrap());
+    assert_eq!(
+        (image("renamed.service"), image("a.service")),
+        (Some("localhost/a"), None),
+        "what a build makes is another each time"
+    );
+    assert_eq!((image("e-image.service"), image("i.service")), (Some("quay.io/e@sha256:0"), Some("quay.io/e@sha256:0")));
     // What is built here is not pulled.
     assert_eq!(desired.images.keys().collect::<Vec<_>>(), ["quay.io/e@sha256:0"]);
     let role = &desired.entries["/etc/containers/systemd/h.container.d/10.conf"].role;

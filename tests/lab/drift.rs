@@ -1,9 +1,10 @@
 //! What somebody changes by hand is put right.
 
-use trimtab_tests::lab::trimtab::{converge, enrol, refused, settled, start_agent, undone};
+use trimtab_tests::lab::trimtab::{converge, enrol, once_field, refused, settled, start_agent, undone};
 use trimtab_tests::lab::{self, Person, Watched, eventually};
 
 use crate::fleet;
+use crate::trial::status;
 
 #[test]
 fn spoiled_files_are_repaired_and_what_they_held_is_kept() {
@@ -165,4 +166,87 @@ fn keys_of_others_restart_nobody_and_outlive_repair_update_and_rollback() {
     m.sh("sed -i '/ExecStart/i Nice=7' /etc/systemd/system/one.service && systemctl daemon-reload");
     settled(&m);
     assert_eq!(m.sh("systemctl show -P Nice one; grep -c Nice /etc/systemd/system/one.service"), "7\n1");
+}
+
+/// The changes that the next pass would make: resource, cause and first property of each.
+fn planned(m: &lab::Machine) -> String {
+    let one = r#""\(.resource) \(.cause) \(.differs[0].property)""#;
+    m.try_sh(&format!("trimtab plan --offline --json | jq -r '[.changes[] | {one}] | join(\", \")'")).out
+}
+
+/// A container by a tag that runs, and one by a digest that does not: an image of the second is needed all the same.
+#[test]
+fn an_image_that_is_gone_and_a_container_of_another_one_are_drift() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    let ana = Person::new(&m, "ana");
+    fleet::assign(&ana, &["one", "web", "tool"]);
+    fleet::service(&ana, "one", "1");
+    let second = format!("localhost:5000/busybox@{}", m.read("/var/lib/lab/busybox-2"));
+    let serves =
+        "Exec=/bin/httpd -f -p 8080 -h /etc\nPublishPort=8080:8080\nStopTimeout=0\n[Install]\nWantedBy=multi-user.target\n";
+    ana.write("components/web/quadlet/web.container", &format!("[Container]\nImage=localhost:5000/busybox:1\n{serves}"));
+    ana.write("components/tool/quadlet/tool.container", &format!("[Container]\nImage={second}\n"));
+    ana.push("Two containers");
+    enrol(&m, &ana, "");
+    converge(&m);
+    settled(&m);
+    let answers = |version: &str| m.try_sh("curl -sf --max-time 2 http://localhost:8080/version").out == version;
+    let id = |name: &str| m.sh(&format!("podman image inspect --format '{{{{.Id}}}}' {name}"));
+    let ran = || m.sh("systemctl show -P InvocationID web");
+    eventually("it serves", 10, || answers("1"));
+
+    // One that nothing runs is removed.
+    m.sh(&format!("podman rmi {second}"));
+    assert_eq!(planned(&m), format!("image {second} drift missing"));
+    converge(&m);
+    m.sh(&format!("podman image exists {second}"));
+    settled(&m);
+
+    // The name is given to another image: nothing runs otherwise than before, until a person would restart it.
+    let (old, new, first) = (id("localhost:5000/busybox:1"), id(&second), ran());
+    assert_ne!(old, new);
+    m.sh("trimtab pin web --reason 'not now' --until 1h");
+    m.sh(&format!("podman tag {second} localhost:5000/busybox:1"));
+    assert_eq!(planned(&m), "unit web.service drift image");
+    assert_eq!(once_field(&m, ".outcome"), "paused");
+    assert!(ran() == first && answers("1"), "a pin is respected");
+    m.sh("trimtab unpin web");
+    let told = once_field(&m, ".changes[0].differs[0] | \"\\(.found) \\(.wanted)\"");
+    assert_eq!(told, format!("{} {}", &old[..12], &new[..12]));
+    eventually("it serves the other", 10, || answers("2"));
+    assert_ne!(ran(), first);
+    settled(&m);
+
+    // Podman fails: files are put right in the same pass, and nothing is told of images that nobody could look at.
+    m.sh("mv /usr/bin/podman /usr/bin/podman.away; printf '#!/bin/sh\nexit 125\n' > /usr/bin/podman; chmod 755 /usr/bin/podman");
+    m.sh("echo SETTING=mine > /etc/one.conf");
+    let said = refused(&m);
+    assert!(said.contains("could not list the images") && m.read("/etc/one.conf") == "SETTING=1", "{said}");
+    let counts = "#!/bin/sh\necho $1 >> /run/asked\nexec /usr/bin/podman.away \"$@\"\n";
+    m.write("/usr/bin/podman", counts);
+    m.sh("chmod 755 /usr/bin/podman");
+    settled(&m);
+
+    // The agent finds it at its next look, with no event to tell it, and asks Podman only when there may be something.
+    start_agent(&m);
+    eventually("the first pass", 20, || status(&m, ".lastPass.wake") == "timer");
+    let asked = || m.sh("grep -c images /run/asked");
+    let passes = || status(&m, ".lastPass.number").parse::<u64>().expect("because passes are numbered");
+    let (asked_before, number) = (asked(), passes());
+    eventually("four more passes", 20, || passes() > number + 3);
+    assert_eq!(asked(), asked_before, "nothing happened that it must ask for");
+    let found = || status(&m, ".counters.driftFound");
+    let before: u64 = found().parse().expect("because drifts are counted");
+    m.sh(&format!("podman tag {old} localhost:5000/busybox:1"));
+    eventually("it serves the first again", 20, || answers("1"));
+    m.sh(&format!("podman rmi {second}"));
+    eventually("it is pulled again", 20, || m.try_sh(&format!("podman image exists {second}")).code == 0);
+    eventually("it is calm", 20, || status(&m, "[.ready, .driftStanding]") == "[true,0]");
+    let number = passes();
+    eventually("three more passes", 20, || passes() > number + 2);
+    let told = m.sh("trimtab drift list");
+    assert_eq!(found(), (before + 2).to_string(), "each once:\n{told}");
+    assert_eq!(m.sh(&format!("trimtab explain '{second}' --json | jq -r '.drift[0].state'")), "repaired");
+    m.sh("podman rmi -f localhost:5000/busybox:1");
+    eventually("it serves again", 20, || answers("1"));
 }

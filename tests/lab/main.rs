@@ -5,6 +5,8 @@
 
 mod agent;
 mod artifacts;
+#[cfg(target_arch = "x86_64")]
+mod boundary;
 mod clock;
 mod confirm;
 mod contend;

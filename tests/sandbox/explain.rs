@@ -74,7 +74,12 @@ fn what_stands_is_told_as_standing_against_what_is_wanted() {
     sandbox.push();
     sandbox.once();
     fs::write(sandbox.root().join("etc/one.conf"), "by hand\n").unwrap();
-    assert_eq!(sandbox.once().outcome, Outcome::Drifted);
+    for _ in 0..3 {
+        assert_eq!(sandbox.once().outcome, Outcome::Drifted);
+    }
+    let counters = sandbox.status().unwrap().counters;
+    let found = counters.events.get("drift-found").copied();
+    assert_eq!((counters.drift_found, counters.drift_repaired, found), (1, 0, Some(1)), "each is counted once");
     let (_, text, _) = sandbox.said(&["drift", "list"]);
     assert!(text.contains("   1  file /etc/one.conf  seen ") && text.contains("stands, by unknown"), "{text}");
     assert!(text.contains("only reported, as the repository says"), "{text}");

@@ -3,12 +3,15 @@
 
 mod artifacts;
 mod bundles;
+mod desk;
 mod explain;
 mod keys;
 mod operator;
 mod past;
 mod policy;
+mod releases;
 mod reports;
+mod signing;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +42,11 @@ const FLEET: &str = "format = 1\n[[group]]\nname = \"all\"\nselect = \"*\"\ncomp
 
 impl Sandbox {
     fn new(settings: &str) -> Self {
-        let sandbox = Self { repo: Repo::new(), key: Key::new("person"), folder: tempfile::tempdir().unwrap() };
+        Self::of(Repo::new(), settings)
+    }
+
+    fn of(repo: Repo, settings: &str) -> Self {
+        let sandbox = Self { repo, key: Key::new("person"), folder: tempfile::tempdir().unwrap() };
         sandbox.repo.write("fleet.toml", FLEET);
         sandbox.repo.write("components/one/files/etc/one.conf", "one\n");
         sandbox.repo.write("components/two/files/etc/two.conf", "two\n");

@@ -3,6 +3,7 @@
 pub mod git;
 pub mod lab;
 pub mod receiver;
+pub mod release;
 pub mod server;
 pub mod sweep;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

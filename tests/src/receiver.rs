@@ -130,7 +130,10 @@ impl Drop for Receiver {
 impl Shared {
     fn new(tls: Option<Arc<ServerConfig>>, folder: Option<PathBuf>) -> Self {
         let (manner, taken) = (Mutex::default(), Mutex::default());
-        Self { tls, manner, taken, requests: AtomicU64::new(0), over: AtomicBool::new(false), folder }
+        // Started again, it goes on where it ended: what was taken before stays.
+        let kept = |folder: &PathBuf| std::fs::read_dir(folder).map_or(0, Iterator::count) as u64;
+        let requests = AtomicU64::new(folder.as_ref().map_or(0, kept) * 1000);
+        Self { tls, manner, taken, requests, over: AtomicBool::new(false), folder }
     }
 
     fn accept(self: Arc<Self>, listener: &TcpListener) {

@@ -96,6 +96,10 @@ pub enum Fault {
     OldProtocol,
     /// Answers each command with these bytes.
     Canned(Vec<u8>),
+    /// Answers each request with these bytes, head and all, and hangs up.
+    Raw(Vec<u8>),
+    /// Sends header fields for ever.
+    EndlessHead,
     /// Sends files whole, whatever part was asked for.
     NoRanges,
 }
@@ -422,7 +426,18 @@ impl Shared {
     }
 
     fn write(&self, to: &mut dyn Duplex, response: Response, fault: &Fault) -> io::Result<()> {
+        if let Fault::Raw(bytes) = fault {
+            to.write_all(bytes)?;
+            to.flush()?;
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         let mut head = format!("HTTP/1.1 {}\r\n", response.status);
+        if matches!(fault, Fault::EndlessHead) {
+            to.write_all(head.as_bytes())?;
+            while !self.over.load(Ordering::Relaxed) {
+                to.write_all(format!("X-Filler: {}\r\n", "x".repeat(1000)).as_bytes())?;
+            }
+        }
         for (name, value) in &response.headers {
             head.extend([name, ": ", value, "\r\n"]);
         }

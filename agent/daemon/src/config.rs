@@ -331,6 +331,11 @@ impl Places {
         self.root.join("etc/trimtab/trust.toml")
     }
 
+    /// The root file that release mode begins with, where one is pinned as a file.
+    pub fn root_toml(&self) -> PathBuf {
+        self.root.join("etc/trimtab/root.toml")
+    }
+
     /// The device's secret key.
     pub fn device_key(&self) -> PathBuf {
         self.root.join("etc/trimtab/device.key")

@@ -1,10 +1,11 @@
 //! trimtab: a pull-based GitOps agent for edge devices and bare VMs.
 //!
 //! The rooms, and who may import whom (only to the left; `tests/tidy` holds it):
-//! `model <- log, wire, durable, sinks <- host, courier, trust, store, render <- config, probe <- watch, outbox, endpoint <- apply <- cycle <- run <- cli <- main`.
+//! `model <- log, wire, durable, sinks <- host, courier, trust, store, render <- config, probe <- watch, outbox, endpoint, author <- apply <- cycle <- run <- cli <- main`.
 //! The map is `agent/README.md`.
 
 pub mod apply;
+pub mod author;
 pub mod bundle;
 pub mod cli;
 pub mod config;

@@ -163,8 +163,23 @@ fn stale(status: &Status, at: Moment) -> Told {
     if status.clock == Clock::Behind {
         return (Truth::Unknown, "ClockBehind", "the clock of this host is behind what it has seen".to_owned());
     }
-    if status.trust.expires.is_some_and(|expires| expires < at.now) {
-        return yes("Expired", "the source's last statement has run out; the host is held on the last good state");
+    let trust = &status.trust;
+    match trust.freshness.as_str() {
+        "expired" => return yes("Expired", "the source's last statement has run out; the host is held on the last good state"),
+        "withheld" => {
+            return yes("Withheld", "a newer release exists than the source serves; the host is held on the last good state");
+        }
+        // Where nothing says how fresh it is, what is known of its end does.
+        "" if trust.expires.is_some_and(|expires| expires < at.now) => {
+            return yes("Expired", "the source's last statement has run out; the host is held on the last good state");
+        }
+        _ => {}
+    }
+    if trust.state_lost {
+        return yes(
+            "MemoryLost",
+            "what this host had accepted is forgotten: whatever is above the floor in trust.toml counts as new",
+        );
     }
     let silent = at.now.saturating_sub(status.trust.last_contact.max(at.booted));
     if silent <= at.stale_after {

@@ -218,6 +218,10 @@ pub struct Unit {
     pub after: BTreeSet<UnitName>,
     /// The unit is made by Quadlet's generator: it cannot be enabled or disabled, its file can only be removed.
     pub generated: bool,
+    /// The image that its Quadlet file names. It says nothing that the definition does not say, and is no part of
+    /// [`Desired::digest`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// What is done about drift of it.
     #[serde(default, skip_serializing_if = "DriftPolicy::is_default")]
     pub drift: DriftPolicy,
@@ -236,7 +240,15 @@ impl Desired {
 
     /// The digest that names this rendering: the same for the same input, on any machine.
     pub fn digest(&self) -> Digest {
-        Digest::of(&serde_json::to_vec(self).expect("because plain data with string keys always serialises"))
+        let of =
+            |state: &Self| Digest::of(&serde_json::to_vec(state).expect("because plain data with string keys always serialises"));
+        if self.units.values().all(|unit| unit.image.is_none()) {
+            return of(self);
+        }
+        // An older trimtab did not write it down, and what it put in force or denied must be known again.
+        let mut older = self.clone();
+        older.units.values_mut().for_each(|unit| unit.image = None);
+        of(&older)
     }
 
     /// A digest of what this state means for the host, and of nothing else: a comment that moves a line in the repository changes an
@@ -253,6 +265,15 @@ impl Desired {
         // The same bytes from elsewhere are the same file.
         bare.entries.values_mut().for_each(|entry| entry.artifact = None);
         bare.digest()
+    }
+
+    /// The image that a unit's container runs, as its Quadlet file names it.
+    pub fn image_of(&self, unit: &UnitName) -> Option<&str> {
+        let unit = self.units.get(unit)?;
+        // A state that an older trimtab put in force does not say it; there it is the image that came with the unit's own file.
+        let same = |origin: &Origin| (&origin.component, &origin.file) == (&unit.origin.component, &unit.origin.file);
+        let came = || self.images.iter().find(|(_, origin)| unit.generated && same(origin)).map(|(image, _)| image.as_str());
+        unit.image.as_deref().or_else(came)
     }
 
     /// Everything whose change means that `unit` runs with old input, as one digest; recorded when the unit is (re)started.

@@ -41,7 +41,7 @@ pub struct Point {
 }
 
 /// Name, kind and help of every family, in the order in which they are told.
-const TABLE: [(&str, Kind, &str); 41] = [
+const TABLE: [(&str, Kind, &str); 46] = [
     ("trimtab_build_info", Kind::Info, "Version of the agent."),
     ("trimtab_ready", Kind::Gauge, "1 when the host is as the newest accepted revision wants it and nobody holds anything back."),
     ("trimtab_condition", Kind::Gauge, "The conditions of the host: 1 for the status that each has."),
@@ -61,6 +61,11 @@ const TABLE: [(&str, Kind, &str); 41] = [
     ("trimtab_last_pass_timestamp_seconds", Kind::Gauge, "When the last pass began."),
     ("trimtab_last_pass_duration_seconds", Kind::Gauge, "How long the last pass took."),
     ("trimtab_statement_expires_timestamp_seconds", Kind::Gauge, "When the source's last statement runs out."),
+    ("trimtab_trust_epoch", Kind::Gauge, "The epoch of the newest accepted release, in release mode."),
+    ("trimtab_trust_sequence", Kind::Gauge, "Its sequence in that epoch."),
+    ("trimtab_trust_root_version", Kind::Gauge, "The version of the root whose keys count, where a root is pinned."),
+    ("trimtab_trust_freshness", Kind::Gauge, "1 for how fresh the newest accepted release is, 0 for the others."),
+    ("trimtab_trust_state_lost", Kind::Gauge, "1 while what was remembered of accepted releases is lost."),
     ("trimtab_clock_synchronised", Kind::Gauge, "1 when the kernel says that something keeps the clock in step."),
     ("trimtab_managed_resources", Kind::Gauge, "How many resources are managed."),
     ("trimtab_units", Kind::Gauge, "How the managed units are."),
@@ -100,6 +105,9 @@ pub const NAMES: [&str; TABLE.len()] = {
     names
 };
 
+/// What [`crate::status::TrustStatus::freshness`] may say.
+const FRESHNESS: [&str; 4] = ["fresh", "expired", "unknown", "withheld"];
+
 /// The metrics of a host, in the order of [`NAMES`], without families that have nothing to tell.
 pub fn metrics(status: &Status) -> Vec<Metric> {
     let families = TABLE.iter().map(|(name, kind, help)| Metric { name, help, kind: *kind, points: points(name, status) });
@@ -132,6 +140,14 @@ fn points(name: &str, status: &Status) -> Vec<Point> {
         "trimtab_last_pass_timestamp_seconds" => pass.map_or_else(Vec::new, |pass| one(whole(pass.started))),
         "trimtab_last_pass_duration_seconds" => pass.map_or_else(Vec::new, |pass| one(whole(pass.duration_ms) / 1000.0)),
         "trimtab_statement_expires_timestamp_seconds" => known(trust.expires.unwrap_or(0)),
+        "trimtab_trust_epoch" => known(trust.epoch.unwrap_or(0)),
+        "trimtab_trust_sequence" => known(trust.sequence.unwrap_or(0)),
+        "trimtab_trust_root_version" => known(trust.root_version.unwrap_or(0)),
+        "trimtab_trust_freshness" if trust.freshness.is_empty() => Vec::new(),
+        "trimtab_trust_freshness" => {
+            FRESHNESS.iter().map(|word| labelled("freshness", word, flag(*word == trust.freshness))).collect()
+        }
+        "trimtab_trust_state_lost" => one(flag(trust.state_lost)),
         "trimtab_clock_synchronised" => match status.clock {
             Clock::Unknown => Vec::new(),
             clock => one(flag(clock == Clock::Synchronised)),

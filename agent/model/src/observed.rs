@@ -17,6 +17,10 @@ pub struct Observed {
     pub units: BTreeMap<UnitName, UnitFound>,
     /// Which of the wanted images are in local storage.
     pub images: BTreeSet<String>,
+    /// The images that were there: those of the state in force, where that was once whole and healthy.
+    pub had: BTreeSet<String>,
+    /// Of what image the container of a running unit is, where the unit names one that is in local storage.
+    pub containers: BTreeMap<UnitName, Running>,
     /// Which of the wanted artifacts' contents are in the store.
     pub contents: BTreeSet<Digest>,
     /// Accounts by name, for the owners that are wanted; `None`: there is no such account (yet).
@@ -35,6 +39,15 @@ pub struct Observed {
     pub purge: Purge,
     /// What a person pinned, as [`Change::resource`](crate::plan::Change::resource) writes it: nothing of it is touched.
     pub pinned: BTreeSet<String>,
+}
+
+/// Of what image a container is, and of what image it would be if it were started now; by Podman's ids of images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// The image that it was made from.
+    pub runs: String,
+    /// The image that the declared name means in local storage.
+    pub means: String,
 }
 
 /// Whether a plan takes away what nobody declared.
@@ -163,6 +176,8 @@ pub struct UnitFound {
     pub needs_reload: bool,
     /// Whether the unit accepts a reload.
     pub can_reload: bool,
+    /// Which start of it this is (systemd's `InvocationID`); empty before the first.
+    pub invocation: String,
 }
 
 impl Found {

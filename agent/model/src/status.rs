@@ -181,7 +181,10 @@ pub struct TrustStatus {
     pub signer: String,
     /// What trust last said, as in [`crate::report::TrustReport::verdict`].
     pub verdict: String,
-    /// Its channel and sequence, in release mode.
+    /// The epoch of the newest accepted release, in release mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// Its sequence, in release mode.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sequence: Option<u64>,
     /// The newest accepted revision.
@@ -193,6 +196,15 @@ pub struct TrustStatus {
     /// When a statement of the source runs out, seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
+    /// Whether the newest accepted release still counts as the newest: `fresh`, `expired`, `unknown` (the clock cannot tell), or `withheld` (a newer
+    /// one exists and is not served). Empty in commit mode.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub freshness: String,
+    /// The version of the root whose keys count, where a root is pinned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root_version: Option<u64>,
+    /// What was remembered of accepted releases was lost; the floor in trust.toml counts instead.
+    pub state_lost: bool,
 }
 
 /// How far the clock can be believed.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args as ClapArgs;
 use trimtab_model::names::HostName;
 
-use super::{complain, fail, say};
+use super::{complain, enrol, fail, say};
 use crate::config::{Places, Settings};
 use crate::outbox::DeviceKey;
 use crate::trust::keys::TrustConfig;
@@ -17,12 +17,18 @@ pub(super) struct Args {
     /// The fleet repository: https://, ssh://, file:// or a path.
     #[arg(long)]
     url: String,
-    /// A public key that may sign: a file such as ~/.ssh/id_ed25519.pub, or the key itself. May be given several times.
-    #[arg(long = "key", required = true, value_name = "FILE|KEY")]
+    /// What is followed: the signed commits of a branch, or the signed releases of a channel.
+    #[arg(long, value_enum, default_value_t = Mode::Commit)]
+    mode: Mode,
+    /// Commit mode: a public key that may sign, a file such as ~/.ssh/id_ed25519.pub, or the key itself; with `cert-authority` before it, one whose
+    /// certificates may. May be given several times.
+    #[arg(long = "key", value_name = "FILE|KEY", required_if_eq("mode", "commit"), conflicts_with_all = ["root_file", "root_digest", "tofu", "channel"])]
     keys: Vec<String>,
-    /// The branch to follow.
+    /// Commit mode: the branch to follow.
     #[arg(long, default_value = "main")]
     branch: String,
+    #[command(flatten)]
+    pin: enrol::Pin,
     /// The certificate authority of the server, if it is not one of the system's.
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
@@ -46,6 +52,13 @@ pub(super) struct Args {
     force: bool,
 }
 
+/// `--mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Mode {
+    Commit,
+    Release,
+}
+
 pub(super) fn run(places: &Places, args: &Args) -> ExitCode {
     let keys: Result<Vec<String>, String> = args.keys.iter().map(|key| read_key(key)).collect();
     let keys = match keys {
@@ -66,13 +79,25 @@ pub(super) fn run(places: &Places, args: &Args) -> ExitCode {
         complain("--url: http:// is refused: use https://, or add --allow-http and accept that others can read along");
         return ExitCode::from(64);
     }
-    let (agent_text, trust_text) = (agent_toml(args, ca_file.as_deref()), trust_toml(&args.branch, &keys));
+    let agent_text = agent_toml(args, ca_file.as_deref());
+    let (trust_text, root) = match args.mode {
+        Mode::Commit => (trust_toml(&args.branch, &keys), None),
+        Mode::Release => match args.pin.settle(&agent_text) {
+            Ok(enrolled) => (enrolled.trust, enrolled.root),
+            Err(error) => return fail(&error, 1),
+        },
+    };
     // What is written must be what the agent will accept.
     if let Err(message) = Settings::check(&agent_text) {
         complain(&message);
         return ExitCode::from(64);
     }
-    let trust = match TrustConfig::parse("trust.toml", &trust_text) {
+    let trust = TrustConfig::parse("trust.toml", &trust_text);
+    let trust = match (trust, &root) {
+        (Ok(trust), Some(root)) => trust.with_root("root.toml", root),
+        (trust, _) => trust,
+    };
+    let trust = match trust {
         Ok(trust) => trust,
         Err(findings) => {
             complain(&findings.draw(false));
@@ -86,7 +111,10 @@ pub(super) fn run(places: &Places, args: &Args) -> ExitCode {
         complain(&format!("{} exists: this host is enrolled already; --force replaces the enrolment", existing.display()));
         return ExitCode::FAILURE;
     }
-    for (path, text) in [(&agent_path, &agent_text), (&trust_path, &trust_text)] {
+    let root_path = places.root_toml();
+    // What trust.toml names lies there before it does.
+    let root = root.as_ref().map(|text| (&root_path, text));
+    for (path, text) in root.into_iter().chain([(&agent_path, &agent_text), (&trust_path, &trust_text)]) {
         if let Err(error) = write(path, text) {
             return fail(&error, 1);
         }
@@ -99,17 +127,10 @@ pub(super) fn run(places: &Places, args: &Args) -> ExitCode {
 }
 
 fn explain(places: &Places, args: &Args, trust: &TrustConfig, device: &DeviceKey) -> String {
-    let mut text = format!(
-        "Enrolled. This host will follow branch {} of\n  {}\nand converge to nothing but commits signed by:\n",
-        args.branch, args.url
-    );
-    for key in trust.keys() {
-        text.push_str(&format!("  {}  {}\n", key.key.fingerprint(), key.comment));
-    }
-    text.push_str(
-        "A commit must descend from the last one accepted. Commit mode has no expiry and no branch binding:\n\
-         any descendant that one of these keys signed can be served as this branch.\n",
-    );
+    let mut text = match args.mode {
+        Mode::Release => args.pin.explain(&args.url, trust),
+        Mode::Commit => by_commit(args, trust),
+    };
     text.push_str(&format!("Written: {} and {}\n", places.agent_toml().display(), places.trust_toml().display()));
     let (name, public) = (device.device(), device.public());
     text.push_str(&format!("Device:  {name}; its reports are checked with `minisign -V -P {public}`\n"));
@@ -119,6 +140,25 @@ fn explain(places: &Places, args: &Args, trust: &TrustConfig, device: &DeviceKey
     }
     text.push_str("Next:    trimtab plan                       (what would change)\n");
     text.push_str("         systemctl enable --now trimtab     (let it)\n");
+    text
+}
+
+fn by_commit(args: &Args, trust: &TrustConfig) -> String {
+    let mut text = format!(
+        "Enrolled. This host will follow branch {} of\n  {}\nand converge to nothing but commits signed by:\n",
+        args.branch, args.url
+    );
+    for key in trust.keys() {
+        text.push_str(&format!("  {}  {}\n", key.key.fingerprint(), key.comment));
+    }
+    for authority in &trust.signers().authorities {
+        let who = authority.principals.as_ref().map_or_else(|| "anybody".to_owned(), |names| names.join(", "));
+        text.push_str(&format!("  {who} with a certificate by {}  {}\n", authority.key.fingerprint(), authority.comment));
+    }
+    text.push_str(
+        "A commit must descend from the last one accepted. Commit mode has no expiry and no branch binding:\n\
+         any descendant that one of these keys signed can be served as this branch.\n",
+    );
     text
 }
 
@@ -133,7 +173,8 @@ fn certificate(given: &Path) -> Result<PathBuf, String> {
 /// The public key itself, from a file or as it stands.
 fn read_key(given: &str) -> Result<String, String> {
     let is_key = |text: &str| {
-        text.split(' ').next().is_some_and(|kind| kind.starts_with("ssh-") || kind.starts_with("ecdsa-") || kind.starts_with("sk-"))
+        let kinds = ["ssh-", "ecdsa-", "sk-", "cert-authority", "principals="];
+        text.split(' ').next().is_some_and(|first| kinds.iter().any(|kind| first.starts_with(kind)))
     };
     if is_key(given) && given.contains(' ') {
         return Ok(given.trim().to_owned());
@@ -150,7 +191,7 @@ fn read_key(given: &str) -> Result<String, String> {
     }
 }
 
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     // JSON's strings are TOML's basic strings.
     serde_json::to_string(text).expect("because a string always serialises")
 }

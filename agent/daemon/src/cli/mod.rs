@@ -19,6 +19,7 @@ mod bundle;
 mod demo;
 mod drift;
 mod endpoint;
+mod enrol;
 mod explain;
 mod follow;
 mod hold;
@@ -27,10 +28,13 @@ mod machine;
 mod own;
 mod past;
 mod probe;
+mod release;
 mod reports;
 mod repository;
 mod status;
+mod trust;
 mod uninstall;
+mod verify;
 
 /// Pull-based GitOps agent for edge devices and bare VMs, without Kubernetes.
 #[derive(Debug, Parser)]
@@ -52,7 +56,7 @@ enum Command {
     Demo(demo::Args),
     /// Enrol this host: write /etc/trimtab/agent.toml and trust.toml from a URL and a public key.
     #[command(
-        after_help = "Example:\n  trimtab init --url https://git.example.org/fleet.git --key ~/.ssh/id_ed25519.pub --label role=kiosk"
+        after_help = "Example:\n  trimtab init --url https://git.example.org/fleet.git --key ~/.ssh/id_ed25519.pub --label role=kiosk\n  trimtab init --url https://git.example.org/fleet.git --mode release --channel production --root-digest sha256:…"
     )]
     Init(init::Args),
     /// Run the agent: poll, prove, converge, repair, until it is told to stop.
@@ -135,6 +139,21 @@ enum Command {
     /// Render one host from a fleet repository, exactly as the device would.
     #[command(after_help = "Example:\n  trimtab render . --host kiosk-1 --labels role=kiosk,site=lyon --out /tmp/kiosk-1")]
     Render(repository::RenderArgs),
+    /// Release a commit to a channel: make the statement, show what each host and group would get, sign it, add a signature to somebody else's,
+    /// push it. What hosts would refuse is never published.
+    #[command(
+        after_help = "Example:\n  trimtab release production --push\n  trimtab release production --countersign --push\n  trimtab release production --rollback-to HEAD~1 --sign minisign:safe.key"
+    )]
+    Release(Box<release::ReleaseArgs>),
+    /// The root files: which keys may release, and how many of them it takes.
+    #[command(after_help = "Example:\n  trimtab trust init --key ann=~/.ssh/id_ed25519.pub\n  trimtab trust show")]
+    Trust(Box<trust::TrustArgs>),
+    /// What a host would say of a repository, and why, step by step: each rule, what it expected, what it found. Exit 0 when a host would take
+    /// it, 3 when not, 1 when it could not be looked at.
+    #[command(
+        after_help = "Example:\n  trimtab verify https://git.example.org/fleet.git --channel production --root-digest sha256:…\n  trimtab verify . --trust trust.toml --json | jq .verdict"
+    )]
+    Verify(Box<verify::VerifyArgs>),
     /// The facts of this host as JSON, as templates see them; `render --facts` takes them elsewhere.
     #[command(after_help = "Example:\n  trimtab facts > facts.json && trimtab render . --host kiosk-1 --facts facts.json")]
     Facts,
@@ -168,6 +187,9 @@ enum Command {
 impl Command {
     /// Whether it looks at the whole machine, at what only root may see, or changes something.
     fn is_for_root(&self) -> bool {
+        if let Command::Trust(args) = self {
+            return args.is_for_root();
+        }
         !matches!(
             self,
             Command::Demo(_)
@@ -175,6 +197,8 @@ impl Command {
                 | Command::Validate(_)
                 | Command::Render(_)
                 | Command::Facts
+                | Command::Release(_)
+                | Command::Verify(_)
                 | Command::Version(_)
                 | Command::Bundle(bundle::Args { command: bundle::Command::Create(_) | bundle::Command::Show(_) })
                 | Command::Courier { .. }
@@ -232,6 +256,9 @@ pub fn main() -> ExitCode {
         Command::Reports(args) => reports::run(&places, &args),
         Command::Validate(args) => repository::validate(&args),
         Command::Render(args) => repository::render(&args),
+        Command::Release(args) => release::run(&args),
+        Command::Verify(args) => verify::run(&places, &args),
+        Command::Trust(args) => trust::run(&places, &args),
         Command::Facts => machine::facts(&places),
         Command::Version(json) => version(json),
         Command::Courier { config, cache } => crate::courier::run_as_process(&config, &cache.unwrap_or_else(|| places.cache())),

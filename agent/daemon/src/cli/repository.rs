@@ -55,7 +55,7 @@ pub(super) fn label(text: &str) -> Result<(String, String), String> {
 }
 
 /// Says what is wrong, with carets, and how many.
-fn refuse(findings: &Findings, json: bool) -> ExitCode {
+pub(super) fn refuse(findings: &Findings, json: bool) -> ExitCode {
     if json {
         print_json(&serde_json::json!({ "ok": false, "findings": findings }));
     } else {

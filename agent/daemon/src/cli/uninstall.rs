@@ -219,7 +219,7 @@ fn memory(places: &Places) -> [PathBuf; 4] {
 
 fn enrolment(places: &Places) -> Vec<PathBuf> {
     let folder = places.agent_toml().parent().map(PathBuf::from);
-    let files = [places.agent_toml(), places.trust_toml(), places.device_key(), places.device_pub()];
+    let files = [places.agent_toml(), places.trust_toml(), places.root_toml(), places.device_key(), places.device_pub()];
     files.into_iter().filter(|file| file.exists()).chain(folder).collect()
 }
 
@@ -235,7 +235,7 @@ fn forget(places: &Places, purge: bool) -> Vec<String> {
         told(folder, ended);
     }
     if purge {
-        for file in [places.agent_toml(), places.trust_toml(), places.device_key(), places.device_pub()] {
+        for file in [places.agent_toml(), places.trust_toml(), places.root_toml(), places.device_key(), places.device_pub()] {
             let ended = std::fs::remove_file(&file);
             told(file, ended);
         }

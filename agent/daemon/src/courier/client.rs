@@ -17,7 +17,7 @@ use gix_hash::ObjectId;
 
 use trimtab_model::outbound::Signed;
 
-use super::protocol::{Class, MAX_BODY, MAX_IDS, MAX_PIECE, Part, Piece, Reply, Request, Traffic};
+use super::protocol::{COMFORTABLE_BODY, Class, MAX_BODY, MAX_IDS, MAX_PIECE, Part, Piece, Reply, Request, Traffic};
 use crate::wire::{self, ObjectError, ObjectKind, ObjectSource, WireError};
 
 const COURIER: &str = "courier";
@@ -326,6 +326,10 @@ impl ObjectSource for Client {
         }
         Ok(found)
     }
+
+    fn some(&mut self, kind: ObjectKind, ids: &[ObjectId], limit: u64) -> Result<Vec<Vec<u8>>, ObjectError> {
+        self.part(kind, &ids[..ids.len().min(MAX_IDS)], limit.min(MAX_BODY))
+    }
 }
 
 /// The cache's folder as systemd makes it (`CacheDirectory=`): the courier's own, in a folder that is root's. One that is there is left as it is.
@@ -347,6 +351,12 @@ fn unavailable(error: ClientError) -> ObjectError {
 /// Cuts the body into objects; `None` if the sizes are a lie.
 fn split(sizes: &[u64], body: Vec<u8>, asked: usize, limit: u64) -> Option<Vec<Vec<u8>>> {
     if sizes.is_empty() || sizes.len() > asked || sizes.iter().any(|size| *size > limit) {
+        return None;
+    }
+    // An honest courier breaks off only where it has brought a good deal, or the next one may not fit: one by one, each just in time, would
+    // never end.
+    let little = (body.len() as u64) < COMFORTABLE_BODY && limit <= MAX_BODY - COMFORTABLE_BODY;
+    if sizes.len() < asked && little {
         return None;
     }
     let total = sizes.iter().try_fold(0u64, |sum, size| sum.checked_add(*size))?;

@@ -93,11 +93,6 @@ impl Artifacts {
         }
         Ok(())
     }
-
-    /// Ports that a courier may have to reach for them.
-    pub fn ports(&self) -> impl Iterator<Item = u16> + '_ {
-        self.allow.iter().filter_map(|allowed| allowed.0.port_or_known_default())
-    }
 }
 
 /// All that lies on the source's own server; beside a source that is a folder or a file of this machine, what lies beside it.
@@ -114,6 +109,11 @@ fn own(source: &SourceConfig) -> Option<Allowed> {
         }
         Location::Local(path) => Url::from_directory_path(path.parent()?).ok().map(Allowed),
     }
+}
+
+/// All places that artifacts may come from: servers, and folders of this machine.
+pub(super) fn places(config: &CourierConfig) -> Vec<Url> {
+    own(&config.source).iter().chain(&config.artifacts.allow).map(|allowed| allowed.0.clone()).collect()
 }
 
 /// Fetches for one connection of the agent.
@@ -147,6 +147,13 @@ impl Fetcher {
         let meter = Rc::new(Meter::new(config.source.idle_timeout, config.source.total_timeout));
         let (source, artifacts) = (config.source.clone(), config.artifacts.clone());
         Self { own: own(&source), source, artifacts, meter, known: None, strange: None, running: None }
+    }
+
+    /// Reads all that a fetch takes from the disk beside the files themselves; nothing goes over the network yet.
+    pub(super) fn prepare(&mut self) -> Result<(), CourierError> {
+        let is_web = |allowed: &Allowed| allowed.0.scheme() != "file";
+        let wanted = [(true, self.own.iter().any(is_web)), (false, self.artifacts.allow.iter().any(is_web))];
+        wanted.into_iter().filter(|(_, wanted)| *wanted).try_for_each(|(is_own, _)| self.web(is_own).map(drop))
     }
 
     /// The next bytes of a file from `from` on. Asked again for where the last piece ended, it goes on with the same answer of the server.

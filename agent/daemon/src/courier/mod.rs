@@ -8,6 +8,7 @@
 //! Limits: one source per process; HTTP/1.1; no submodules, no bundle URIs, no redirects.
 
 mod client;
+mod confine;
 mod deliver;
 mod fetch;
 mod gitbundle;
@@ -19,6 +20,7 @@ mod pack;
 mod process;
 pub mod protocol;
 mod push;
+mod reach;
 mod remote;
 mod serve;
 mod session;
@@ -33,11 +35,13 @@ use std::path::{Path, PathBuf};
 pub use gix_hash::ObjectId;
 
 pub use self::client::{Client, ClientError, Delivery, Polled};
+pub use self::confine::{Wall, confine, confine_to};
 pub use self::fetch::Artifacts;
 pub use self::meter::LinkError;
 pub use self::process::{run_as_process, source_of};
 pub use self::protocol::{Class, Part, Traffic};
 pub use self::push::push_status;
+pub use self::reach::{Duty, Reach};
 pub use self::serve::serve;
 pub use self::source::{Location, SourceConfig, SourceError};
 pub use self::way::Way;
@@ -191,6 +195,9 @@ pub enum CourierError {
     /// Somebody started it by hand.
     #[error("the courier's standard input must be the socket of an agent; systemd or the agent starts it, nobody else need")]
     NoSocket(#[source] io::Error),
+    /// One life is for one thing.
+    #[error("this courier was started for {0} and is confined to that; another is needed")]
+    Taken(Duty),
     /// The agent asked something that makes no sense.
     #[error("the request makes no sense: {0}")]
     Request(&'static str),
@@ -222,7 +229,9 @@ impl CourierError {
             | Self::Declined { .. } => Class::Configuration,
             Self::Missing(_) | Self::Bound(_) | Self::Costly(_) | Self::Pack(_) => Class::Hold,
             Self::Link(link) => link.class(),
-            Self::Runtime(_) | Self::Refused { .. } | Self::Cache { .. } | Self::Request(_) | Self::Wire(_) => Class::Retry,
+            Self::Runtime(_) | Self::Refused { .. } | Self::Cache { .. } | Self::Taken(_) | Self::Request(_) | Self::Wire(_) => {
+                Class::Retry
+            }
         }
     }
 }
@@ -240,4 +249,12 @@ fn secret(named: &Path) -> Result<String, CourierError> {
     std::fs::File::open(&path).and_then(|file| file.take(64 << 10).read_to_end(&mut bytes)).map_err(wrong)?;
     let text = String::from_utf8(bytes).ok().map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
     text.filter(|text| !text.is_empty() && !text.chars().any(char::is_control)).ok_or(CourierError::SecretText { path })
+}
+
+/// To the courier's own journal, as a warning: what has no place in a reply.
+#[allow(clippy::print_stderr)]
+fn remark(text: &str) {
+    // The journal takes the level from the line; a terminal would only show it.
+    let level = if std::env::var_os("JOURNAL_STREAM").is_some() { "<4>" } else { "" };
+    eprintln!("{level}trimtab courier: {text}");
 }

@@ -10,8 +10,10 @@ use std::process::ExitCode;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 
-use super::serve::{refuse, serve};
-use super::{Artifacts, CourierConfig, CourierError, SourceConfig, chain};
+use super::confine::{Wall, confine};
+use super::reach::Duty;
+use super::serve::{refuse, serve_behind};
+use super::{Artifacts, CourierConfig, CourierError, SourceConfig, chain, remark};
 use crate::sinks::SinkConfig;
 
 /// The most memory, mapped files included.
@@ -29,7 +31,8 @@ pub fn run_as_process(config: &Path, cache: &Path) -> ExitCode {
         stream.local_addr().map_err(CourierError::NoSocket)?;
         match config_of(config) {
             Ok((source, sinks, artifacts)) => {
-                serve(stream, CourierConfig { source, sinks, artifacts, cache: cache.to_owned() }, cache)
+                let config = CourierConfig { source, sinks, artifacts, cache: cache.to_owned() };
+                serve_behind(stream, config, cache, confine_self)
             }
             Err(error) => refuse(stream, error),
         }
@@ -38,12 +41,27 @@ pub fn run_as_process(config: &Path, cache: &Path) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The journal gets it: nobody may be left at the other end of the socket.
-            #[allow(clippy::print_stderr)]
-            {
-                eprintln!("trimtab courier: {}", chain(&error));
-            }
+            remark(&chain(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Puts up the wall for this life. Where there is none it goes on without: systemd's stands all the same, and a device that no longer
+/// follows its repository would be the greater harm.
+#[allow(clippy::print_stderr)]
+fn confine_self(config: &CourierConfig, duty: &Duty) {
+    let (level, told) = match confine(config, duty) {
+        Wall::Whole => return,
+        Wall::Partial => ("<7>", "this kernel's Landlock does not know all that the courier wants taken".to_owned()),
+        Wall::Missing => {
+            ("<7>", "there is no Landlock here (Linux 5.19 and newer have it, if nothing keeps it away); systemd's directives alone confine the courier".to_owned())
+        }
+        Wall::Not(why) => ("<7>", format!("Landlock does not confine the courier for {duty}: {why}")),
+    };
+    // For who looks for it in the journal; on a terminal it would be told with each poll.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        eprintln!("{level}trimtab courier: {told}");
     }
 }
 

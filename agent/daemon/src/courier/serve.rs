@@ -1,7 +1,7 @@
 //! The courier's loop: one request, one reply, until the agent hangs up.
 
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use gix_hash::ObjectId;
@@ -13,6 +13,7 @@ use super::gitbundle;
 use super::local::Local;
 use super::meter::Meter;
 use super::protocol::{COMFORTABLE_BODY, MAX_BODY, MAX_DELIVERY, MAX_IDS, Reply, Request, Traffic};
+use super::reach::Duty;
 use super::remote::{Held, Remote};
 use super::session::Pointer;
 use super::source::Location;
@@ -23,26 +24,71 @@ const AGENT: &str = "agent";
 
 /// Answers requests on `stream` until its other end is closed. A source that cannot be used is told to whoever asks.
 pub fn serve(stream: UnixStream, config: CourierConfig, cache: &Path) -> Result<(), CourierError> {
+    serve_behind(stream, config, cache, |_, _| {})
+}
+
+/// As [`serve`]; `wall` is called once, when it is known what this life is for and everything for it has been read from the disk. From then on
+/// requests for anything else are refused.
+pub(super) fn serve_behind(
+    stream: UnixStream,
+    config: CourierConfig,
+    cache: &Path,
+    wall: impl Fn(&CourierConfig, &Duty),
+) -> Result<(), CourierError> {
     let config = CourierConfig { cache: cache.to_owned(), ..config };
     let mut desk = Deliverer::new(&config, secrets(&config));
     // Who only delivers needs no source: it may be the source that is down.
     let mut courier = None;
     let mut fetcher = None;
-    answer(stream, &secrets(&config), |request, body| match request {
-        Request::Deliver { sink, pieces } => Ok((desk.deliver(&sink, &pieces, &body), Vec::new())),
-        _ if !body.is_empty() => Err(CourierError::Request("a body that nobody asked for").into()),
-        Request::Fetch { url, part, from } => {
-            let fetcher = fetcher.get_or_insert_with(|| Fetcher::new(&config));
-            fetcher.fetch(&url, part, from).map_err(Rc::new)
+    let mut confined: Option<Duty> = None;
+    answer(stream, &secrets(&config), |request, body| {
+        let duty = Duty::of(&request);
+        if let Some(only) = confined.as_ref().filter(|only| **only != duty) {
+            return Err(CourierError::Taken(only.clone()).into());
         }
-        request => match courier.get_or_insert_with(|| Courier::open(&config).map_err(Rc::new)) {
-            Ok(courier) => courier.reply(request).map_err(Rc::new),
-            Err(error) => Err(error.clone()),
-        },
+        let mut raise = || {
+            if confined.is_none() {
+                wall(&config, &duty);
+                confined = Some(duty.clone());
+            }
+        };
+        match request {
+            Request::Deliver { sink, pieces } => {
+                if let Err(refusal) = desk.prepare(&sink) {
+                    return Ok((refusal, Vec::new()));
+                }
+                raise();
+                Ok((desk.deliver(&sink, &pieces, &body), Vec::new()))
+            }
+            _ if !body.is_empty() => Err(CourierError::Request("a body that nobody asked for").into()),
+            Request::Fetch { url, part, from } => {
+                let fetcher = fetcher.get_or_insert_with(|| Fetcher::new(&config));
+                fetcher.prepare().map_err(Rc::new)?;
+                raise();
+                fetcher.fetch(&url, part, from).map_err(Rc::new)
+            }
+            request => match courier.get_or_insert_with(|| Courier::open(&config).map_err(Rc::new)) {
+                Ok(courier) => {
+                    raise();
+                    courier.reply(request).map_err(Rc::new)
+                }
+                Err(error) => Err(error.clone()),
+            },
+        }
     })?;
     match courier {
         Some(Ok(Courier { place: Place::Remote(mut remote), .. })) => remote.tidy(),
         _ => Ok(()),
+    }
+}
+
+impl Duty {
+    fn of(request: &Request) -> Self {
+        match request {
+            Request::Deliver { sink, .. } => Self::Sink(sink.clone()),
+            Request::Fetch { .. } => Self::Artifacts,
+            Request::Poll { .. } | Request::Advance { .. } | Request::Objects { .. } => Self::Source,
+        }
     }
 }
 
@@ -102,6 +148,8 @@ enum Place {
 
 struct Courier {
     place: Place,
+    /// The source is a bundle that was not opened yet.
+    bundle: Option<PathBuf>,
     meter: Rc<Meter>,
     config: CourierConfig,
 }
@@ -113,18 +161,23 @@ impl Courier {
         config.source.check()?;
         let meter = Rc::new(Meter::new(config.source.idle_timeout, config.source.total_timeout));
         let place = match &config.source.url {
-            Location::Local(path) if gitbundle::is_bundle(path) => {
-                meter.begin(config.source.total_timeout);
-                Place::Local(Local::new(&gitbundle::repository(path, &config.cache, config.source.max_bytes, &meter)?))
-            }
             Location::Local(path) => Place::Local(Local::new(path)),
             _ => Place::Remote(Box::new(Remote::open(config, meter.clone())?)),
         };
-        Ok(Self { place, meter, config: config.clone() })
+        let bundle = match &config.source.url {
+            Location::Local(path) if gitbundle::is_bundle(path) => Some(path.clone()),
+            _ => None,
+        };
+        Ok(Self { place, bundle, meter, config: config.clone() })
     }
 
     fn reply(&mut self, request: Request) -> Served {
         self.meter.begin(self.config.source.total_timeout);
+        // Only now: its pack is as much a stranger's as one from a server, and is taken apart behind the wall.
+        if let Some(path) = &self.bundle {
+            let made = gitbundle::repository(path, &self.config.cache, self.config.source.max_bytes, &self.meter)?;
+            (self.place, self.bundle) = (Place::Local(Local::new(&made)), None);
+        }
         match request {
             Request::Poll { reference, beside } => self.poll(&reference, beside.as_deref()),
             Request::Advance { tip, have } => self.advance(&tip, have.as_deref()),

@@ -90,13 +90,13 @@ impl Cycle {
         let begun = Instant::now();
         self.lead_way();
         let missing = self.pull(&plan).await;
+        self.stored.forget();
         let unfetched = apply::fetch(&self.machine, &plan, &wanted.desired, &self.ledger, &mut self.store).await;
         let left = plan.steps.iter().filter_map(|step| match &step.action {
             Action::Fetch { digest, .. } if !self.store.has(digest) => Some(*digest),
             _ => None,
         });
         self.unfetched = left.collect();
-        self.images_known = None;
         part(pass, "prefetch", begun);
         let mut failed: BTreeMap<ComponentName, Option<Failure>> = BTreeMap::new();
         for (image, (component, message)) in missing {

@@ -123,6 +123,7 @@ impl Cycle {
         let said = std::mem::replace(&mut self.kept.said, self.kept.book.last_event);
         for event in self.kept.book.unsent.iter().filter(|event| event.id > said) {
             say(event);
+            self.history.count_event(event.kind);
         }
         if self.sending.outbox.is_none() {
             let last = self.kept.book.last_event;

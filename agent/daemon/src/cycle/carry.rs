@@ -8,7 +8,7 @@ use trimtab_model::digest::Digest;
 use trimtab_model::hook::HookPhase;
 use trimtab_model::ledger::Before;
 use trimtab_model::names::HostPath;
-use trimtab_model::plan::Plan;
+use trimtab_model::plan::{Action, Plan};
 use trimtab_model::report::{Failure, Outcome, Pass};
 
 use super::attempt::Attempt;
@@ -175,6 +175,9 @@ impl Cycle {
             (None, Ok(store)) => store.read(&digest).map_err(io::Error::other),
             (None, Err(error)) => Err(io::Error::other(chain(error))),
         };
+        if plan.steps.iter().any(|step| matches!(step.action, Action::Pull { .. })) {
+            self.stored.forget();
+        }
         apply::apply(&mut self.machine, plan, &wanted.desired, &contents, &mut self.ledger, &mut self.store, refusal).await
     }
 

@@ -35,8 +35,8 @@ impl Cycle {
             if self.hold == super::Hold::Agent && self.machine.systemd.is_some() {
                 self.raise_courier().await;
             }
-            let question = self.put_question(vec![wanted.key.clone()], pass.started);
-            match tokio::time::timeout(limit.saturating_sub(begun.elapsed()), question).await {
+            let question = self.put_question(vec![wanted.key.clone()]);
+            match tokio::time::timeout(limit.saturating_sub(begun.elapsed()), question).await.map(|answered| answered.answer) {
                 Ok(answer) if answer.is_reached() => break,
                 Ok(super::source::Answer::Trouble { message, .. }) => last = message,
                 Ok(super::source::Answer::Refused { verdict, .. }) => last = verdict.to_string(),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use trimtab_model::names::UnitName;
-use trimtab_model::plan::{Action, Plan, Step};
+use trimtab_model::plan::{Action, Cause, Plan, Step};
 use trimtab_model::report::{Failure, Outcome, Pass};
 
 use super::{Cycle, worsen};
@@ -88,6 +88,8 @@ fn counted(plan: &Plan) -> Vec<UnitName> {
     let writes = |step: &Step| matches!(step.action, Action::Put { .. });
     let mended: BTreeSet<_> = plan.steps.iter().filter(|step| writes(step)).filter_map(|step| step.component.as_ref()).collect();
     let counts = |step: &&Step| match step.action {
+        // What runs another image was up; whether somebody fights over that, `contend` knows.
+        Action::Restart { .. } if step.cause == Cause::Drift => false,
         Action::Restart { .. } => !step.component.as_ref().is_some_and(|component| mended.contains(component)),
         _ => true,
     };
@@ -187,7 +189,7 @@ mod tests {
     #[test]
     fn a_restart_after_its_file_was_mended_is_no_sign_of_trouble() {
         let pauses = (FIRST_PAUSE, Duration::from_secs(900));
-        let step = |action| Step { action, component: Some("a".parse().unwrap()), cause: Cause::Drift };
+        let step = |action| Step { action, component: Some("a".parse().unwrap()), cause: Cause::Follows };
         let put =
             Action::Put { path: "/etc/a".parse().unwrap(), expected: trimtab_model::observed::Expected::Absent, before: None };
         let restart = || Action::Restart { unit: "a.service".parse().unwrap() };
@@ -198,5 +200,7 @@ mod tests {
         };
         assert!((0..9).all(|_| judge(vec![step(put.clone()), step(restart())])));
         assert!(!(0..9).all(|_| judge(vec![step(restart())])), "one that has to be made again and again is");
+        let other_image = Step { cause: Cause::Drift, ..step(restart()) };
+        assert!((0..9).all(|_| judge(vec![other_image.clone()])), "one whose image somebody changes was up");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! It goes on where the last process of this boot ended, from the document itself.
 
+use trimtab_model::event::EventKind;
 use trimtab_model::plan::Cause;
 use trimtab_model::report::{Outcome, Pass, PassLine};
 use trimtab_model::status::{Condition, Counters, HISTORY, STATUS_FORMAT, Status, TrustStatus};
@@ -134,6 +135,14 @@ impl History {
         }
     }
 
+    /// An event was told: what is found and what is repaired is counted where it is told once, not where each pass sees it again.
+    pub(super) fn count_event(&mut self, kind: EventKind) {
+        let counters = &mut self.counters;
+        *counters.events.entry(kind.word().to_owned()).or_default() += 1;
+        counters.drift_found += u64::from(kind == EventKind::DriftFound);
+        counters.drift_repaired += u64::from(kind == EventKind::DriftRepaired);
+    }
+
     fn count(&mut self, pass: &Pass) {
         let counters = &mut self.counters;
         *counters.passes.entry(pass.outcome.word().to_owned()).or_default() += 1;
@@ -142,11 +151,8 @@ impl History {
         counters.pass_seconds += seconds;
         let failed = |resource: &str| pass.failures.iter().any(|failure| failure.resource == resource);
         for change in pass.changes.iter().filter(|change| change.left_alone.is_none()) {
-            let is_drift = matches!(change.cause, Cause::Drift | Cause::UpdateAndDrift);
             let done = !failed(&change.resource);
             counters.updates += u64::from(done && matches!(change.cause, Cause::Update | Cause::UpdateAndDrift));
-            counters.drift_found += u64::from(is_drift);
-            counters.drift_repaired += u64::from(is_drift && done);
         }
         // A pass that finds an earlier one's change undone tells it again.
         counters.rolled_back += u64::from(pass.undone.as_ref().is_some_and(|undone| undone.at >= pass.started));

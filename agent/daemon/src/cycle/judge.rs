@@ -5,23 +5,36 @@ use std::time::Instant;
 use trimtab_model::report::{Failure, Outcome, Pass};
 use trimtab_model::transaction::Denied;
 
-use super::source::{Answer, Key};
+use super::source::{Answer, Answered, Key};
 use super::{Cycle, Hold, Refused, Wanted, attempt, worsen};
 use crate::log::chain;
 use crate::trust::Class;
+use crate::trust::memory::Memory;
+use crate::trust::prove::Proven;
 
 impl Cycle {
-    pub(super) fn judge(&mut self, answer: Answer, pass: &mut Pass) -> Option<Wanted> {
-        match answer {
+    pub(super) fn judge(&mut self, answered: Answered, pass: &mut Pass) -> Option<Wanted> {
+        pass.remarks.extend(answered.remarks);
+        // Before anything follows from it, and also when nothing does: a root that was seen is never gone behind again.
+        let kept = answered.memory.is_none_or(|memory| self.remember(memory, pass));
+        match answered.answer {
             Answer::Same { key } => {
                 "unchanged".clone_into(&mut pass.trust.verdict);
                 pass.trust.signer = self.signer();
                 self.tell_known_again(&key, pass);
                 None
             }
+            Answer::Renewed { proven, new, key } => {
+                self.accept(&proven, new && kept, pass);
+                self.tell_known_again(&key, pass);
+                None
+            }
             Answer::Rendered { proven, proven_at, new, key, rendered } => {
                 attempt::part(pass, "render", proven_at);
-                self.accept(&proven, new, pass)?;
+                if new && !kept {
+                    return None;
+                }
+                self.accept(&proven, new, pass);
                 let rendered = *rendered;
                 let effect = rendered.desired.effect();
                 Some(Wanted {
@@ -36,7 +49,10 @@ impl Cycle {
                 })
             }
             Answer::Wrong { proven, new, key, findings } => {
-                self.accept(&proven, new, pass)?;
+                if new && !kept {
+                    return None;
+                }
+                self.accept(&proven, new, pass);
                 pass.findings = findings;
                 worsen(pass, Outcome::Held);
                 self.history.attempted(&key.commit);
@@ -76,7 +92,7 @@ impl Cycle {
 
     /// The newest revision that was ever accepted is not in force, for it was undone: that stays so while the source cannot be asked.
     pub(super) fn tell_undone(&self, pass: &mut Pass) {
-        let newest = self.trust_state.as_ref().map(|state| state.commit.to_string());
+        let newest = self.memory.accepted.as_ref().map(|state| state.commit.to_string());
         let denied = self.ledger.denied.iter().find(|denied| Some(&denied.revision) == newest.as_ref());
         if let Some(denied) = denied {
             pass.undone = Some(denied.told());
@@ -84,42 +100,68 @@ impl Cycle {
         }
     }
 
-    /// Remembers a proven commit, durably, before anything follows from it. `None`: it could not be remembered, so it is not acted on.
-    fn accept(&mut self, proven: &crate::trust::prove::Proven, new: bool, pass: &mut Pass) -> Option<()> {
-        if new { "accepted" } else { "unchanged" }.clone_into(&mut pass.trust.verdict);
-        pass.trust.signer = proven.signer().to_string();
-        self.history.attempted(&proven.commit().to_string());
+    /// Remembers, durably, before anything follows from it. `false`: it could not be remembered, so what is new is not acted on.
+    fn remember(&mut self, memory: Memory, pass: &mut Pass) -> bool {
         if self.hold == Hold::ReadOnly {
-            return Some(());
+            return true;
         }
-        if new {
-            if let Err(error) = self.store.save_trust_state(&proven.state().to_text()) {
-                pass.failures.push(Failure { resource: "trust state".to_owned(), message: chain(&error), skipped: false });
-                worsen(pass, Outcome::Held);
-                return None;
-            }
+        if let Err(error) = self.store.save_trust_state(&memory.to_text()) {
+            pass.failures.push(Failure { resource: "trust state".to_owned(), message: chain(&error), skipped: false });
+            worsen(pass, Outcome::Held);
+            return false;
+        }
+        let version = |memory: &Memory| memory.root.as_ref().map_or(0, |file| file.root.version);
+        let (was, is) = (version(&self.memory), version(&memory));
+        if is > was {
+            tracing::info!(
+                trimtab_pass = pass.number,
+                trimtab_outcome = "root",
+                "the keys of root {is} count from now on (before: root {was})"
+            );
+        }
+        self.memory = memory;
+        true
+    }
+
+    /// Once a day the clock becomes the floor below which no later clock is believed, where something depends on it.
+    pub(super) fn note_time(&mut self, pass: &mut Pass) {
+        let mut memory = self.memory.clone();
+        if self.trust.anchor().is_some() && !memory.is_empty() && memory.passes(self.moment()) {
+            self.remember(memory, pass);
+        }
+    }
+
+    /// Says what was accepted, or that it is the same.
+    fn accept(&mut self, proven: &Proven, new: bool, pass: &mut Pass) {
+        if new { "accepted" } else { "unchanged" }.clone_into(&mut pass.trust.verdict);
+        pass.trust.signer = proven.signed_by();
+        self.history.attempted(&proven.commit().to_string());
+        if new && self.hold != Hold::ReadOnly {
             let revision = proven.commit().to_string();
+            let release = self.memory.release.as_ref().map(|release| format!("release {} of {}, ", release.place, release.channel));
             tracing::info!(
                 trimtab_pass = pass.number,
                 trimtab_revision = revision,
                 trimtab_outcome = "accepted",
-                "revision {revision} accepted, signed by {}",
-                proven.signer()
+                "{}revision {revision} accepted, signed by {}",
+                release.unwrap_or_default(),
+                proven.signed_by()
             );
-            self.trust_state = Some(proven.state().clone());
         }
-        Some(())
     }
 
     /// Who signed a commit, when it is the last one that was accepted: of others it is not remembered.
     pub fn signer_of(&self, revision: &str) -> Option<String> {
         let id: gix_hash::ObjectId = revision.parse().ok()?;
-        let is_it = self.trust_state.as_ref().is_some_and(|state| state.commit == id);
+        let is_it = self.memory.accepted.as_ref().is_some_and(|state| state.commit == id);
         is_it.then(|| self.signer())
     }
 
     pub(super) fn signer(&self) -> String {
-        self.trust_state.as_ref().map_or_else(String::new, |state| {
+        if let Some(release) = &self.memory.release {
+            return release.signers.join(", ");
+        }
+        self.memory.accepted.as_ref().map_or_else(String::new, |state| {
             if state.signer_name.is_empty() {
                 state.signer.to_string()
             } else {

@@ -14,6 +14,9 @@ use trimtab_model::status::{Clock, ConditionKind, Status, TrialLine, TrustStatus
 use super::{Cycle, Hold, now_ms};
 use crate::host::sys::is_clock_kept;
 use crate::log::chain;
+use crate::trust::fresh;
+use crate::trust::memory::Moment as Clocked;
+use crate::trust::release::Rules;
 
 /// The group that may read the status document: that of the endpoint's user.
 const READERS: &str = "trimtab-status";
@@ -105,19 +108,41 @@ impl Cycle {
     }
 
     fn trust_status(&self) -> TrustStatus {
-        let mut trust = TrustStatus { mode: "commit".to_owned(), ..self.history.trust() };
-        if let Some(state) = &self.trust_state {
+        let memory = &self.memory;
+        let mut trust = TrustStatus { mode: "commit".to_owned(), state_lost: memory.lost.is_some(), ..self.history.trust() };
+        if let Some(state) = &memory.accepted {
             format!("{} {}", state.signer_name, state.signer).trim_start().clone_into(&mut trust.signer);
             trust.revision = state.commit.to_string();
             trust.accepted_at = state.accepted_at;
             // What was accepted was heard: this much is known after a reboot.
             trust.last_contact = trust.last_contact.max(state.accepted_at);
         }
+        trust.root_version = memory.root.as_ref().map(|file| file.root.version);
+        if let Some(rules) = Rules::of(&self.trust) {
+            "release".clone_into(&mut trust.mode);
+            if let Some(release) = &memory.release {
+                trust.signer = release.signers.join(", ");
+                (trust.epoch, trust.sequence) = (Some(release.place.epoch), Some(release.place.seq));
+                trust.expires = fresh::expires(memory);
+                fresh::freshness(memory, rules, self.moment()).code().clone_into(&mut trust.freshness);
+            }
+        }
         trust
     }
 
+    /// What time it is, as far as trust may build on it. Not [`Clock::Synchronised`]: what was accepted under a clock that was wrong must not make a
+    /// right one count as wrong.
+    pub(super) fn moment(&self) -> Clocked {
+        let synchronised = is_clock_kept().or_else(|| self.is_marked()) == Some(true);
+        Clocked { clock: now_ms() / 1000, synchronised }
+    }
+
     fn clock(&self, now: u64) -> Clock {
-        let floor = self.trust_state.as_ref().map_or(0, |state| state.time_floor.max(state.accepted_at));
+        let floor = match (&self.memory.release, &self.memory.accepted) {
+            (Some(release), _) => self.memory.floor(release.place.epoch),
+            (None, Some(state)) => state.time_floor.max(state.accepted_at),
+            (None, None) => 0,
+        };
         match is_clock_kept().or_else(|| self.is_marked()) {
             _ if now < floor => Clock::Behind,
             Some(true) => Clock::Synchronised,
@@ -165,18 +190,11 @@ fn unit(desired: &Desired, name: &UnitName, found: &UnitFound) -> UnitStatus {
         Some(false) => "inactive",
         None => "",
     };
-    // A container's image is named by the file that makes its unit.
-    let image = wanted.filter(|unit| unit.generated).and_then(|unit| {
-        let same = |origin: &&trimtab_model::desired::Origin| {
-            (&origin.component, &origin.file) == (&unit.origin.component, &unit.origin.file)
-        };
-        desired.images.iter().find(|(_, origin)| same(origin)).map(|(image, _)| image.clone())
-    });
     UnitStatus {
         name: name.to_string(),
         wanted: active.to_owned(),
         active: found.active.clone(),
         sub: found.sub.clone(),
-        image: image.unwrap_or_default(),
+        image: desired.image_of(name).unwrap_or_default().to_owned(),
     }
 }

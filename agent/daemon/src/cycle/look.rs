@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use trimtab_model::desired::{Desired, Node};
 use trimtab_model::digest::Digest;
-use trimtab_model::drift::{IgnoredKeys, LeftAlone};
+use trimtab_model::drift::IgnoredKeys;
 use trimtab_model::keys::MAX_FILE;
 use trimtab_model::names::{HostPath, UnitName};
 use trimtab_model::observed::{Alike, Found, Observed};
@@ -14,7 +14,7 @@ use trimtab_model::report::{Failure, Outcome, Pass, Wake};
 
 use super::{Cycle, Wanted, worsen};
 use crate::apply::on_this_host;
-use crate::host::{images, keys, observe, strays};
+use crate::host::{keys, observe, strays};
 use crate::log::{Laps, chain};
 
 impl Cycle {
@@ -53,7 +53,7 @@ impl Cycle {
         let is_kept = |digest: &Digest, size: u64| self.store.has(digest) && self.store.size(digest) == size;
         let artifacts = desired.artifacts().filter(|(_, _, _, digest, size)| is_kept(digest, *size));
         observed.contents = artifacts.map(|(_, _, _, digest, _)| digest).collect();
-        self.images(&desired, wanted.fresh, wake, &mut observed, pass).await;
+        self.images(&desired, wanted.fresh, &mut observed, pass).await;
         clock.lap("looked at units and images");
         let mut plan = plan(&desired, &observed, &self.ledger);
         self.tell_fought(&fought, &mut plan);
@@ -106,35 +106,6 @@ impl Cycle {
                 // Files can still be put right; units are looked at again by the next pass.
                 observed.has_units = false;
                 pass.failures.push(Failure { resource: "systemd".to_owned(), message: chain(&error), skipped: false });
-                worsen(pass, Outcome::Partial);
-            }
-        }
-    }
-
-    /// Asks Podman only when something new is wanted or nobody knows: it costs a process, and a container pulls what is missing itself.
-    async fn images(&mut self, desired: &Desired, fresh: bool, wake: Wake, observed: &mut Observed, pass: &mut Pass) {
-        let all = || desired.images.keys().cloned().collect();
-        // Podman writes where it only reads, and a host that observes is written by nobody for us.
-        let observes = self.left_alone() == Some(LeftAlone::Observing);
-        if !observed.has_units || desired.images.is_empty() || observes {
-            observed.images = all();
-            return;
-        }
-        let digest = desired.digest();
-        if self.images_known == Some(digest) && wake != Wake::Start {
-            observed.images = all();
-            return;
-        }
-        match images::present(desired.images.keys().map(String::as_str), &self.machine.runner).await {
-            Ok(present) => {
-                self.images_known = (present.len() == desired.images.len()).then_some(digest);
-                observed.images = present;
-            }
-            // What needs an image is held back by the pull that fails for the same reason.
-            Err(error) if fresh => tracing::debug!("{}", chain(&error)),
-            Err(error) => {
-                observed.images = all();
-                pass.failures.push(Failure { resource: "images".to_owned(), message: chain(&error), skipped: false });
                 worsen(pass, Outcome::Partial);
             }
         }

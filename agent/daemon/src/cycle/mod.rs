@@ -17,6 +17,7 @@ mod heed;
 mod history;
 pub(crate) mod holds;
 mod hooks;
+mod images;
 mod judge;
 mod known;
 mod leave;
@@ -24,6 +25,7 @@ mod look;
 mod offline;
 mod open;
 mod own;
+mod recall;
 mod requests;
 mod send;
 mod source;
@@ -57,11 +59,11 @@ pub(crate) use crate::log::now_ms;
 use crate::store::Store;
 use crate::trust::Class;
 use crate::trust::keys::TrustConfig;
-use crate::trust::state::TrustState;
+use crate::trust::memory::Memory;
 use history::History;
 pub use offline::OfflineError;
 pub use open::{Hold, OpenError};
-use source::{Answer, Ask, Key};
+use source::{Answer, Answered, Ask, Key};
 
 /// The user that the courier runs as.
 const COURIER: &str = "trimtab-courier";
@@ -158,12 +160,12 @@ pub struct Cycle {
     store: Store,
     ledger: Ledger,
     trust: TrustConfig,
-    trust_state: Option<TrustState>,
+    /// What was ever believed; on disk before anything follows from it.
+    memory: Memory,
     current: Option<Current>,
     refused: Option<Refused>,
     matter: Matter,
-    /// The desired state whose images are known to be in local storage: asking Podman costs a process.
-    images_known: Option<Digest>,
+    stored: images::Stored,
     /// What a killed process left beside its targets has been taken away.
     swept: bool,
     history: History,
@@ -366,6 +368,9 @@ impl Cycle {
 
     fn begin(&mut self, wake: Wake) -> Pass {
         self.review_holds();
+        if wake == Wake::Asked {
+            self.stored.forget();
+        }
         Pass { number: self.history.next_number(), remarks: std::mem::take(&mut self.remarks), ..self.blank(wake) }
     }
 
@@ -421,9 +426,10 @@ impl Cycle {
         if self.hold == Hold::Agent && self.machine.systemd.is_some() {
             self.raise_courier().await;
         }
+        self.note_time(pass);
         let known = self.known(pass.wake);
-        let answer = self.put_question(known, pass.started).await;
-        self.note_poll(&answer, pass);
+        let answer = self.put_question(known).await;
+        self.note_poll(&answer.answer, pass);
         self.judge(answer, pass)
     }
 
@@ -439,16 +445,16 @@ impl Cycle {
         current.into_iter().chain(aimed).chain(self.refused.as_ref().map(|refused| &refused.key)).cloned().collect()
     }
 
-    async fn put_question(&mut self, known: Vec<Key>, now: u64) -> Answer {
+    async fn put_question(&mut self, known: Vec<Key>) -> Answered {
         let ask = Ask {
             program: self.program.clone(),
             trust: self.trust.clone(),
-            state: self.trust_state.clone(),
+            memory: self.memory.clone(),
             host: self.host.clone(),
             inputs: self.inputs,
             known,
             way: self.way(),
-            now,
+            moment: self.moment(),
             full: self.no_room(),
         };
         let mut asking = tokio::task::spawn_blocking(move || ask.run());
@@ -459,12 +465,11 @@ impl Cycle {
                 () = tokio::time::sleep(STILL) => tracing::info!(target: crate::log::PATIENCE, "still at it: asking the source"),
             }
         };
-        let answer = answer.unwrap_or_else(|error| Answer::Trouble {
-            message: format!("looking at the source ended unexpectedly: {error}"),
-            class: Class::Retry,
-            commit: String::new(),
+        let answer = answer.unwrap_or_else(|error| {
+            let message = format!("looking at the source ended unexpectedly: {error}");
+            Answer::Trouble { message, class: Class::Retry, commit: String::new() }.into()
         });
-        self.history.polled(answer.is_reached(), now_ms() / 1000);
+        self.history.polled(answer.answer.is_reached(), now_ms() / 1000);
         answer
     }
 

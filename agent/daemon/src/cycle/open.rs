@@ -13,7 +13,7 @@ use super::history::History;
 use super::holds::HeldBack;
 use super::own::Itself;
 use super::send::Sending;
-use super::{Current, Cycle, Matter};
+use super::{Current, Cycle, Matter, recall};
 use crate::apply::{Machine, Patience};
 use crate::config::{ConfigError, Places, Settings};
 use crate::host::accounts::Accounts;
@@ -24,8 +24,9 @@ use crate::log::chain;
 use crate::store::{Store, StoreError};
 use crate::trust::Class;
 use crate::trust::keys::{TrustConfig, TrustFileError};
+use crate::trust::owner::OwnerError;
 use crate::trust::owner::is_shortage;
-use crate::trust::state::{StateError, TrustState};
+use crate::trust::state::StateError;
 
 /// What the cycle may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,14 @@ pub enum OpenError {
     /// The remembered trust state cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Others could have written what this host remembers.
+    #[error("what this host remembers cannot be believed")]
+    StateOwner(#[source] OwnerError),
+    /// What this host remembered is gone, and trust.toml says to wait for a person then.
+    #[error(
+        "what this host remembered of the releases that it accepted is lost, and `require-state = true` in trust.toml lets nothing count until a person has looked: set min-epoch and min-seq there to the newest release that is known, and `require-state = false`"
+    )]
+    StateLost,
     /// The root of the managed host cannot be opened.
     #[error(transparent)]
     Root(#[from] RootError),
@@ -78,6 +87,7 @@ impl OpenError {
             OpenError::Store(error) if !error.must_halt() => 75,
             OpenError::Config(ConfigError::Read(error)) if error.class() == Class::Retry => 75,
             OpenError::Trust(error) if error.class() == Class::Retry => 75,
+            OpenError::StateOwner(error) if error.class() == Class::Retry => 75,
             OpenError::Root(RootError::Io { source, .. }) if is_shortage(source) => 75,
             OpenError::HostName(_) | OpenError::Unnamed(_) | OpenError::Program(_) => 75,
             _ => 78,
@@ -103,12 +113,9 @@ impl Cycle {
         let loaded = store.load_ledger()?;
         let ledger = loaded.ledger;
         let mut remarks: Vec<String> = loaded.warning.into_iter().collect();
-        let trust_state = recall(&store, &mut remarks)?;
-        if let (Some(state), true) = (&trust_state, hold != Hold::ReadOnly) {
-            mend(&mut store, state, &mut remarks);
-        }
-        if trust_state.is_none() && ledger.generation > 0 {
-            remarks.push("the memory of the last accepted commit is lost; the next signed commit is taken as the first".to_owned());
+        let memory = recall::recall(&store, &trust, ledger.generation > 0, &mut remarks)?;
+        if !memory.is_empty() && hold != Hold::ReadOnly {
+            recall::mend(&mut store, &memory, &mut remarks);
         }
         let current = in_force(&store, &ledger, &mut remarks)?;
         let host = host(&settings, &root)?;
@@ -148,11 +155,11 @@ impl Cycle {
             store,
             ledger,
             trust,
-            trust_state,
+            memory,
             current,
             refused: None,
             matter: Matter::default(),
-            images_known: None,
+            stored: super::images::Stored::default(),
             swept: false,
             remarks,
             is_saved: true,
@@ -195,6 +202,7 @@ impl Cycle {
     fn read_again(&mut self) -> Result<(), OpenError> {
         let settings = Settings::load(&self.places.agent_toml())?;
         let trust = TrustConfig::load(&self.places.trust_toml())?;
+        recall::check_mode(&self.memory, &trust)?;
         let host = host(&settings, &self.machine.root)?;
         self.inputs = inputs(&host, &trust);
         self.machine.patience = patience(&settings);
@@ -234,44 +242,6 @@ fn patience(settings: &Settings) -> Patience {
 
 fn keep(settings: &Settings) -> u64 {
     settings.drift.keep_mib << 20
-}
-
-/// The trust state that has seen more of the two copies. A damaged copy is told and passed over only while the other one is whole.
-fn recall(store: &Store, remarks: &mut Vec<String>) -> Result<Option<TrustState>, OpenError> {
-    let copies = store.load_trust_state()?;
-    // The first copy is written first: only a loss of the whole folder, and of the ledger with it, leaves the second alone.
-    if copies.main.is_none() && copies.second.is_some() {
-        let advice = "what trimtab remembered of this host is lost but for the last accepted commit: what the repository has is taken \
-                      over as it stands, and what has left it stays";
-        remarks.push(advice.to_owned());
-    }
-    let mut states = Vec::new();
-    let mut damage = None;
-    for text in [copies.main, copies.second].into_iter().flatten() {
-        match TrustState::from_text(&text) {
-            Ok(state) => states.push(state),
-            Err(error) => damage = Some(error),
-        }
-    }
-    match (states.into_iter().max_by_key(|state| state.accepted_at), damage) {
-        (None, Some(error)) => Err(error.into()),
-        (newest, damage) => {
-            if let Some(error) = damage {
-                remarks.push(format!("one copy of the trust state cannot be used, the other one is: {}", chain(&error)));
-            }
-            Ok(newest)
-        }
-    }
-}
-
-/// Both copies say the same again after one of them was lost or damaged.
-fn mend(store: &mut Store, state: &TrustState, remarks: &mut Vec<String>) {
-    let text = state.to_text();
-    let whole = |copy: Option<String>| copy.as_deref() == Some(text.as_str());
-    let both = store.load_trust_state().is_ok_and(|copies| whole(copies.main) && whole(copies.second));
-    if !both && let Err(error) = store.save_trust_state(&text) {
-        remarks.push(format!("the second copy of the trust state could not be written: {}", chain(&error)));
-    }
 }
 
 /// systemd, where it runs; a host without it has its files managed and says so.

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use gix_hash::ObjectId;
 use trimtab_model::bundle::Bundle;
 use trimtab_model::desired::Rendered;
 use trimtab_model::digest::Digest;
@@ -16,9 +17,12 @@ use crate::courier::{self, Client, ClientError, Way};
 use crate::log::{Laps, chain};
 use crate::render::{Limits, RenderError, render_in_child};
 use crate::trust::Class;
+use crate::trust::decide::decide;
+use crate::trust::fresh;
 use crate::trust::keys::TrustConfig;
-use crate::trust::prove::{Proven, prove};
-use crate::trust::state::TrustState;
+use crate::trust::memory::{Memory, Moment};
+use crate::trust::prove::Proven;
+use crate::trust::release::Rules;
 use crate::trust::tree;
 use crate::trust::verdict::Verdict;
 
@@ -36,22 +40,37 @@ pub(super) struct Key {
 pub(super) struct Ask {
     pub(super) program: PathBuf,
     pub(super) trust: TrustConfig,
-    pub(super) state: Option<TrustState>,
+    pub(super) memory: Memory,
     pub(super) host: Host,
     pub(super) inputs: Digest,
     /// The keys of the renderings that need no second look: the one in force and the one that was refused.
     pub(super) known: Vec<Key>,
     /// How to come by a courier.
     pub(super) way: Way,
-    pub(super) now: u64,
+    pub(super) moment: Moment,
     /// Why nothing may be fetched: there is no room for it.
     pub(super) full: Option<String>,
 }
 
-/// What came of it.
+/// What came of it, and what is to be remembered before anything follows from it.
+pub(super) struct Answered {
+    pub(super) answer: Answer,
+    pub(super) memory: Option<Memory>,
+    pub(super) remarks: Vec<String>,
+}
+
+impl From<Answer> for Answered {
+    fn from(answer: Answer) -> Self {
+        Self { answer, memory: None, remarks: Vec::new() }
+    }
+}
+
+/// What the source's newest is to this host.
 pub(super) enum Answer {
     /// The tip is one of the known ones.
     Same { key: Key },
+    /// A new statement about a revision that is known: there is nothing to be rendered.
+    Renewed { proven: Box<Proven>, new: bool, key: Key },
     /// A proven commit and what it wants of this host.
     Rendered { proven: Box<Proven>, proven_at: Instant, new: bool, key: Key, rendered: Box<Rendered> },
     /// A proven commit that does not make a host: a mistake in the repository.
@@ -68,7 +87,9 @@ impl Answer {
     /// Whether the source was reached and answered, whatever it said.
     pub(super) fn is_reached(&self) -> bool {
         match self {
-            Answer::Same { .. } | Answer::Full { .. } | Answer::Rendered { .. } | Answer::Wrong { .. } => true,
+            Answer::Same { .. } | Answer::Renewed { .. } | Answer::Full { .. } | Answer::Rendered { .. } | Answer::Wrong { .. } => {
+                true
+            }
             Answer::Refused { verdict, .. } => verdict.class() != Some(Class::Retry),
             Answer::Trouble { class, .. } => *class != Class::Retry,
         }
@@ -76,40 +97,50 @@ impl Answer {
 }
 
 impl Ask {
-    pub(super) fn run(self) -> Answer {
-        match self.look() {
-            Ok(answer) | Err(answer) => answer,
+    pub(super) fn run(self) -> Answered {
+        let mut learned = Answered { answer: Answer::Same { key: self.of(String::new()) }, memory: None, remarks: Vec::new() };
+        match self.look(&mut learned) {
+            Ok(answer) | Err(answer) => Answered { answer, ..learned },
         }
     }
 
-    fn look(&self) -> Result<Answer, Answer> {
+    fn of(&self, commit: String) -> Key {
+        Key { commit, inputs: self.inputs }
+    }
+
+    fn look(&self, learned: &mut Answered) -> Result<Answer, Answer> {
         let clock = Laps::start();
         let mut courier = self.way.open().map_err(|error| of_client(&error, ""))?;
-        let polled = courier.poll(self.trust.reference()).map_err(|error| of_client(&error, ""))?;
+        let beside = self.trust.alive_reference();
+        let polled = courier.poll_beside(self.trust.reference(), beside.as_deref()).map_err(|error| of_client(&error, ""))?;
         clock.lap("polled");
-        let Some(tip) = polled.id else {
-            let message = format!("the repository has no {}; push it, or correct `branch` in trust.toml", self.trust.reference());
-            return Err(Answer::Trouble { message, class: Class::Hold, commit: String::new() });
-        };
+        let Some(tip) = polled.id else { return Err(self.nothing_there()) };
         let commit = tip.to_string();
-        let key = Key { commit: commit.clone(), inputs: self.inputs };
-        if self.known.contains(&key) {
+        if let Some(key) = self.is_known(tip) {
+            self.listen(polled.beside, &mut courier, learned);
             return Ok(Answer::Same { key });
         }
         if let Some(message) = self.full.clone() {
             return Err(Answer::Full { message, commit });
         }
-        let have = self.state.as_ref().map(|state| state.commit);
+        let have = self.memory.accepted.as_ref().map(|state| state.commit);
         if have != Some(tip) {
             courier.advance(&tip, have.as_ref()).map_err(|error| of_client(&error, &commit))?;
         }
         clock.lap("fetched commits and changed trees");
-        let verdict = prove(tip, &mut courier, &self.trust, self.state.as_ref(), self.now);
-        let (proven, new) = match verdict {
+        let judged = decide(tip, polled.beside, &mut courier, &self.trust, &self.memory, self.moment);
+        (learned.memory, learned.remarks) = (judged.memory, judged.remarks);
+        let (proven, new) = match judged.verdict {
             Verdict::Accepted(proven) => (proven, true),
             Verdict::Unchanged(proven) => (proven, false),
             verdict => return Err(Answer::Refused { verdict, commit }),
         };
+        let commit = proven.commit().to_string();
+        let key = self.of(commit.clone());
+        // In release mode another tag may stand for a commit that is known: signed anew, or gone back to.
+        if self.known.contains(&key) {
+            return Ok(Answer::Renewed { proven, new, key });
+        }
         let proven_at = Instant::now();
         clock.lap("proven");
         let bundle = match self.read(&proven, &mut courier) {
@@ -132,6 +163,44 @@ impl Ask {
                 Ok(Answer::Wrong { proven, new, key, findings })
             }
             Err(error) => Err(Answer::Trouble { message: chain(&error), class: Class::Retry, commit }),
+        }
+    }
+
+    /// The reference is not there.
+    fn nothing_there(&self) -> Answer {
+        let reference = self.trust.reference();
+        let message = match self.trust.alive_reference() {
+            None => format!("the repository has no {reference}; push it, or correct `branch` in trust.toml"),
+            Some(_) => {
+                format!("the repository has no {reference}; make a release (`trimtab release`), or correct `channel` in trust.toml")
+            }
+        };
+        Answer::Trouble { message, class: Class::Hold, commit: String::new() }
+    }
+
+    /// The key of what the reference names, when that needs no second look.
+    fn is_known(&self, tip: ObjectId) -> Option<Key> {
+        let commit = match Rules::of(&self.trust) {
+            None => Some(tip),
+            Some(rules) => {
+                let release = self.memory.release.as_ref().filter(|release| {
+                    release.tag == tip
+                        && release.repo == rules.anchor.repo.as_str()
+                        && release.channel == rules.policy.channel.as_str()
+                });
+                release.and(self.memory.accepted.as_ref()).map(|accepted| accepted.commit)
+            }
+        };
+        commit.map(|commit| self.of(commit.to_string())).filter(|key| self.known.contains(key))
+    }
+
+    /// The release is the same; only the `alive` statement beside it may be a new one.
+    fn listen(&self, alive: Option<ObjectId>, courier: &mut Client, learned: &mut Answered) {
+        let (Some(alive), Some(rules), Some(root)) = (alive, Rules::of(&self.trust), &self.memory.root) else { return };
+        match fresh::hear(alive, courier, &root.root, rules, &self.memory, self.moment) {
+            Ok(Some(heard)) => learned.memory = Some(Memory { alive: Some(heard), ..self.memory.clone() }),
+            Ok(None) => {}
+            Err(why) => learned.remarks.push(format!("the `alive` statement of the channel does not count: {why}")),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The small documents: the trust state, the status.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use trimtab_model::drift::DriftBook;
 
@@ -26,6 +26,11 @@ impl Store {
         let (main, second) = (self.file(TRUST), self.places.trust_copy.join(TRUST));
         self.save(&main, text.as_bytes())?;
         self.save(&second, text.as_bytes())
+    }
+
+    /// Where both copies of the trust state lie.
+    pub fn trust_paths(&self) -> [PathBuf; 2] {
+        [self.file(TRUST), self.places.trust_copy.join(TRUST)]
     }
 
     /// Both copies of the trust state, each as it is. Text that is not UTF-8 (a torn file) comes with replacement characters, so that it

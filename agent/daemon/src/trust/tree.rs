@@ -31,6 +31,8 @@ pub const MAX_DEPTH: usize = 32;
 const MAX_TREE: u64 = 4 << 20;
 /// The longest target of a symlink that Linux takes.
 const MAX_TARGET: usize = 4095;
+/// How much larger a whole repository may be than the slice of one host.
+const DESK: usize = 4;
 /// The folder whose folders are components.
 const COMPONENTS: &str = "components";
 
@@ -105,11 +107,28 @@ pub fn read(
     proven: &Proven,
     source: &mut impl ObjectSource,
     first: &[RepoPath],
+    more: impl FnMut(&Bundle) -> Vec<RepoPath>,
+) -> Result<Bundle, TreeError> {
+    walk(proven.tree(), source, (MAX_ENTRIES, MAX_TOTAL), first, more)
+}
+
+/// As [`read`] of all these folders, for somebody at a desk who is about to vouch for a tree: nothing of it is proven, and no device calls this.
+/// A whole repository may be larger than one host's slice.
+pub fn read_unproven(tree: ObjectId, source: &mut impl ObjectSource, all: &[RepoPath]) -> Result<Bundle, TreeError> {
+    walk(tree, source, (DESK * MAX_ENTRIES, DESK as u64 * MAX_TOTAL), all, |_| Vec::new())
+}
+
+fn walk(
+    root: ObjectId,
+    source: &mut impl ObjectSource,
+    (most_entries, most_bytes): (usize, u64),
+    first: &[RepoPath],
     mut more: impl FnMut(&Bundle) -> Vec<RepoPath>,
 ) -> Result<Bundle, TreeError> {
     let mut tree = Reader {
-        checked: Verified::new(source, MAX_TOTAL),
-        root: proven.tree(),
+        checked: Verified::new(source, most_bytes),
+        root,
+        most: (most_entries, most_bytes),
         trees: BTreeMap::new(),
         entries: 0,
         placed: 0,
@@ -141,7 +160,7 @@ pub(super) fn files_in<S: ObjectSource>(
     let mut names = folder.split('/');
     loop {
         let fetched = checked.one(ObjectKind::Tree, at, MAX_TREE).map_err(|error| of_fetch(error, &[at], |_| path.clone()))?;
-        let entries = parse(&path, at.kind(), fetched.bytes(), MAX_ENTRIES)?;
+        let entries = parse(&path, at.kind(), fetched.bytes(), (MAX_ENTRIES, MAX_ENTRIES))?;
         let Some(name) = names.next() else {
             let files = entries.into_iter().filter(|(_, entry)| entry.kind == EntryKind::File(BlobKind::Regular));
             return Ok(files.map(|(name, entry)| (name, entry.id)).collect());
@@ -192,6 +211,8 @@ enum Found {
 struct Reader<'s, S> {
     checked: Verified<'s, S>,
     root: ObjectId,
+    /// How many entries and bytes there may be.
+    most: (usize, u64),
     /// The opened trees by path; the root's is empty.
     trees: BTreeMap<String, BTreeMap<String, Entry>>,
     entries: usize,
@@ -258,8 +279,8 @@ impl<S: ObjectSource> Reader<'_, S> {
         let objects: BTreeMap<_, _> = objects.into_iter().map(|object| (object.id(), object)).collect();
         for (path, id) in closed {
             // Once per place and not per object: a small tree in many places is many entries.
-            let room = MAX_ENTRIES - self.entries;
-            let entries = parse(path, id.kind(), objects[id].bytes(), room)?;
+            let room = self.most.0 - self.entries;
+            let entries = parse(path, id.kind(), objects[id].bytes(), (room, self.most.0))?;
             self.entries += entries.len();
             self.trees.insert(path.clone(), entries);
         }
@@ -282,8 +303,8 @@ impl<S: ObjectSource> Reader<'_, S> {
             // The last place takes the bytes, the others a copy: a slice of 64 MiB must not need twice that.
             let bytes = if *left == 0 { contents.remove(&id) } else { contents.get(&id).cloned() }.unwrap_or_default();
             self.placed += bytes.len() as u64;
-            if self.placed > MAX_TOTAL {
-                return Err(TreeError::Total { path, limit: MAX_TOTAL });
+            if self.placed > self.most.1 {
+                return Err(TreeError::Total { path, limit: self.most.1 });
             }
             if kind == BlobKind::Symlink && (bytes.is_empty() || bytes.len() > MAX_TARGET || bytes.contains(&0)) {
                 return Err(entry(path, "it is a symlink to nowhere: its target is empty, too long, or has a NUL byte in it"));
@@ -341,14 +362,19 @@ fn of_fetch(error: FetchError, ids: &[ObjectId], place: impl Fn(ObjectId) -> Str
     }
 }
 
-/// Takes a tree object apart: `mode SP name NUL id`, again and again, at most `room` of them.
-fn parse(folder: &str, kind: gix_hash::Kind, mut bytes: &[u8], room: usize) -> Result<BTreeMap<String, Entry>, TreeError> {
+/// Takes a tree object apart: `mode SP name NUL id`, again and again, at most `room` of them (of `most` in all).
+fn parse(
+    folder: &str,
+    kind: gix_hash::Kind,
+    mut bytes: &[u8],
+    (room, most): (usize, usize),
+) -> Result<BTreeMap<String, Entry>, TreeError> {
     let damaged = || entry(named(folder), "the folder is damaged: it ends within an entry");
     let mut entries = BTreeMap::new();
     let mut last: Vec<u8> = Vec::new();
     while !bytes.is_empty() {
         if entries.len() == room {
-            return Err(TreeError::TooMany { path: named(folder), limit: MAX_ENTRIES });
+            return Err(TreeError::TooMany { path: named(folder), limit: most });
         }
         let nul = bytes.iter().position(|byte| *byte == 0).ok_or_else(damaged)?;
         let (head, rest) = (&bytes[..nul], &bytes[nul + 1..]);

@@ -279,9 +279,14 @@ mod tests {
                 let _held = shared.inbox();
                 assert!(run("echo x > d/a; seq 0 40000 | sed 's|^|d/n|' | xargs touch").success());
             }
-            watch.due().await;
-            let seen = watch.take(&[]);
-            assert!(seen.everything && watch.status().overflows == 1, "{seen:?} {:?}", watch.status());
+            // The first event may be due before the reader has come to the end of the queue, where the loss is written.
+            let lost = async {
+                while !watch.take(&[]).everything {
+                    watch.due().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), lost).await.expect("because the queue holds less");
+            assert_eq!(watch.status().overflows, 1);
             assert!(run("echo y > d/a").success());
             tokio::time::timeout(Duration::from_secs(3), watch.due()).await.expect("because it goes on");
             assert_eq!(watch.take(&[]).sightings.len(), 1);

@@ -135,6 +135,7 @@ fn a_silent_source_is_stale_by_what_this_boot_could_know() {
     let silent = |last_contact: u64, booted: u64, clock: Clock, expires: Option<u64>| {
         let mut status = Status { clock, ..with(Outcome::Unreachable) };
         (status.trust.last_contact, status.trust.expires) = (last_contact, expires);
+        status.trust.freshness.clear();
         let all = conditions(&status, &DriftBook::default(), Moment { booted, ..AT });
         (all[6].status, all[6].reason.clone())
     };
@@ -164,4 +165,22 @@ fn a_condition_keeps_its_time_while_its_status_stays() {
         (second[0].last_transition_time, second[2].last_transition_time, second[3].last_transition_time),
         (NOW + 60, NOW + 60, NOW)
     );
+}
+
+#[test]
+fn what_trust_says_of_freshness_goes_before_the_clock() {
+    let stale = |freshness: &str, lost: bool| {
+        let mut status = with(Outcome::Unchanged);
+        (status.trust.last_contact, status.trust.expires) = (NOW, Some(NOW - 1));
+        (status.trust.freshness, status.trust.state_lost) = (freshness.to_owned(), lost);
+        let all = conditions(&status, &DriftBook::default(), AT);
+        (all[6].status, all[6].reason.clone())
+    };
+    let is = |truth: Truth, reason: &str| (truth, reason.to_owned());
+    assert_eq!(stale("expired", false), is(Truth::True, "Expired"));
+    assert_eq!(stale("withheld", false), is(Truth::True, "Withheld"));
+    // A clock that cannot tell makes nothing stale, whatever it shows.
+    assert_eq!(stale("unknown", false), is(Truth::False, "Heard"));
+    assert_eq!(stale("fresh", false), is(Truth::False, "Heard"));
+    assert_eq!(stale("fresh", true), is(Truth::True, "MemoryLost"));
 }

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::artifacts;
-use super::paths::{Accounts, Place, is_substantial, plain_change};
+use super::paths::{Accounts, Place, is_substantial};
 use super::policy::{self, Pins};
 use super::units::{Subject, Touched};
-use super::{Action, Cause, Note, Plan, Step, Verb};
+use super::{Action, Cause, Note, Plan, Step};
+use super::{artifacts, images};
 use crate::desired::{Desired, Node, Role, Unit};
 use crate::ledger::{Before, Ledger};
 use crate::names::{HostPath, UnitName};
@@ -17,7 +17,6 @@ use crate::observed::{Found, Observed, UnitFound};
 /// Planning again after a plan was carried out yields nothing (a property test holds this).
 pub fn plan(desired: &Desired, observed: &Observed, ledger: &Ledger) -> Plan {
     let mut plan = Plan::default();
-    images(desired, observed, &mut plan);
     let paths = paths(desired, observed, ledger, &mut plan);
     artifacts::fetches(desired, observed, &mut plan);
     appliers(desired, observed, ledger, &mut plan);
@@ -25,6 +24,7 @@ pub fn plan(desired: &Desired, observed: &Observed, ledger: &Ledger) -> Plan {
     if observed.has_units {
         units(desired, observed, ledger, &paths, &mut plan, &mut leaving);
         reloads(desired, observed, ledger, &mut plan);
+        images::images(desired, observed, &mut plan);
     }
     let ranks = ranks(desired);
     plan.steps.sort_by_cached_key(|step| order(step, desired, ledger, &ranks));
@@ -36,23 +36,6 @@ struct Paths {
     changed: BTreeSet<HostPath>,
     leaving: BTreeSet<HostPath>,
     replaced: BTreeSet<HostPath>,
-}
-
-fn images(desired: &Desired, observed: &Observed, plan: &mut Plan) {
-    if !observed.has_units {
-        return;
-    }
-    for (image, origin) in &desired.images {
-        if !observed.images.contains(image) {
-            let differs = ("missing", "not in local storage", "present");
-            plan.changes.push(plain_change(format!("image {image}"), Verb::Pull, Cause::Update, differs, origin));
-            plan.steps.push(Step {
-                action: Action::Pull { image: image.clone() },
-                component: Some(origin.component.clone()),
-                cause: Cause::Update,
-            });
-        }
-    }
 }
 
 fn paths(desired: &Desired, observed: &Observed, ledger: &Ledger, plan: &mut Plan) -> Paths {
@@ -139,14 +122,15 @@ fn units(desired: &Desired, observed: &Observed, ledger: &Ledger, paths: &Paths,
         let found = observed.units.get(name).unwrap_or(&nothing);
         let mut planned = Plan::default();
         let reads = plan.inputs(desired, ledger, want);
-        Subject { name, found, owned: ledger.units.get(name) }.keep(want, reads, &touched, &mut planned);
+        let container = observed.containers.get(name);
+        Subject { name, found, owned: ledger.units.get(name), container }.keep(want, reads, &touched, &mut planned);
         pins.take(name, planned, plan);
     }
     for (name, owned) in &ledger.units {
         if !desired.units.contains_key(name) {
             let found = observed.units.get(name).unwrap_or(&nothing);
             let mut planned = Plan::default();
-            Subject { name, found, owned: Some(owned) }.leave(owned, &touched, &mut planned);
+            Subject { name, found, owned: Some(owned), container: None }.leave(owned, &touched, &mut planned);
             pins.take(name, planned, leaving);
         }
     }

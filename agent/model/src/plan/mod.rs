@@ -7,6 +7,7 @@
 mod artifacts;
 mod build;
 mod compare;
+mod images;
 mod own;
 mod paths;
 mod policy;
@@ -120,7 +121,7 @@ pub struct Change {
 /// One property that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// `content`, `mode`, `owner`, `xattr`, `group`, `kind`, `target`, `missing`, `enabled`, `active`, `inputs`, …
+    /// `content`, `mode`, `owner`, `xattr`, `group`, `kind`, `target`, `missing`, `enabled`, `active`, `image`, `inputs`, …
     pub property: String,
     /// As found.
     pub found: String,

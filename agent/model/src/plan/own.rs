@@ -237,6 +237,7 @@ mod tests {
             uses: uses.iter().map(|text| path(text)).collect(),
             after: BTreeSet::new(),
             generated: false,
+            image: None,
             drift: crate::drift::DriftPolicy::default(),
             origin: origin(),
         }

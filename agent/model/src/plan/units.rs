@@ -3,6 +3,7 @@
 //! The rules, all level-triggered so that a crash needs no case of its own:
 //! - a unit whose inputs differ from those of its last start through us runs with old input and is restarted or reloaded;
 //! - drift of what it reads counts only when content was touched: nobody restarts a service over a repaired mode;
+//! - a container of another image than its declared name means by now is drift of the unit: only a restart makes it anew;
 //! - a unit that leaves is stopped and disabled before its file goes, or given back the state that it had before.
 
 use std::collections::BTreeSet;
@@ -12,9 +13,10 @@ use super::policy::{self, Stance};
 use super::{Action, Cause, Note, Plan, Problem, Step, Verb, Was};
 use crate::desired::{Enablement, OnChange, Origin, Unit};
 use crate::digest::Digest;
+use crate::drift::LeftAlone;
 use crate::ledger::OwnedUnit;
 use crate::names::{HostPath, UnitName};
-use crate::observed::UnitFound;
+use crate::observed::{Running, UnitFound};
 
 /// What the plan for the paths means for the units.
 pub(super) struct Touched<'a> {
@@ -33,6 +35,7 @@ pub(super) struct Subject<'a> {
     pub(super) name: &'a UnitName,
     pub(super) found: &'a UnitFound,
     pub(super) owned: Option<&'a OwnedUnit>,
+    pub(super) container: Option<&'a Running>,
 }
 
 impl Subject<'_> {
@@ -136,9 +139,30 @@ impl Subject<'_> {
             Some(true) | None => {
                 if stale && self.is_active() {
                     self.follow(want, touched, plan);
+                } else if let Some(container) = self.container.filter(|container| container.runs != container.means) {
+                    self.make_anew(want, container, plan);
                 }
             }
         }
+    }
+
+    /// Its container runs, and is of another image than it would be if it were started now.
+    fn make_anew(&self, want: &Unit, container: &Running, plan: &mut Plan) {
+        let cause = self.told_cause(want);
+        let stance = policy::stance(want.drift, cause);
+        if !self.is_active() || want.oneshot || (self.is_masked() && stance != Stance::Mend) {
+            return;
+        }
+        let (runs, means) = (short(&container.runs), short(&container.means));
+        let differs = ("image", runs.as_str(), means.as_str());
+        if want.on_change == OnChange::Nothing && stance == Stance::Mend {
+            // Whoever declared that wants to choose when it is restarted.
+            let mut change = plain_change(self.resource(), Verb::Restart, Cause::Drift, differs, &want.origin);
+            change.left_alone = Some(LeftAlone::Policy);
+            plan.changes.push(change);
+            return;
+        }
+        self.step(plan, Verb::Restart, cause, differs, want);
     }
 
     fn follow(&self, want: &Unit, touched: &Touched<'_>, plan: &mut Plan) {
@@ -280,6 +304,11 @@ impl Subject<'_> {
     fn file_state(&self) -> &str {
         if self.found.file_state.is_empty() { "no unit file" } else { &self.found.file_state }
     }
+}
+
+/// An id of an image as Podman shows it.
+fn short(id: &str) -> String {
+    id.trim_start_matches("sha256:").chars().take(12).collect()
 }
 
 fn record_differs(owned: &OwnedUnit, want: &Unit, reads: Digest) -> bool {

@@ -17,7 +17,7 @@ mod validate;
 
 use std::collections::BTreeMap;
 
-pub use validate::{Report, validate};
+pub use validate::{Member, Report, everybody, validate};
 
 use crate::bundle::Bundle;
 use crate::desired::{Desired, Entry, FileState, Node, Origin, Rendered, Role};
@@ -60,7 +60,7 @@ pub fn render(bundle: &Bundle, host: &Host) -> Result<Rendered, Findings> {
 /// As [`render`], and calls `watch` with the path of each template before it is rendered: when a process ends in the middle,
 /// this is what names the culprit.
 pub fn render_watched(bundle: &Bundle, host: &Host, watch: &mut dyn FnMut(&str)) -> Result<Rendered, Findings> {
-    let mut pass = Pass { bundle, host, any_label: false, findings: Findings::default(), warnings: Findings::default() };
+    let mut pass = Pass::new(bundle, host, false);
     let rendered = pass.run(watch);
     pass.findings.settle();
     match rendered {
@@ -79,6 +79,10 @@ struct Pass<'b> {
 }
 
 impl<'b> Pass<'b> {
+    fn new(bundle: &'b Bundle, host: &'b Host, any_label: bool) -> Self {
+        Self { bundle, host, any_label, findings: Findings::default(), warnings: Findings::default() }
+    }
+
     fn run(&mut self, watch: &mut dyn FnMut(&str)) -> Option<Rendered> {
         let choice = resolve::choose(self.bundle, self.host, &mut self.findings)?;
         for name in &choice.missing {

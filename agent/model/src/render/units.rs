@@ -325,6 +325,7 @@ impl<'r> Builder<'r, '_> {
             uses,
             after,
             generated: quadlet.is_some(),
+            image: self.image(&inputs),
             drift,
             origin,
         };
@@ -467,6 +468,17 @@ impl<'r> Builder<'r, '_> {
             let origin = Origin { line: *line, ..origin.clone() };
             self.made.images.entry(image.clone()).or_insert(origin);
         }
+    }
+
+    /// The image that a Quadlet file names, also by way of an `.image` file. Not what a `.build` file makes: that changes with each build.
+    fn image(&self, inputs: &Inputs) -> Option<String> {
+        let named = inputs.image.as_ref().filter(|named| !ends_in(named, "build"))?;
+        if !ends_in(named, "image") {
+            return Some(named.clone());
+        }
+        let unit = self.quadlets.get(named)?;
+        let text = self.quadlet_text(self.defines.get(unit)?, named);
+        text.values("Image", "Image").last().and_then(|said| expand(&said.value, unit))
     }
 
     /// An image that a `.build` makes here is not pulled from anywhere.

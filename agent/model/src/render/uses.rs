@@ -14,8 +14,10 @@ pub(super) struct Inputs {
     pub(super) paths: Vec<String>,
     /// Quadlet files that it names: `web.network`.
     pub(super) quadlets: Vec<String>,
-    /// Images that it names, with the line.
+    /// Images that it names and that are pulled, with the line.
     pub(super) images: Vec<(String, u32)>,
+    /// What its last `Image=` says: an image, or a Quadlet file that names or builds one.
+    pub(super) image: Option<String>,
 }
 
 struct Reader<'u> {
@@ -142,6 +144,7 @@ impl Reader<'_> {
         let section = section(kind);
         let Some(assignment) = self.text.values(&section, "Image").last().copied() else { return };
         let Some(image) = expand(&assignment.value, self.unit) else { return };
+        self.inputs.image = Some(image.clone());
         if ends_in(&image, "image") || ends_in(&image, "build") {
             self.inputs.quadlets.push(image);
         } else if ["container", "image"].contains(&kind) && pulls {

@@ -9,6 +9,7 @@ use super::layout::{self, What};
 use super::template::Engine;
 use super::{Pass, artifact, resolve};
 use crate::bundle::Bundle;
+use crate::desired::Rendered;
 use crate::facts::{Facts, Host, OsRelease, PathPolicy};
 use crate::finding::Findings;
 use crate::fleet::read::Place;
@@ -38,24 +39,14 @@ pub fn validate(bundle: &Bundle, policy: &PathPolicy) -> Report {
         return report;
     };
     let mut used = BTreeSet::new();
-    let mut known = Vec::new();
-    for name in host_names(bundle, &mut report.errors) {
-        let file = HostFile::read(bundle, &name, &fleet.variables, &mut report.errors);
-        let mut labels = file.map(|file| file.labels).unwrap_or_default();
-        pass(bundle, &placeholder(&name, BTreeMap::new(), policy), false, &mut used, &mut report);
-        labels.insert(HOST.to_owned(), name.to_string());
-        known.push(labels);
-        report.hosts += 1;
+    let names = host_names(bundle, &mut report.errors);
+    report.hosts = names.len();
+    let (members, nobody) = members(bundle, &fleet, &names, policy, &mut report.errors);
+    for (place, select) in nobody {
+        report.warnings.at(place, format!("no host can be meant by `{select}`"));
     }
-    for group in &fleet.groups {
-        let Some(select) = &group.select else { continue };
-        if known.iter().any(|labels| select.value.matches(labels)) {
-            continue;
-        }
-        match somebody(&select.value, policy) {
-            Some(host) => pass(bundle, &host, true, &mut used, &mut report),
-            None => report.warnings.at(select.place, format!("no host can be meant by `{}`", select.value)),
-        }
+    for member in &members {
+        pass(bundle, member, &mut used, &mut report);
     }
     for name in &bundle.components {
         component(bundle, name, policy, used.contains(name), &mut report);
@@ -65,8 +56,67 @@ pub fn validate(bundle: &Bundle, policy: &PathPolicy) -> Report {
     report
 }
 
-fn pass(bundle: &Bundle, host: &Host, any_label: bool, used: &mut BTreeSet<ComponentName>, report: &mut Report) {
-    let mut pass = Pass { bundle, host, any_label, findings: Findings::default(), warnings: Findings::default() };
+/// Somebody that a repository speaks of: a host with a file of its own, or a placeholder for a group that means none of these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The name of the host or of the group.
+    pub name: String,
+    /// It stands for a group.
+    pub is_group: bool,
+    /// The host, with placeholders for facts; for a group, with labels that its selector means.
+    pub host: Host,
+}
+
+impl Member {
+    /// What it would get from a repository, or why nothing.
+    pub fn render(&self, bundle: &Bundle) -> Result<Rendered, Findings> {
+        let mut pass = Pass::new(bundle, &self.host, self.is_group);
+        let rendered = pass.run(&mut |_| {});
+        pass.findings.settle();
+        rendered.ok_or(pass.findings)
+    }
+}
+
+/// Everybody that a repository speaks of, hosts first; nobody where `fleet.toml` cannot be read ([`validate`] tells why).
+pub fn everybody(bundle: &Bundle, policy: &PathPolicy) -> Vec<Member> {
+    let mut unheard = Findings::default();
+    let Some(fleet) = FleetFile::read(bundle, &mut unheard) else { return Vec::new() };
+    let names = host_names(bundle, &mut unheard);
+    members(bundle, &fleet, &names, policy, &mut unheard).0
+}
+
+/// The members, and the selectors that can mean nobody, each with its place.
+fn members<'b>(
+    bundle: &'b Bundle,
+    fleet: &FleetFile<'b>,
+    names: &[HostName],
+    policy: &PathPolicy,
+    errors: &mut Findings,
+) -> (Vec<Member>, Vec<(Place<'b>, String)>) {
+    let (mut members, mut nobody, mut known) = (Vec::new(), Vec::new(), Vec::new());
+    for name in names {
+        let file = HostFile::read(bundle, name, &fleet.variables, errors);
+        let mut labels = file.map(|file| file.labels).unwrap_or_default();
+        labels.insert(HOST.to_owned(), name.to_string());
+        known.push(labels);
+        let host = placeholder(name, BTreeMap::new(), policy);
+        members.push(Member { name: name.to_string(), is_group: false, host });
+    }
+    for group in &fleet.groups {
+        let Some(select) = &group.select else { continue };
+        if known.iter().any(|labels| select.value.matches(labels)) {
+            continue;
+        }
+        match somebody(&select.value, policy) {
+            Some(host) => members.push(Member { name: group.name.value.clone(), is_group: true, host }),
+            None => nobody.push((select.place, select.value.to_string())),
+        }
+    }
+    (members, nobody)
+}
+
+fn pass(bundle: &Bundle, member: &Member, used: &mut BTreeSet<ComponentName>, report: &mut Report) {
+    let mut pass = Pass::new(bundle, &member.host, member.is_group);
     pass.run(&mut |_| {});
     for (to, from) in [(&mut report.errors, pass.findings), (&mut report.warnings, pass.warnings)] {
         to.more += from.more;
@@ -77,7 +127,7 @@ fn pass(bundle: &Bundle, host: &Host, any_label: bool, used: &mut BTreeSet<Compo
             }
         });
     }
-    if let Some(choice) = resolve::choose(bundle, host, &mut Findings::default()) {
+    if let Some(choice) = resolve::choose(bundle, &member.host, &mut Findings::default()) {
         used.extend(choice.components.into_keys());
     }
 }

@@ -281,5 +281,6 @@ fn found(properties: &Properties, file_state: String) -> UnitFound {
         file_state,
         needs_reload: properties.flag("NeedDaemonReload"),
         can_reload: properties.flag("CanReload"),
+        invocation: jobs::invocation(properties),
     }
 }

@@ -90,17 +90,17 @@ fn of_two_copies_the_larger_of_each_thing_counts() {
 
 #[test]
 fn the_floor_of_time_is_written_once_a_day_and_only_by_a_clock_that_is_kept() {
-    let mut memory = Memory::default();
+    let mut own = Memory::default();
     let moment = |clock, synchronised| Moment { clock, synchronised };
-    assert!(!memory.passes(moment(1_900_000_000, false)));
-    assert!(memory.passes(moment(1_900_000_000, true)));
-    assert!(!memory.passes(moment(1_900_086_399, true)));
-    assert!(memory.passes(moment(1_900_086_400, true)));
-    assert!(!memory.passes(moment(1_800_000_000, true)), "never back");
-    assert_eq!(memory.floor(1), 1_900_086_400);
+    assert!(!own.passes(moment(1_900_000_000, false)));
+    assert!(own.passes(moment(1_900_000_000, true)));
+    assert!(!own.passes(moment(1_900_086_399, true)));
+    assert!(own.passes(moment(1_900_086_400, true)));
+    assert!(!own.passes(moment(1_800_000_000, true)), "never back");
+    assert_eq!(own.floor(1), 1_900_086_400);
     assert_eq!(Memory::default().floor(1), built());
     // Another epoch makes a thief's word about time good for nothing.
-    let mut stolen = super::tests::memory(9, 1);
+    let mut stolen = memory(9, 1);
     stolen.release.as_mut().unwrap().issued = u64::MAX / 2;
     assert_eq!((stolen.floor(1), stolen.floor(2)), (u64::MAX / 2, built()));
 }

@@ -11,7 +11,7 @@ use crate::desired::{Desired, Enablement, Entry, FileState, Node, OnChange, Orig
 use crate::digest::Digest;
 use crate::ledger::{Before, Ledger, Owned, OwnedUnit};
 use crate::names::{ComponentName, HostPath, UnitName};
-use crate::observed::{Found, Identity, Meta, Observed, Purge, Stray, StrayKind, UnitFound};
+use crate::observed::{Found, Identity, Meta, Observed, Purge, Running, Stray, StrayKind, UnitFound};
 use crate::plan::{Action, Note, Plan, Step, is_stray, paths, plan};
 
 /// The process was killed.
@@ -38,6 +38,12 @@ pub(crate) struct Host {
     pub(crate) files: BTreeMap<HostPath, Found>,
     pub(crate) units: BTreeMap<UnitName, UnitFound>,
     pub(crate) images: BTreeSet<String>,
+    /// What was there before.
+    pub(crate) had: BTreeSet<String>,
+    /// What the names of images mean, where somebody gave them to others.
+    pub(crate) tags: BTreeMap<String, String>,
+    /// By which name each container was started, and what that meant.
+    pub(crate) made_of: BTreeMap<UnitName, (String, String)>,
     /// The contents of artifacts that are in the store.
     pub(crate) contents: BTreeSet<Digest>,
     /// In memory.
@@ -121,6 +127,7 @@ pub(crate) fn service_of(component: &str, definition: &str, uses: &[&str]) -> Un
         uses: uses.iter().map(|text| path(text)).collect(),
         after: BTreeSet::new(),
         generated: false,
+        image: None,
         drift: crate::drift::DriftPolicy::default(),
         origin: origin(component),
     }
@@ -148,6 +155,7 @@ impl Host {
             entries: self.files.clone(),
             units,
             images: self.images.clone(),
+            had: self.had.clone(),
             contents: self.contents.clone(),
             users: BTreeMap::from([("root".to_owned(), Some(0))]),
             groups: BTreeMap::from([("root".to_owned(), Some(0))]),
@@ -160,6 +168,12 @@ impl Host {
 
     pub(crate) fn plan(&self, desired: &Desired) -> Plan {
         let mut observed = self.observe();
+        for (name, (_, runs)) in self.made_of.iter().filter(|(name, _)| self.units[*name].active == "active") {
+            if let Some(image) = desired.image_of(name).filter(|image| self.images.contains(*image)) {
+                let running = Running { runs: runs.clone(), means: self.meaning(image) };
+                observed.containers.insert(name.clone(), running);
+            }
+        }
         for (folder, exclusive) in &desired.exclusive {
             let is_stray = |at: &HostPath| at.parent().as_ref() == Some(folder) && is_stray(at, exclusive, desired, &self.ledger);
             let strays = observed.strays.entry(folder.clone()).or_default();
@@ -239,6 +253,9 @@ impl Host {
             found.active = "inactive".to_owned();
             if found.load == "loaded" && found.file_state == "enabled" {
                 self.start(&name, self.text_of(&reads));
+                if let Some((image, _)) = self.made_of.get(&name).cloned() {
+                    self.make(&name, &image);
+                }
             }
         }
     }
@@ -385,6 +402,7 @@ impl Host {
             }
             Action::Pull { image } => {
                 self.images.insert(image.clone());
+                self.tags.remove(image);
             }
             Action::Sysusers { .. } | Action::Tmpfiles { .. } | Action::Sysctl { .. } => {}
         }
@@ -443,11 +461,25 @@ impl Host {
             reads.extend(was.into_iter().filter(|(at, _)| is_definition(at)));
         }
         let works = self.start(unit, reads);
+        if let Some(image) = want.image.as_ref().filter(|_| works && !reload) {
+            let is_pulled = self.images.contains(image) || !desired.images.contains_key(image);
+            assert!(is_pulled, "{unit} is started before {image} is there");
+            self.make(unit, image);
+        }
         let reads = plan.inputs(desired, &self.ledger, want);
         if let Some(owned) = self.ledger.units.get_mut(unit).filter(|_| works) {
             owned.inputs = Some(reads);
         }
         works
+    }
+
+    /// A container is made of what the name of its image means.
+    fn make(&mut self, unit: &UnitName, image: &str) {
+        self.made_of.insert(unit.clone(), (image.to_owned(), self.meaning(image)));
+    }
+
+    fn meaning(&self, image: &str) -> String {
+        self.tags.get(image).cloned().unwrap_or_else(|| image.to_owned())
     }
 
     fn start(&mut self, unit: &UnitName, reads: Texts) -> bool {

@@ -1,6 +1,7 @@
 //! The plan against a model of a host.
 
 pub(crate) mod host;
+mod images;
 mod policies;
 pub(crate) mod properties;
 

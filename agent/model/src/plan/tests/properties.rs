@@ -10,18 +10,20 @@ use crate::drift::{Exclusive, Extra};
 use crate::ledger::Before;
 use crate::names::{HostPath, UnitName};
 use crate::observed::Found;
-use crate::plan::{Action, Plan, paths};
+use crate::plan::{Action, Cause, Plan, paths};
 
 /// A service of `app` and one of `web`; files of `base`, `app` and `web` that they read; a drop-in of `web` for the service of `app`; a path
 /// that changes hands. Each present or not, with one of three contents.
 pub(crate) fn any_desired() -> impl Strategy<Value = Desired> {
     let content = || prop::option::weighted(0.8, 0..3u8);
     let files = (content(), content(), content(), content(), content(), content());
-    let shape = (any::<[bool; 8]>(), prop::option::of(0..2u8));
-    (files, shape).prop_map(|((a, b, base, own, drop_in, shared), (flags, image))| {
+    let shape = (any::<[bool; 8]>(), any::<bool>());
+    (files, shape).prop_map(|((a, b, base, own, drop_in, shared), (flags, contained))| {
         let mut desired = Desired::default();
         let [base_is_read, own_is_read, shared_by_web, app_needs, web_needs, isolated, reload, no_base] = flags;
         let base = base.filter(|_| !no_base);
+        // Named by the definition: another image is another definition.
+        let image = a.filter(|_| contained).map(|version| format!("image:{version}"));
         let mut put = |of: &str, at: &str, version: Option<u8>, role: Role| {
             if let Some(version) = version {
                 desired.entries.insert(path(at), entry_of(of, &text(at, version), role));
@@ -39,6 +41,7 @@ pub(crate) fn any_desired() -> impl Strategy<Value = Desired> {
                 .filter_map(|(at, read)| read.then_some(at))
                 .collect();
             let mut service = service_of("app", "/etc/systemd/system/a.service", &uses);
+            service.image.clone_from(&image);
             service.definition.extend(drop_in.map(|_| path(DROP_IN)));
             service.on_change = if reload { OnChange::Reload } else { OnChange::Restart };
             desired.units.insert(unit("a.service"), service);
@@ -47,7 +50,7 @@ pub(crate) fn any_desired() -> impl Strategy<Value = Desired> {
             let uses: &[&str] = if shared.is_some() && shared_by_web { &["/etc/shared"] } else { &[] };
             desired.units.insert(unit("b.service"), service_of("web", "/etc/systemd/system/b.service", uses));
         }
-        desired.images.extend(image.map(|image| (format!("image:{image}"), origin("app"))));
+        desired.images.extend(image.map(|image| (image, origin("app"))));
         let needs = |wanted: bool, on: &str| wanted.then(|| component(on)).into_iter().collect();
         desired.components.insert(component("base"), BTreeSet::new());
         desired.components.insert(component("app"), needs(app_needs, "base"));
@@ -148,6 +151,31 @@ proptest! {
     #[test]
     fn a_plan_carried_out_leaves_nothing_to_plan(start in any_host(), desired in any_desired()) {
         let mut host = start;
+        host.converge(&desired);
+        check_converged(&host, &desired)?;
+    }
+
+    #[test]
+    fn images_that_somebody_took_away_or_named_anew_come_back_once(
+        start in any_host(), desired in any_desired(), removed: bool, tagged: bool, cut in 0..8usize,
+    ) {
+        let mut host = start;
+        host.converge(&desired);
+        host.had = host.images.clone();
+        if tagged {
+            host.tags = host.images.iter().map(|image| (image.clone(), "another".to_owned())).collect();
+        }
+        if removed {
+            host.images.clear();
+        }
+        let plan = host.plan(&desired);
+        let is_about = |resource: &str| resource.starts_with("image ") || resource == "unit a.service";
+        prop_assert!(plan.changes.iter().all(|change| change.cause == Cause::Drift && is_about(&change.resource)), "{plan:#?}");
+        let expected = desired.images.len() * usize::from(removed || tagged);
+        prop_assert_eq!(plan.drift_count(), expected, "{:#?}", plan);
+        host.fuel = Some(cut);
+        let _ = host.apply(&desired, &plan);
+        host.restart(false);
         host.converge(&desired);
         check_converged(&host, &desired)?;
     }

@@ -1,0 +1,273 @@
+//! One run of `trimtab release`: the clone, what its remote has, and the rule that a statement must satisfy.
+
+use gix_hash::ObjectId;
+use trimtab_model::finding::Findings;
+
+use super::ReleaseArgs;
+use super::preview::{Row, fleet, preview};
+use crate::author::AuthorError;
+use crate::author::desk::Desk;
+use crate::author::draft::{Draft, Said};
+use crate::author::reach::{Reach, Reached};
+use crate::author::roots::Roots;
+use crate::trust::root::{Role, Root};
+use crate::trust::statement::{Channel, Place, REFS};
+use crate::trust::tag::MAX_TAG;
+use crate::trust::threshold::Quorum;
+
+/// The names of a channel, which no statement may have: it is the folder of the others' drafts.
+const DRAFT: &str = "draft";
+
+/// A statement and the tag object that it is in.
+pub(super) struct Known {
+    pub(super) object: ObjectId,
+    pub(super) draft: Draft,
+}
+
+/// One run.
+pub(super) struct Session {
+    pub(super) desk: Desk,
+    /// The remote, if there is one and it was asked.
+    pub(super) remote: Option<String>,
+    pub(super) channel: Channel,
+    alive: bool,
+    /// What the remote serves to hosts; where there is none, what this clone has.
+    pub(super) in_force: Option<Known>,
+    /// The release in force: the same, but where an `alive` statement is made.
+    pub(super) release: Option<Known>,
+    /// What this clone saw in force last: a remote that has less was rolled back.
+    pub(super) seen: Option<Known>,
+    here: Option<Known>,
+    there: Option<Known>,
+}
+
+/// Who must sign a statement.
+pub(super) struct Rule {
+    pub(super) root: Root,
+    pub(super) role: Role,
+    /// What is signed, for people.
+    pub(super) words: String,
+    /// What is signed, by its first word.
+    pub(super) kind: &'static str,
+}
+
+impl Rule {
+    pub(super) fn quorum(&self) -> Quorum<'_> {
+        self.root.quorum(&self.role)
+    }
+}
+
+impl Session {
+    pub(super) fn open(args: &ReleaseArgs) -> Result<Self, AuthorError> {
+        if args.channel.as_str() == DRAFT {
+            return Err(AuthorError::refused("a channel cannot be called `draft`: that is where unfinished statements lie"));
+        }
+        let desk = Desk::open(&args.repo)?;
+        let remote = Some(args.remote.clone()).filter(|remote| !args.offline && desk.has_remote(remote));
+        match &remote {
+            Some(remote) => desk.fetch(remote)?,
+            None if args.push => {
+                return Err(AuthorError::refused(format!(
+                    "this clone has no remote {:?}: name the one that hosts follow with --remote NAME, or --remote . for this very clone",
+                    args.remote
+                )));
+            }
+            None => {}
+        }
+        let mut session = Self {
+            desk,
+            remote,
+            channel: args.channel.clone(),
+            alive: args.alive,
+            in_force: None,
+            release: None,
+            seen: None,
+            here: None,
+            there: None,
+        };
+        session.in_force = session.current(&session.reference())?;
+        session.release = session.current(&args.channel.reference())?;
+        session.seen = session.known(session.desk.reference(&session.reference())?)?;
+        session.here = session.known(session.desk.reference(&session.draft_reference())?)?;
+        session.there = match &session.remote {
+            Some(remote) => session.known(session.desk.remote_reference(remote, &session.draft_reference())?)?,
+            None => None,
+        };
+        Ok(session)
+    }
+
+    /// Where hosts look.
+    pub(super) fn reference(&self) -> String {
+        if self.alive { self.channel.alive_reference() } else { self.channel.reference() }
+    }
+
+    /// Where no host looks.
+    pub(super) fn draft_reference(&self) -> String {
+        let reference = self.reference();
+        format!("{REFS}{DRAFT}/{}", reference.strip_prefix(REFS).unwrap_or(&reference))
+    }
+
+    fn current(&self, name: &str) -> Result<Option<Known>, AuthorError> {
+        let object = match &self.remote {
+            Some(remote) => self.desk.remote_reference(remote, name)?,
+            None => self.desk.reference(name)?,
+        };
+        self.known(object)
+    }
+
+    fn known(&self, object: Option<ObjectId>) -> Result<Option<Known>, AuthorError> {
+        let Some(object) = object else { return Ok(None) };
+        let draft = Draft::parse(object.kind(), self.desk.tag(object, MAX_TAG)?)?;
+        Ok(Some(Known { object, draft }))
+    }
+
+    /// All statements that were seen of this channel.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
+        let all = [&self.in_force, &self.release, &self.seen, &self.here, &self.there];
+        all.into_iter().flatten().map(|known| known.draft.said.place())
+    }
+
+    /// The statement that is not in force yet: the longer one of here and there.
+    pub(super) fn pending(&self) -> Result<Draft, AuthorError> {
+        let draft = match (&self.here, &self.there) {
+            (None, None) => {
+                return Err(AuthorError::refused(format!(
+                    "there is no unfinished statement for {}: `trimtab release {}` makes one",
+                    self.channel, self.channel
+                )));
+            }
+            (Some(one), None) | (None, Some(one)) => &one.draft,
+            (Some(here), Some(there)) if here.draft.is_begin_of(&there.draft) => &there.draft,
+            (Some(here), Some(there)) if there.draft.is_begin_of(&here.draft) => &here.draft,
+            // The older of two was given up when the newer one was made.
+            (Some(here), Some(there)) if here.draft.said.place() > there.draft.said.place() => &here.draft,
+            (Some(here), Some(there)) if here.draft.said.place() < there.draft.said.place() => &there.draft,
+            (Some(here), Some(there)) => {
+                return Err(AuthorError::refused(format!(
+                    "two unfinished statements: {} ({}) here, and {} ({}) at the remote, and neither goes on where the other ends; drop yours (git update-ref -d {}), or make a new one and push that",
+                    here.draft.said.tag_name(),
+                    here.draft.digest().short(),
+                    there.draft.said.tag_name(),
+                    there.draft.digest().short(),
+                    self.draft_reference()
+                )));
+            }
+        };
+        if *draft.said.channel() != self.channel {
+            return Err(AuthorError::refused(format!(
+                "the unfinished statement is for {}, not for {}",
+                draft.said.channel(),
+                self.channel
+            )));
+        }
+        Ok(draft.clone())
+    }
+
+    /// Refuses what was overtaken: no host takes a number twice, or a lower one.
+    pub(super) fn is_newest(&self, draft: &Draft) -> Result<(), AuthorError> {
+        let (Some(current), Said::Release(statement)) = (&self.in_force, &draft.said) else { return Ok(()) };
+        let place = current.draft.said.place();
+        if statement.place > place {
+            return Ok(());
+        }
+        Err(AuthorError::refused(format!(
+            "{} is overtaken: {} is in force, and hosts take higher numbers only; make a new one with `trimtab release {}`",
+            draft.said.tag_name(),
+            current.draft.said.tag_name(),
+            self.channel
+        )))
+    }
+
+    /// The root files of a commit.
+    pub(super) fn roots(&self, commit: ObjectId) -> Result<Roots, AuthorError> {
+        Roots::read(|path| self.desk.file(commit, path))
+    }
+
+    /// Who must sign this, by the root in its own tree.
+    pub(super) fn role(&self, draft: &Draft) -> Result<Rule, AuthorError> {
+        let roots = self.roots(draft.commit)?;
+        let root = roots.in_force()?.root.clone();
+        let (roles, kind, table) = match &draft.said {
+            Said::Release(statement) => {
+                if statement.root != root.version || statement.place.epoch != root.epoch || statement.repo != root.repo {
+                    return Err(AuthorError::refused(format!(
+                        "{} was made under root {} (epoch {}), and its commit has root {} (epoch {}) of {}: make a new one with `trimtab release {}`",
+                        draft.said.tag_name(),
+                        statement.root,
+                        statement.place.epoch,
+                        root.version,
+                        root.epoch,
+                        root.repo,
+                        self.channel
+                    )));
+                }
+                (&root.release, "trimtab-release", "release")
+            }
+            Said::Alive(_) => (&root.alive, "trimtab-alive", "alive"),
+        };
+        let Some(role) = roles.get(&self.channel).cloned() else {
+            let names: Vec<&str> = roles.keys().map(Channel::as_str).collect();
+            let has = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let advice =
+                if table == "alive" { format!("--alive {}=KEY", self.channel) } else { format!("--channel {}=N", self.channel) };
+            return Err(AuthorError::refused(format!(
+                "root {} has no [{table}.{}] (it has {has}), so nobody may sign this: `trimtab trust rotate {advice}` adds it",
+                root.version, self.channel
+            )));
+        };
+        let words = if table == "alive" {
+            format!("an alive statement of {}", self.channel)
+        } else {
+            format!("a release to {}", self.channel)
+        };
+        Ok(Rule { root, role, words, kind })
+    }
+
+    /// What each host and group would get, or all that is wrong with the fleet.
+    pub(super) fn preview(&self, draft: &Draft) -> Result<Result<Vec<Row>, Findings>, AuthorError> {
+        let mut reached = self.reached()?;
+        let new = fleet(self.desk.tree_of(draft.commit)?, reached.courier())?;
+        let old = match &self.in_force {
+            Some(current) => Some(fleet(self.desk.tree_of(current.draft.commit)?, reached.courier())?),
+            None => None,
+        };
+        Ok(preview(old.as_ref(), &new))
+    }
+
+    /// This clone, as a device would reach it.
+    pub(super) fn reached(&self) -> Result<Reached, AuthorError> {
+        Reached::new(&self.desk.git_dir().to_string_lossy(), &Reach::default())
+    }
+
+    /// Keeps a statement in this clone.
+    pub(super) fn store(&self, draft: &Draft) -> Result<ObjectId, AuthorError> {
+        let object = self.desk.store_tag(&draft.bytes)?;
+        self.desk.set(&self.draft_reference(), Some(object), self.here.as_ref().map(|known| known.object))?;
+        Ok(object)
+    }
+
+    /// Pushes it to where it belongs; that reference.
+    pub(super) fn push(&self, object: ObjectId, is_complete: bool) -> Result<String, AuthorError> {
+        let remote = self.remote.as_deref().expect("because --push without a remote was refused");
+        let (public, unfinished) = (self.reference(), self.draft_reference());
+        let there = self.there.as_ref().map(|known| known.object);
+        if !is_complete {
+            // Into this very clone there is nothing to push.
+            if remote != "." {
+                self.desk.push(remote, &[(&unfinished, Some(object), there)])?;
+            }
+            return Ok(unfinished);
+        }
+        let in_force = self.in_force.as_ref().map(|known| known.object);
+        let mut moves = vec![(public.as_str(), Some(object), in_force)];
+        if remote == "." {
+            self.desk.set(&public, Some(object), in_force)?;
+        } else {
+            moves.extend(there.map(|there| (unfinished.as_str(), None, Some(there))));
+            self.desk.push(remote, &moves)?;
+            self.desk.set(&public, Some(object), self.seen.as_ref().map(|known| known.object))?;
+        }
+        self.desk.set(&unfinished, None, Some(object))?;
+        Ok(public)
+    }
+}

@@ -1,0 +1,312 @@
+//! A host in release mode, the whole program over HTTPS: it follows releases and rotations, refuses what is served again, and forgets nothing.
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use gix_hash::ObjectId;
+use trimtab::trust::statement::show_time;
+use trimtab_model::report::Outcome;
+use trimtab_model::status::{ConditionKind, Status, Truth};
+use trimtab_tests::git::Key;
+use trimtab_tests::release::{Hand, Mini, REPO_ID, RootText, Say};
+use trimtab_tests::server::{Authority, GitServer, Tls};
+
+use crate::Sandbox;
+
+const DAY: u64 = 86_400;
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// A sandbox whose host follows `production`, of which two of ann, bob and an offline key must sign releases.
+struct Released {
+    sandbox: Sandbox,
+    server: GitServer,
+    ann: Key,
+    bob: Key,
+    safe: Mini,
+}
+
+const ALL: &[&str] = &["ann", "bob", "safe"];
+
+impl Released {
+    fn new(more: &str) -> Self {
+        let (sandbox, authority) = (Sandbox::new(""), Authority::new());
+        let server = GitServer::start(sandbox.repo.path(), Tls::On(&authority));
+        sandbox.repo.git(&["config", "uploadpack.allowFilter", "true"]);
+        let released = Self { sandbox, server, ann: Key::new("ann"), bob: Key::new("bob"), safe: Mini::new() };
+        let etc = released.sandbox.root().join("etc/trimtab");
+        let write = |name: &str, text: String| fs::write(etc.join(name), text).unwrap();
+        write("ca.pem", authority.pem().to_owned());
+        let url = format!("{}/.git", released.server.url());
+        write(
+            "agent.toml",
+            format!("[source]\nurl = \"{url}\"\nca-file = \"{}\"\n[host]\nname = \"box\"\n", etc.join("ca.pem").display()),
+        );
+        write("root.toml", released.root().text());
+        released.trust(more);
+        released.root().write(&released.sandbox.repo, &[released.ann(), released.safe()]);
+        released.sandbox.push();
+        released
+    }
+
+    fn trust(&self, more: &str) {
+        let text = format!("mode = \"release\"\nchannel = \"production\"\nrepo = \"{REPO_ID}\"\nroot = \"root.toml\"\n{more}");
+        fs::write(self.sandbox.root().join("etc/trimtab/trust.toml"), text).unwrap();
+    }
+
+    fn ann(&self) -> Hand<'_> {
+        Hand::Ssh(&self.ann)
+    }
+
+    fn bob(&self) -> Hand<'_> {
+        Hand::Ssh(&self.bob)
+    }
+
+    fn safe(&self) -> Hand<'_> {
+        Hand::Mini(&self.safe)
+    }
+
+    fn root(&self) -> RootText<'_> {
+        let keys = [("ann", self.ann()), ("bob", self.bob()), ("safe", self.safe())];
+        RootText::new(&keys, &[("root", 2, ALL), ("release.production", 2, ALL)])
+    }
+
+    fn say(&self, seq: u64) -> Say {
+        let mut say = Say::of(&self.sandbox.repo, "production", (1, seq));
+        say.times = (show_time(now() - 60), show_time(now() + 60 * DAY));
+        say
+    }
+
+    /// A release of what is checked out, by ann and the offline key.
+    fn release(&self, seq: u64) -> ObjectId {
+        self.say(seq).release(&self.sandbox.repo, &[self.safe(), self.ann()])
+    }
+
+    fn serve(&self, tag: ObjectId) {
+        self.sandbox.repo.git(&["update-ref", "refs/trimtab/production", &tag.to_string()]);
+    }
+
+    fn status(&self) -> Status {
+        self.sandbox.status().unwrap()
+    }
+
+    /// A pass that is held back with this verdict, and leaves the file as it was.
+    #[track_caller]
+    fn held(&self, verdict: &str, text: &str) {
+        let pass = self.sandbox.once();
+        assert_eq!((pass.outcome, pass.trust.verdict.as_str()), (Outcome::Held, verdict), "{pass:?}");
+        assert_eq!(self.sandbox.read("etc/one.conf"), text);
+    }
+}
+
+#[test]
+fn a_host_follows_releases_over_https_and_refuses_what_is_served_again() {
+    let host = Released::new("");
+    let one = host.release(1);
+    let pass = host.sandbox.once();
+    assert_eq!((pass.outcome, pass.trust.verdict.as_str()), (Outcome::Converged, "accepted"), "{pass:?}");
+    assert!(pass.trust.signer.contains("ann (SHA256:") && pass.trust.signer.contains("safe (minisign:"), "{}", pass.trust.signer);
+    let trust = host.status().trust;
+    assert_eq!((trust.mode.as_str(), trust.epoch, trust.sequence, trust.root_version), ("release", Some(1), Some(1), Some(1)));
+    assert!(trust.expires.unwrap() > now() && ["fresh", "unknown"].contains(&trust.freshness.as_str()), "{trust:?}");
+
+    // A branch may move as it likes: nothing is deployed that is not released.
+    host.sandbox.revise("two\n");
+    host.server.reset();
+    let pass = host.sandbox.once();
+    assert_eq!((pass.outcome, pass.trust.verdict.as_str()), (Outcome::Unchanged, "unchanged"));
+    println!(
+        "a poll: {} request, {} up, {} down, cold, with TLS",
+        host.server.requests(),
+        host.server.bytes_up(),
+        host.server.bytes_down()
+    );
+    assert_eq!(host.server.requests(), 1, "the alive statement is asked for with the release");
+
+    let two = host.release(2);
+    host.server.reset();
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    println!(
+        "a release: {} requests, {} up, {} down, cold, with TLS",
+        host.server.requests(),
+        host.server.bytes_up(),
+        host.server.bytes_down()
+    );
+    assert_eq!(host.sandbox.read("etc/one.conf"), "two\n");
+
+    host.serve(one);
+    host.held("rolled-back", "two\n");
+    host.serve(two);
+    assert_eq!(host.sandbox.once().outcome, Outcome::Unchanged);
+    // Another statement about the same commit renders nothing anew, and counts.
+    host.release(3);
+    let pass = host.sandbox.once();
+    assert_eq!((pass.outcome, pass.trust.verdict.as_str()), (Outcome::Unchanged, "accepted"));
+    assert_eq!(host.status().trust.sequence, Some(3));
+    host.serve(two);
+    host.held("rolled-back", "two\n");
+}
+
+#[test]
+fn a_rotation_is_followed_and_remembered_though_its_release_is_refused() {
+    let host = Released::new("");
+    host.release(1);
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    let keys = [("ann", host.ann()), ("safe", host.safe())];
+    let both: &[&str] = &["ann", "safe"];
+    let root = RootText { version: 2, ..RootText::new(&keys, &[("root", 2, both), ("release.production", 2, both)]) };
+    root.write(&host.sandbox.repo, &[host.ann(), host.safe()]);
+    host.sandbox.revise("two\n");
+    host.say(2).release(&host.sandbox.repo, &[host.ann(), host.bob()]);
+    host.held("below-threshold", "one\n");
+    assert_eq!(host.status().trust.root_version, Some(2), "what was believed stays so");
+    // A tree without root 2, by those who counted under root 1.
+    host.sandbox.repo.git(&["checkout", "--quiet", "HEAD~1"]);
+    host.say(3).release(&host.sandbox.repo, &[host.ann(), host.bob()]);
+    host.held("below-threshold", "one\n");
+    host.sandbox.repo.git(&["checkout", "--quiet", "main"]);
+    host.release(4);
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    assert_eq!(host.sandbox.read("etc/one.conf"), "two\n");
+}
+
+#[test]
+fn a_lost_memory_falls_back_to_the_floor_and_is_told() {
+    let host = Released::new("min-epoch = 1\nmin-seq = 2\n");
+    let (one, two) = (host.release(1), host.release(2));
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    let copies =
+        ["var/lib/trimtab/trust-state.json", "etc/trimtab/state/trust-state.json"].map(|path| host.sandbox.root().join(path));
+    // One copy is enough, and both stand again.
+    for copy in &copies {
+        let text = fs::read_to_string(copy).unwrap();
+        fs::write(copy, &text[..text.len() / 2]).unwrap();
+        let pass = host.sandbox.once();
+        assert!(pass.remarks.iter().any(|remark| remark.contains("one copy")), "{:?}", pass.remarks);
+        assert_eq!(fs::read_to_string(copy).unwrap(), text);
+    }
+    let lose = |host: &Released| {
+        host.serve(one);
+        for copy in &copies {
+            fs::write(copy, "{").unwrap();
+        }
+    };
+    lose(&host);
+    host.held("rolled-back", "one\n");
+    let status = host.status();
+    assert!(status.trust.state_lost);
+    let stale = status.condition(ConditionKind::Stale).unwrap();
+    assert_eq!((stale.status, stale.reason.as_str()), (Truth::True, "MemoryLost"));
+    host.serve(two);
+    assert_eq!(host.sandbox.once().trust.verdict, "accepted");
+    assert!(host.status().trust.state_lost, "until a second release was accepted");
+    host.sandbox.revise("three\n");
+    host.release(3);
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    assert!(!host.status().trust.state_lost);
+    // A host that is to wait for a person does, and leaves everything as it is.
+    host.trust("require-state = true\n");
+    lose(&host);
+    let (code, _, said) = host.sandbox.said(&["once"]);
+    assert_eq!((code, said.contains("min-seq")), (78, true), "{said}");
+    assert_eq!(host.sandbox.read("etc/one.conf"), "three\n");
+}
+
+#[test]
+fn what_runs_out_is_told_and_stays() {
+    let host = Released::new("");
+    let mut say = host.say(1);
+    let end = now() + 3;
+    say.times.1 = show_time(end);
+    say.release(&host.sandbox.repo, &[host.safe(), host.ann()]);
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    crate::until("it has run out", || now() > end);
+    let pass = host.sandbox.once();
+    assert_eq!((pass.outcome, host.sandbox.read("etc/one.conf").as_str()), (Outcome::Unchanged, "one\n"));
+    // By a clock that nobody keeps it is not certain.
+    assert!(["expired", "unknown"].contains(&host.status().trust.freshness.as_str()), "{:?}", host.status().trust);
+    host.trust("");
+    fs::write(host.sandbox.root().join("etc/one.conf"), "drift\n").unwrap();
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    assert_eq!(host.sandbox.read("etc/one.conf"), "one\n", "it is held on the last good state");
+}
+
+#[test]
+fn a_host_that_followed_releases_does_not_go_back_to_commits() {
+    let host = Released::new("");
+    host.release(1);
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    let keys = format!("mode = \"commit\"\nbranch = \"main\"\nkeys = [\"{}\"]\n", host.sandbox.key.line());
+    fs::write(host.sandbox.root().join("etc/trimtab/trust.toml"), keys).unwrap();
+    let (code, _, said) = host.sandbox.said(&["once"]);
+    assert_eq!((code, said.contains("loosen")), (78, true), "{said}");
+}
+
+/// A copy of all that a host is.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let done = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(done.success());
+}
+
+#[test]
+fn a_power_cut_between_what_is_remembered_and_what_is_done() {
+    let host = Released::new("");
+    host.release(1);
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    let before = host.sandbox.folder.path().join("before");
+    copy(&host.sandbox.root(), &before);
+    host.sandbox.revise("two\n");
+    let two = host.release(2);
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    let copies = ["var/lib/trimtab/trust-state.json", "etc/trimtab/state/trust-state.json"];
+    let remembered = copies.map(|path| fs::read(host.sandbox.root().join(path)).unwrap());
+    // After the first copy, and after both: nothing of the host is changed yet, but what it remembers.
+    for written in 1..=2 {
+        fs::remove_dir_all(host.sandbox.root()).unwrap();
+        copy(&before, &host.sandbox.root());
+        for (path, text) in copies.iter().zip(&remembered).take(written) {
+            fs::write(host.sandbox.root().join(path), text).unwrap();
+        }
+        // What was accepted before is not gone back to, and what was accepted is put in force.
+        host.release(1);
+        host.held("rolled-back", "one\n");
+        host.serve(two);
+        let pass = host.sandbox.once();
+        assert_eq!((pass.outcome, pass.trust.verdict.as_str()), (Outcome::Converged, "unchanged"), "{pass:?}");
+        assert_eq!(host.sandbox.read("etc/one.conf"), "two\n");
+    }
+}
+
+#[test]
+fn two_hosts_that_are_told_different_things_report_it() {
+    // The same people, keys and repository; the server shows one of them the newest release and keeps it from the other.
+    let host = Released::new("");
+    let toml = host.sandbox.root().join("etc/trimtab/agent.toml");
+    let text = fs::read_to_string(&toml).unwrap();
+    fs::write(&toml, text + "[[sink]]\nname = \"ops\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:9/hook\"\nallow-http = true\n")
+        .unwrap();
+    let twin = host.sandbox.folder.path().join("twin");
+    copy(&host.sandbox.root(), &twin);
+    let told = |root: &std::path::Path| {
+        let mut trimtab = std::process::Command::new(trimtab_tests::trimtab_binary());
+        let output = trimtab.arg("--root").arg(root).args(["once", "--json"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+        let reports = fs::read_dir(root.join("var/lib/trimtab/spool")).unwrap().flatten().map(|entry| entry.path());
+        let newest = reports.filter(|path| path.extension().is_some_and(|end| end == "report")).max().unwrap();
+        // Four lines of signature, then the report.
+        let text = fs::read_to_string(newest).unwrap();
+        let report: serde_json::Value = serde_json::from_str(text.splitn(5, '\n').last().unwrap()).unwrap();
+        let trust = &report["status"]["trust"];
+        (trust["epoch"].as_u64(), trust["sequence"].as_u64(), trust["revision"].as_str().unwrap().to_owned())
+    };
+    host.release(4);
+    let (epoch, sequence, revision) = told(&twin);
+    assert_eq!((epoch, sequence), (Some(1), Some(4)));
+    host.sandbox.revise("two\n");
+    host.release(5);
+    let newer = told(&host.sandbox.root());
+    assert_eq!((newer.0, newer.1), (Some(1), Some(5)));
+    assert_ne!(newer.2, revision);
+}
