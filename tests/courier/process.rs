@@ -13,7 +13,6 @@ use trimtab::courier::protocol::{MAX_PIECE, Reply, Request, Traffic};
 use trimtab::courier::{Class, Client, ClientError, Part};
 use trimtab::trust::hash::{FetchError, Verified};
 use trimtab::wire::{self, ObjectKind, ObjectSource};
-use trimtab_model::digest::Digest;
 use trimtab_model::outbound::Signed;
 use trimtab_tests::server::{Auth, Fault, GitServer, Tls};
 use trimtab_tests::trimtab_binary;
@@ -167,7 +166,7 @@ fn answers_to_other_questions_and_huge_frames_are_refused() {
     assert!(matches!(client.advance(&tip, None), Err(ClientError::Wire(_))));
     let report = Signed { report: b"{}".to_vec(), signature: "x".to_owned() };
     assert!(matches!(client.deliver("ops", &[report]), Err(ClientError::Unexpected)));
-    let fetched = client.fetch("https://h/x", Digest::of(b"x"), Part::Signature, 0);
+    let fetched = client.fetch("https://h/x", Part::Signature, 0);
     assert!(matches!(fetched, Err(ClientError::Wire(_))), "{fetched:?}");
     let error = client.objects(ObjectKind::Blob, &[tip], 10).unwrap_err().to_string();
     assert!(error.contains("5555"), "{error}");

@@ -68,3 +68,55 @@ fn a_unit_runs_a_fetched_program_and_goes_back_to_the_last_one_without_a_network
     eventually("it went back", 60, || m.sh(&format!("tail -c 9 {TOOL}")) == "version 1" && runs(&m, 1));
     assert_eq!(m.sh("stat -c '%U %a' /var/lib/trimtab/blobs"), "root 700");
 }
+
+#[test]
+fn a_machine_that_reaches_nothing_is_brought_up_from_a_stick_with_program_and_image() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    let ana = Person::new(&m, "ana");
+    let key = shop(&m);
+    let digest = m.read("/var/lib/lab/busybox-1");
+    fleet::assign(&ana, &["tool", "web"]);
+    fleet::container(&ana, "web", &digest);
+    offer(&m, &ana, 1, &key);
+    ana.push("A program and a container");
+    let copy = ana.working_copy();
+    let ssh = ana.key_file().trim_end_matches(".pub").to_owned();
+    let made = m.sh(&format!(
+        "cd {copy} && trimtab bundle create --output /root/plant.bundle --host edge-1 --ca-file /etc/ssl/lab-ca.pem --sign-key {ssh} --json 2>/dev/null | jq -c .parts"
+    ));
+    assert_eq!(made, "4", "commits, a program and its signature, an image");
+    m.sh(&format!("trimtab bundle show /root/plant.bundle --key {} >/dev/null", ana.key_file()));
+
+    // From here on there is nothing but the stick.
+    m.sh("systemctl stop nginx docker-registry && podman rmi -a -f >/dev/null 2>&1; rm -rf /srv/files /srv/git");
+    enrol(&m, &ana, "");
+    let nothing = m.try_sh("trimtab once");
+    assert!(nothing.code == 1 && !m.has(TOOL), "{nothing}");
+    let applied = m.try_sh("trimtab bundle apply /root/plant.bundle");
+    assert_eq!(applied.code, 2, "{applied}");
+    assert!(runs(&m, 1));
+    assert_eq!(m.sh("podman inspect systemd-web --format '{{.ImageDigest}}'"), digest);
+    eventually("the page is served", 10, || m.try_sh("curl -sf --max-time 2 http://localhost:8080/hostname").code == 0);
+    assert_eq!(m.try_sh("trimtab bundle apply /root/plant.bundle").code, 0, "a second time there is nothing to do");
+    assert_eq!(m.sh("ls -A /var/cache/trimtab | grep -c applying || true"), "0");
+
+    // The agent holds it by what it was given, and another bundle is not taken from under it.
+    start_agent(&m);
+    m.sh(&format!("cp /bin/true {TOOL}.new && mv {TOOL}.new {TOOL}"));
+    eventually("it is repaired", 30, || m.sh(&format!("tail -c 9 {TOOL}")) == "version 1");
+    let busy = m.try_sh("trimtab bundle apply /root/plant.bundle");
+    assert!(busy.code == 75 && busy.err.contains("only one trimtab may work on a machine"), "{busy}");
+
+    // An image that only bears the name is not left there to be run.
+    m.sh("systemctl stop trimtab web && podman rm -af >/dev/null && podman rmi -a -f >/dev/null");
+    m.sh("cd /root && mkdir x && tar -xf plant.bundle -C x && cd x && mkdir i && tar -xf images/1.tar -C i && m=$(jq -r '.manifests[0].digest' i/index.json | cut -d: -f2) && \
+          jq -c '.annotations.forged=\"yes\"' i/blobs/sha256/$m > i/new && n=$(sha256sum < i/new | cut -d' ' -f1) && s=$(stat -c %s i/new) && mv i/new i/blobs/sha256/$n && rm i/blobs/sha256/$m && \
+          jq -c \".manifests[0].digest=\\\"sha256:$n\\\" | .manifests[0].size=$s\" i/index.json > i/index.new && mv i/index.new i/index.json && tar -cf images/1.tar -C i . && \
+          d=$(sha256sum < images/1.tar | cut -d' ' -f1) && s=$(stat -c %s images/1.tar) && sed -i \"s|^part: sha256:[0-9a-f]* [0-9]* images/1.tar|part: sha256:$d $s images/1.tar|\" manifest && \
+          tar --format=ustar --owner=0 --group=0 --mode=0644 --numeric-owner -cf ../forged.bundle manifest repository.bundle $(sed -n 's/^part: [^ ]* [^ ]* \\(artifacts[^ ]*\\)/\\1/p' manifest) images/1.tar");
+    let forged = m.try_sh("trimtab bundle apply /root/forged.bundle");
+    let have = m.try_sh(&format!("podman image exists localhost:5000/busybox@{digest}"));
+    assert!(forged.code != 0 && have.code != 0, "{forged}{have}");
+    assert!(forged.out.contains(&format!("image localhost:5000/busybox@{digest}")), "it was read, and its image refused\n{forged}");
+    assert!(m.try_sh("curl -sf --max-time 2 http://localhost:8080/hostname").code != 0);
+}

@@ -2,6 +2,7 @@
 //! here is what needs many passes or an agent that is watched, quickly.
 
 mod artifacts;
+mod bundles;
 mod desk;
 mod explain;
 mod keys;

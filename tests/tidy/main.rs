@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms of the daemon, left to right; a room imports only from rooms of a lower rank.
 /// `crate::cli` is the last; `model` is a crate of its own, so the compiler holds that side.
-const RANKS: [(&str, u8); 20] = [
+const RANKS: [(&str, u8); 21] = [
     ("wire", 0),
     ("log", 0),
     ("durable", 0),
@@ -18,6 +18,7 @@ const RANKS: [(&str, u8); 20] = [
     ("render", 1),
     ("probe", 2),
     ("config", 2),
+    ("bundle", 2),
     ("watch", 3),
     ("outbox", 3),
     ("endpoint", 3),

@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod author;
+pub mod bundle;
 pub mod cli;
 pub mod config;
 pub mod courier;

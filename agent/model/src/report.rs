@@ -24,6 +24,15 @@ pub enum Wake {
     Retry,
     /// Something that is managed was seen to change.
     Event,
+    /// `trimtab bundle apply`.
+    Bundle,
+}
+
+impl Wake {
+    /// Whether a person waits for it.
+    pub fn is_asked(self) -> bool {
+        matches!(self, Self::Asked | Self::Bundle)
+    }
 }
 
 /// How a pass ended, from best to worst.

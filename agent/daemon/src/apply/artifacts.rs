@@ -17,6 +17,8 @@ use trimtab_model::ledger::Ledger;
 use trimtab_model::names::HostPath;
 
 use super::Machine;
+use crate::bundle::Opened;
+use crate::courier::protocol::MAX_PIECE;
 use crate::courier::{Class, Client, ClientError, Part, Way};
 use crate::host::observe;
 use crate::store::{Store, StoreError, require_at};
@@ -56,8 +58,11 @@ pub(super) enum ArtifactError {
     #[error("could not write what came of {url}")]
     Write { url: String, source: io::Error },
     /// There is no way to a courier.
-    #[error("nothing can be fetched here")]
-    NoWay,
+    #[error("{url} ({digest}) is not in the bundle, and nobody else is asked")]
+    NoWay { url: String, digest: Digest },
+    /// The bundle cannot be read.
+    #[error("could not read {url} from the bundle")]
+    Bundle { url: String, source: io::Error },
     /// The work itself broke.
     #[error("fetching {url} ended unexpectedly")]
     Died { url: String },
@@ -75,7 +80,6 @@ pub(super) async fn fetch(
     if store.has(&digest) && store.size(&digest) == size {
         return Ok(());
     }
-    let way = machine.way.clone();
     require_room(path, digest, size, machine, store)?;
     if from_this_host(path, digest, size, wanted, ledger, machine, store)? {
         return Ok(());
@@ -85,7 +89,8 @@ pub(super) async fn fetch(
     let cancelled = Cancelled(Arc::new(AtomicBool::new(false)));
     let got = Arc::new(AtomicU64::new(0));
     let job = Job {
-        way: way.ok_or(ArtifactError::NoWay)?,
+        way: machine.way.clone(),
+        bundle: machine.bundle.clone(),
         artifact: artifact.clone(),
         digest,
         size,
@@ -107,7 +112,7 @@ pub(super) async fn fetch(
         }
     };
     match ended.map_err(|_| ArtifactError::Died { url: url.clone() })? {
-        Ok(file) => {
+        Ok((file, _)) => {
             store.take_part(&digest, file)?;
             tracing::info!(target: crate::log::PROGRESS, url, bytes = size, seconds = begun.elapsed().as_secs(), "fetched");
             Ok(())
@@ -119,6 +124,38 @@ pub(super) async fn fetch(
             Err(error)
         }
     }
+}
+
+/// Fetches an artifact into a file, proven as on a host; its signature, where it has one.
+pub fn fetch_to(
+    to: &Path,
+    artifact: &Artifact,
+    digest: Digest,
+    size: u64,
+    way: &Way,
+) -> Result<Option<String>, impl std::error::Error + use<>> {
+    let url = artifact.shown_url().to_owned();
+    let patience = Duration::from_secs(24 * 3600);
+    let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(to);
+    let job = |file| Job {
+        way: Some(way.clone()),
+        bundle: None,
+        artifact: artifact.clone(),
+        digest,
+        size,
+        file,
+        deadline: Instant::now() + patience,
+        patience,
+        cancelled: Arc::default(),
+        got: Arc::default(),
+    };
+    file.map_err(|source| ArtifactError::Write { url, source }).and_then(|file| job(file).run()).map(|(_, signature)| signature)
+}
+
+/// Digest and length of a file.
+pub fn hash_file(path: &Path) -> io::Result<(Digest, u64)> {
+    let mut file = std::fs::File::open(path)?;
+    Ok((hash(&mut file)?, file.metadata()?.len()))
 }
 
 /// The content is needed twice, in the store and in its place.
@@ -188,9 +225,16 @@ impl Drop for Cancelled {
     }
 }
 
+/// Where the bytes come from.
+enum From {
+    Courier(Client),
+    Bundle { bundle: Arc<Opened>, content: usize, signature: Option<usize> },
+}
+
 /// One fetch, by value: it runs on a thread of its own.
 struct Job {
-    way: Way,
+    way: Option<Way>,
+    bundle: Option<Arc<Opened>>,
     artifact: Artifact,
     digest: Digest,
     size: u64,
@@ -202,15 +246,15 @@ struct Job {
 }
 
 impl Job {
-    /// The file with all of the content, proven.
-    fn run(mut self) -> Result<std::fs::File, ArtifactError> {
+    /// The file with all of the content, proven, and the signature that it was asked to have.
+    fn run(mut self) -> Result<(std::fs::File, Option<String>), ArtifactError> {
         let url = self.artifact.shown_url().to_owned();
         let key = self.artifact.minisign.as_ref().map(|key| key.parse::<MinisignKey>()).transpose();
         let key = key.map_err(|source| ArtifactError::Unsigned { url: url.clone(), source })?;
         let mut hashes = Hashes::new(key.is_some());
         let written = self.go_on(&mut hashes).map_err(|source| ArtifactError::Write { url: url.clone(), source })?;
         self.got.store(written, Ordering::Relaxed);
-        let mut courier = self.way.open().map_err(|source| ArtifactError::Fetch { url: url.clone(), source })?;
+        let mut courier = self.from()?;
         // First, for it is small: what nobody signed need not be fetched.
         let signature = key.map(|_| self.signature(&mut courier)).transpose()?;
         self.content(&mut courier, written, &mut hashes)?;
@@ -224,7 +268,18 @@ impl Job {
         if found != self.digest {
             return Err(ArtifactError::Other { url, expected: self.digest, found });
         }
-        Ok(self.file)
+        Ok((self.file, signature))
+    }
+
+    /// Where it comes from: the bundle, if it has it, else a courier.
+    fn from(&self) -> Result<From, ArtifactError> {
+        let url = || self.artifact.shown_url().to_owned();
+        let name = format!("artifacts/{}", self.digest.hex());
+        if let Some((bundle, content)) = self.bundle.as_ref().and_then(|bundle| Some((bundle, bundle.find(&name)?))) {
+            return Ok(From::Bundle { content, signature: bundle.find(&format!("{name}.minisig")), bundle: bundle.clone() });
+        }
+        let way = self.way.as_ref().ok_or_else(|| ArtifactError::NoWay { url: url(), digest: self.digest })?;
+        way.open().map(From::Courier).map_err(|source| ArtifactError::Fetch { url: url(), source })
     }
 
     /// How far an earlier try came; hashed anew, for nothing is known of what lies there.
@@ -239,7 +294,7 @@ impl Job {
         self.file.seek(SeekFrom::Start(length))
     }
 
-    fn signature(&self, courier: &mut Client) -> Result<String, ArtifactError> {
+    fn signature(&self, courier: &mut From) -> Result<String, ArtifactError> {
         let url = self.artifact.shown_url().to_owned();
         let (path, query) =
             self.artifact.url.split_once('?').map_or((self.artifact.url.as_str(), None), |(path, query)| (path, Some(query)));
@@ -247,7 +302,7 @@ impl Job {
         let mut bytes = Vec::new();
         loop {
             let piece = self.piece(courier, &at, Part::Signature, bytes.len() as u64);
-            let (more, end) = piece.map_err(|source| ArtifactError::Fetch { url: format!("{url}.minisig"), source })?;
+            let (more, end) = piece?;
             bytes.extend_from_slice(&more);
             if end || more.is_empty() || bytes.len() as u64 > Part::Signature.limit() {
                 return String::from_utf8(bytes).map_err(|_| ArtifactError::NoText { url });
@@ -255,16 +310,14 @@ impl Job {
         }
     }
 
-    fn content(&mut self, courier: &mut Client, mut written: u64, hashes: &mut Hashes) -> Result<(), ArtifactError> {
+    fn content(&mut self, courier: &mut From, mut written: u64, hashes: &mut Hashes) -> Result<(), ArtifactError> {
         let url = self.artifact.shown_url().to_owned();
         let part = Part::Content { size: self.size };
         while written < self.size {
             if Instant::now() >= self.deadline {
                 return Err(ArtifactError::Slow { url, got: written, size: self.size, patience: self.patience });
             }
-            let (bytes, end) = self
-                .piece(courier, &self.artifact.url, part, written)
-                .map_err(|source| ArtifactError::Fetch { url: url.clone(), source })?;
+            let (bytes, end) = self.piece(courier, &self.artifact.url, part, written)?;
             let room = usize::try_from(self.size - written).unwrap_or(usize::MAX);
             if bytes.len() > room || end && bytes.len() < room {
                 // The courier itself should have said so.
@@ -278,11 +331,28 @@ impl Job {
         Ok(())
     }
 
-    /// One piece, asked for again when the line breaks.
-    fn piece(&self, courier: &mut Client, url: &str, part: Part, from: u64) -> Result<(Vec<u8>, bool), ClientError> {
+    /// One piece.
+    fn piece(&self, from: &mut From, url: &str, part: Part, at: u64) -> Result<(Vec<u8>, bool), ArtifactError> {
+        let told = || url.split('?').next().unwrap_or_default().to_owned();
+        match from {
+            From::Courier(courier) => {
+                self.asked(courier, url, part, at).map_err(|source| ArtifactError::Fetch { url: told(), source })
+            }
+            From::Bundle { bundle, content, signature } => {
+                let which = if part == Part::Signature { *signature } else { Some(*content) };
+                let which = which.ok_or_else(|| ArtifactError::NoWay { url: told(), digest: self.digest })?;
+                let bytes = bundle.read(which, at, MAX_PIECE).map_err(|source| ArtifactError::Bundle { url: told(), source })?;
+                let end = bytes.len() < MAX_PIECE;
+                Ok((bytes, end))
+            }
+        }
+    }
+
+    /// One piece of the courier's, asked for again when the line breaks.
+    fn asked(&self, courier: &mut Client, url: &str, part: Part, from: u64) -> Result<(Vec<u8>, bool), ClientError> {
         let mut failed = 0;
         loop {
-            let error = match courier.fetch(url, self.digest, part, from) {
+            let error = match courier.fetch(url, part, from) {
                 Ok((bytes, end)) if end || !bytes.is_empty() => return Ok((bytes, end)),
                 Ok(_) => ClientError::Unexpected,
                 Err(error) => error,

@@ -32,11 +32,13 @@ use trimtab_model::ledger::Ledger;
 use trimtab_model::names::{ComponentName, HostPath};
 use trimtab_model::plan::{Action, Plan, Step};
 
+pub use self::artifacts::{fetch_to, hash_file};
 pub use self::capable::on_this_host;
 pub use self::check::CheckError;
 use self::failures::Failures;
 pub(crate) use self::services::last_words;
 pub use self::verify::{Complaint, Verdict};
+use crate::bundle::Opened;
 use crate::courier::Way;
 use crate::host::accounts::Accounts;
 use crate::host::command::Runner;
@@ -78,6 +80,8 @@ pub struct Machine {
     pub keep: u64,
     /// How artifacts are fetched; `None`: they are not.
     pub way: Option<Way>,
+    /// A bundle that artifacts and images are taken from first.
+    pub bundle: Option<Arc<Opened>>,
 }
 
 /// How one step ended.
@@ -210,11 +214,37 @@ pub async fn prefetch(machine: &Machine, plan: &Plan) -> BTreeMap<String, (Compo
     let mut failed = BTreeMap::new();
     for step in &plan.steps {
         let (Action::Pull { image }, Some(component)) = (&step.action, &step.component) else { continue };
-        if let Err(error) = images::pull(image, &machine.runner, machine.patience.pull).await {
-            failed.insert(image.clone(), (component.clone(), chain(&error)));
+        if let Err(message) = pull(image, machine).await {
+            failed.insert(image.clone(), (component.clone(), message));
         }
     }
     failed
+}
+
+/// One image, from the bundle if there is one that has it, else from its registry. The error as a sentence.
+async fn pull(image: &str, machine: &Machine) -> Result<(), String> {
+    let Some((bundle, part)) = machine.bundle.as_ref().and_then(|bundle| Some((bundle, bundle.image(image)?))) else {
+        return images::pull(image, &machine.runner, machine.patience.pull).await.map_err(|error| chain(&error));
+    };
+    let file = tempfile_in(&machine.scratch).map_err(|error| format!("cannot lay {image} down to load it: {error}"))?;
+    let copied = std::fs::File::create(&file.0).and_then(|mut to| bundle.copy(part, &mut to));
+    copied.map_err(|error| format!("cannot take {image} out of the bundle: {error}"))?;
+    images::load(image, &file.0, &machine.runner, machine.patience.pull).await.map_err(|error| chain(&error))
+}
+
+/// A name in a folder of ours; what is there is removed when this is dropped.
+struct Laid(PathBuf);
+
+impl Drop for Laid {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn tempfile_in(scratch: &std::path::Path) -> io::Result<Laid> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(scratch)?;
+    Ok(Laid(scratch.join("image.tar")))
 }
 
 /// Carries out a plan. The ledger is edited and saved along the way; after a plan that was not begun it is as it was.
@@ -373,8 +403,8 @@ impl Pass<'_> {
                 continue;
             }
             let Action::Pull { image } = &self.plan.steps[at].action else { continue };
-            let pulled = images::pull(image, &self.machine.runner, self.machine.patience.pull).await;
-            self.ended(at, pulled.map_or_else(|error| Outcome::Failed { message: chain(&error) }, |()| Outcome::Done));
+            let pulled = pull(image, self.machine).await;
+            self.ended(at, pulled.map_or_else(|message| Outcome::Failed { message }, |()| Outcome::Done));
         }
     }
 

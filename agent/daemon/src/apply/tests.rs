@@ -37,6 +37,7 @@ impl Bench {
         let store = Store::open(places(folder.path())).unwrap();
         let machine = Machine {
             way: None,
+            bundle: None,
             accounts: Accounts::load(&root),
             root,
             systemd: None,

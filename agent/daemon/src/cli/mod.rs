@@ -15,6 +15,7 @@ use crate::log::chain;
 
 mod ask;
 mod backups;
+mod bundle;
 mod demo;
 mod drift;
 mod endpoint;
@@ -113,6 +114,11 @@ enum Command {
     /// What of yours was replaced: originals, and what a repair took away.
     #[command(after_help = "Example:\n  trimtab backups restore /etc/motd --to /root/motd.before")]
     Backups(backups::BackupsArgs),
+    /// Offline updates: commits, artifacts and images in one file, for hosts that no network reaches.
+    #[command(
+        after_help = "Example:\n  trimtab bundle create --output plant-7.bundle --host plant-7 --arch aarch64\n  trimtab bundle apply /media/stick/plant-7.bundle"
+    )]
+    Bundle(bundle::Args),
     /// Leave this host: stop and disable the agent, and forget. Says first what it will do, and asks.
     #[command(after_help = "Example:\n  trimtab uninstall --remove --yes")]
     Uninstall(uninstall::UninstallArgs),
@@ -194,6 +200,7 @@ impl Command {
                 | Command::Release(_)
                 | Command::Verify(_)
                 | Command::Version(_)
+                | Command::Bundle(bundle::Args { command: bundle::Command::Create(_) | bundle::Command::Show(_) })
                 | Command::Courier { .. }
                 | Command::Endpoint(_)
                 | Command::Probe(_)
@@ -242,6 +249,7 @@ pub fn main() -> ExitCode {
         Command::Drift(args) => drift::run(&places, &args),
         Command::Explain(args) => explain::run(&places, &args),
         Command::Backups(args) => backups::run(&places, &args),
+        Command::Bundle(args) => bundle::run(&places, &args),
         Command::Uninstall(args) => uninstall::run(&places, &args),
         Command::Sync(wait) => ask::sync(&places, wait),
         Command::Status(args) => status::run(&places, args),

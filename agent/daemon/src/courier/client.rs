@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use gix_hash::ObjectId;
 
-use trimtab_model::digest::Digest;
 use trimtab_model::outbound::Signed;
 
 use super::protocol::{COMFORTABLE_BODY, Class, MAX_BODY, MAX_IDS, MAX_PIECE, Part, Piece, Reply, Request, Traffic};
@@ -192,8 +191,8 @@ impl Client {
     }
 
     /// The next bytes of an artifact from a byte on, and whether they are the last.
-    pub fn fetch(&mut self, url: &str, digest: Digest, part: Part, from: u64) -> Result<(Vec<u8>, bool), ClientError> {
-        match self.ask(&Request::Fetch { url: url.to_owned(), digest, part, from }, MAX_PIECE as u64)? {
+    pub fn fetch(&mut self, url: &str, part: Part, from: u64) -> Result<(Vec<u8>, bool), ClientError> {
+        match self.ask(&Request::Fetch { url: url.to_owned(), part, from }, MAX_PIECE as u64)? {
             (Reply::Fetched { end }, bytes) => Ok((bytes, end)),
             (other, _) => Err(self.not_that(other)),
         }

@@ -11,6 +11,7 @@ mod client;
 mod confine;
 mod deliver;
 mod fetch;
+mod gitbundle;
 mod http;
 mod local;
 mod meter;

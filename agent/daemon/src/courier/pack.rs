@@ -68,6 +68,43 @@ pub(super) fn unpack(
     }
 }
 
+/// Reads one pack into a folder, as it is, with an index beside it: for one that is read more than once.
+pub(super) fn index(
+    from: &mut dyn BufRead,
+    folder: &Path,
+    hash: gix_hash::Kind,
+    objects: u32,
+    object: u64,
+    meter: &Meter,
+) -> Result<(), CourierError> {
+    let mut head = [0; 12];
+    from.read_exact(&mut head).map_err(|error| CourierError::Pack(error.into()))?;
+    let count = u32::from_be_bytes([head[8], head[9], head[10], head[11]]);
+    if &head[..8] != b"PACK\0\0\0\x02" || count == 0 {
+        return Err(CourierError::Pack("it does not start as a pack of version 2 with objects in it does".into()));
+    }
+    if count > objects {
+        return Err(CourierError::Bound(format!("the pack has {count} objects where at most {objects} are allowed")));
+    }
+    let watch = Watch::start(meter.deadline())?;
+    let options = gix_pack::bundle::write::Options {
+        thread_limit: Some(1),
+        alloc_limit_bytes: usize::try_from(object.saturating_add(4096)).ok(),
+        ..gix_pack::bundle::write::Options::default()
+    };
+    let (interrupt, no_bases) = (&watch.interrupt, None::<gix_object::find::Never>);
+    let mut pack = Cursor::new(head).chain(from);
+    let written = gix_pack::Bundle::write_to_directory(&mut pack, Some(folder), &mut Discard, interrupt, no_bases, hash, options);
+    match written {
+        Ok(_) => Ok(()),
+        Err(_) if watch.interrupt.load(Ordering::Relaxed) => match meter.patience() {
+            Ok(_) => Err(CourierError::Costly(CPU)),
+            Err(late) => Err(late.into()),
+        },
+        Err(error) => Err(fault(error)),
+    }
+}
+
 fn explode(
     pack: &mut dyn BufRead,
     store: &mut Store,

@@ -7,7 +7,6 @@
 //! more than [`MAX_BODY`] bytes of objects.
 
 use serde::{Deserialize, Serialize};
-use trimtab_model::digest::Digest;
 
 use crate::wire::ObjectKind;
 
@@ -69,8 +68,6 @@ pub enum Request {
     Fetch {
         /// Where it lies.
         url: String,
-        /// The digest of the content that it belongs to: a bundle knows it by that.
-        digest: Digest,
         /// What of it.
         part: Part,
         /// The first byte.

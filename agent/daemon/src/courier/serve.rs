@@ -1,7 +1,7 @@
 //! The courier's loop: one request, one reply, until the agent hangs up.
 
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use gix_hash::ObjectId;
@@ -9,6 +9,7 @@ use gix_object::Kind;
 
 use super::deliver::Deliverer;
 use super::fetch::Fetcher;
+use super::gitbundle;
 use super::local::Local;
 use super::meter::Meter;
 use super::protocol::{COMFORTABLE_BODY, MAX_BODY, MAX_DELIVERY, MAX_IDS, Reply, Request, Traffic};
@@ -60,7 +61,7 @@ pub(super) fn serve_behind(
                 Ok((desk.deliver(&sink, &pieces, &body), Vec::new()))
             }
             _ if !body.is_empty() => Err(CourierError::Request("a body that nobody asked for").into()),
-            Request::Fetch { url, digest: _, part, from } => {
+            Request::Fetch { url, part, from } => {
                 let fetcher = fetcher.get_or_insert_with(|| Fetcher::new(&config));
                 fetcher.prepare().map_err(Rc::new)?;
                 raise();
@@ -147,6 +148,8 @@ enum Place {
 
 struct Courier {
     place: Place,
+    /// The source is a bundle that was not opened yet.
+    bundle: Option<PathBuf>,
     meter: Rc<Meter>,
     config: CourierConfig,
 }
@@ -161,11 +164,20 @@ impl Courier {
             Location::Local(path) => Place::Local(Local::new(path)),
             _ => Place::Remote(Box::new(Remote::open(config, meter.clone())?)),
         };
-        Ok(Self { place, meter, config: config.clone() })
+        let bundle = match &config.source.url {
+            Location::Local(path) if gitbundle::is_bundle(path) => Some(path.clone()),
+            _ => None,
+        };
+        Ok(Self { place, bundle, meter, config: config.clone() })
     }
 
     fn reply(&mut self, request: Request) -> Served {
         self.meter.begin(self.config.source.total_timeout);
+        // Only now: its pack is as much a stranger's as one from a server, and is taken apart behind the wall.
+        if let Some(path) = &self.bundle {
+            let made = gitbundle::repository(path, &self.config.cache, self.config.source.max_bytes, &self.meter)?;
+            (self.place, self.bundle) = (Place::Local(Local::new(&made)), None);
+        }
         match request {
             Request::Poll { reference, beside } => self.poll(&reference, beside.as_deref()),
             Request::Advance { tip, have } => self.advance(&tip, have.as_deref()),

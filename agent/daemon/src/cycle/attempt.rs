@@ -88,7 +88,7 @@ impl Cycle {
             return Ok((wanted, plan));
         }
         let begun = Instant::now();
-        self.machine.way = Some(self.way());
+        self.lead_way();
         let missing = self.pull(&plan).await;
         self.stored.forget();
         let unfetched = apply::fetch(&self.machine, &plan, &wanted.desired, &self.ledger, &mut self.store).await;

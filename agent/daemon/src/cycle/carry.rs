@@ -167,7 +167,7 @@ impl Cycle {
     }
 
     pub(super) async fn apply(&mut self, plan: &Plan, wanted: &Wanted) -> Applied {
-        self.machine.way = Some(self.way());
+        self.lead_way();
         let refusal = if wanted.fresh { Refusal::Whole } else { Refusal::Component };
         let reader = Store::look(self.store.places().clone());
         let contents = |digest: Digest| match (wanted.contents.get(&digest), &reader) {

@@ -97,7 +97,7 @@ impl Cycle {
         if wanted.fresh {
             return BTreeMap::new();
         }
-        self.fights.waiting(&wanted.key.commit, wake == Wake::Asked, Instant::now())
+        self.fights.waiting(&wanted.key.commit, wake.is_asked(), Instant::now())
     }
 
     /// Tells what the plan holds like a pinned resource for what it is.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use trimtab_model::names::UnitName;
 use trimtab_model::plan::{Action, Cause, Plan, Step};
-use trimtab_model::report::{Failure, Outcome, Pass, Wake};
+use trimtab_model::report::{Failure, Outcome, Pass};
 
 use super::{Cycle, worsen};
 
@@ -114,7 +114,7 @@ impl Cycle {
     /// The plan for the state in force, without the starts that have to wait; they are told.
     pub(super) fn without_flapping(&mut self, mut plan: Plan, revision: &str, pass: &mut Pass) -> Plan {
         let pauses = (self.settings.agent.interval.min(FIRST_PAUSE), self.settings.agent.retry_max);
-        let waiting = self.flaps.judge(revision, &mut plan, pass.wake == Wake::Asked, pauses, Instant::now());
+        let waiting = self.flaps.judge(revision, &mut plan, pass.wake.is_asked(), pauses, Instant::now());
         for (unit, starts, pause) in waiting {
             let pause = humantime::format_duration(Duration::from_secs(pause.as_secs().max(1)));
             let message = format!(

@@ -22,6 +22,7 @@ mod judge;
 mod known;
 mod leave;
 mod look;
+mod offline;
 mod open;
 mod own;
 mod recall;
@@ -60,6 +61,7 @@ use crate::trust::Class;
 use crate::trust::keys::TrustConfig;
 use crate::trust::memory::Memory;
 use history::History;
+pub use offline::OfflineError;
 pub use open::{Hold, OpenError};
 use source::{Answer, Answered, Ask, Key};
 
@@ -176,6 +178,8 @@ pub struct Cycle {
     withheld_again: Option<Instant>,
     /// The revision for which something is tried again and again, and how often it was in vain.
     waiting_for: String,
+    /// The bundle that is the source of this one pass.
+    offline: Option<offline::Offline>,
     /// Artifacts that could not be fetched: what came of them is kept.
     unfetched: BTreeSet<Digest>,
     in_vain: u32,
@@ -417,7 +421,7 @@ impl Cycle {
 
     /// Asks the source; `None` means that what is in force stays in force.
     async fn ask(&mut self, pass: &mut Pass) -> Option<Wanted> {
-        let is_due = |again: Instant| pass.wake == Wake::Asked || Instant::now() >= again;
+        let is_due = |again: Instant| pass.wake.is_asked() || Instant::now() >= again;
         self.refused.take_if(|refused| refused.again.is_some_and(is_due));
         if self.hold == Hold::Agent && self.machine.systemd.is_some() {
             self.raise_courier().await;
@@ -432,7 +436,7 @@ impl Cycle {
     /// The renderings that need no second look. What waits for something outside of the repository is looked at again when that is due.
     fn known(&self, wake: Wake) -> Vec<Key> {
         let waits = self.current.as_ref().is_some_and(|current| current.withheld.iter().any(|withheld| withheld.again));
-        let due = wake == Wake::Asked || self.withheld_again.is_none_or(|at| Instant::now() >= at);
+        let due = wake.is_asked() || self.withheld_again.is_none_or(|at| Instant::now() >= at);
         let current = self.current.as_ref().filter(|current| {
             !(waits && due) && transaction::is_settled(&current.withheld, current.wants.as_ref(), &self.ledger.denied)
         });
@@ -479,6 +483,9 @@ impl Cycle {
 
     /// How to come by a courier.
     pub(super) fn way(&mut self) -> Way {
+        if let Some(offline) = &self.offline {
+            return offline.way().clone();
+        }
         Way {
             program: self.program.clone(),
             config: self.places.agent_toml(),

@@ -130,8 +130,17 @@ impl Cycle {
         let sending = Sending::open(places, &settings, hold, &mut remarks);
         let sent = sending.outbox.as_ref().map_or(0, crate::outbox::Outbox::last_event);
         let kept = super::book::Kept::open(&store, sent, super::now_ms(), &mut remarks);
-        let machine =
-            Machine { root, accounts, systemd, runner, patience: patience(&settings), scratch, keep: keep(&settings), way: None };
+        let machine = Machine {
+            root,
+            accounts,
+            systemd,
+            runner,
+            patience: patience(&settings),
+            scratch,
+            keep: keep(&settings),
+            way: None,
+            bundle: None,
+        };
         Ok(Self {
             inputs: inputs(&host, &trust),
             history: History::resume(earlier),
@@ -168,6 +177,7 @@ impl Cycle {
             flaps: super::flap::Flaps::default(),
             fights: super::contend::Fights::new(std::time::Instant::now()),
             waiting_for: String::new(),
+            offline: None,
             unfetched: std::collections::BTreeSet::new(),
             in_vain: 0,
         })

@@ -162,6 +162,25 @@ pub async fn pull(image: &str, runner: &Runner, patience: Duration) -> Result<()
     Ok(())
 }
 
+/// Gets one image, named by digest, from an archive in OCI's layout. Podman says afterwards what it has: another image under that name is removed.
+pub async fn load(image: &str, archive: &std::path::Path, runner: &Runner, patience: Duration) -> Result<(), ImageError> {
+    let archive = archive.display().to_string();
+    let loading = podman("load", &["load", "--quiet", "--input", &archive]).about(format!("load image {image}")).timeout(patience);
+    let failed = |error| told_missing(error, |source| ImageError::Pull { image: image.to_owned(), source });
+    command::run(&loading, runner).await.and_then(command::Output::successful).map_err(failed)?;
+    let asking = podman("image", &["image", "inspect", "--format", "{{.Digest}}", "--", image]);
+    let said = command::run(&asking, runner).await.map_err(failed)?;
+    let is_it = image.split_once('@').is_some_and(|(_, digest)| said.is_success() && said.text().trim() == digest);
+    if is_it {
+        tracing::info!(target: crate::log::PROGRESS, image, "loaded from the bundle");
+        return Ok(());
+    }
+    // Nobody may run what only bears the name.
+    let removing = podman("rmi", &["image", "rm", "--", image]);
+    let _ = command::run(&removing, runner).await;
+    Err(ImageError::NotThere { image: image.to_owned() })
+}
+
 /// Every name by which the list knows an image, and what it means.
 fn names(list: &[u8]) -> Result<BTreeMap<String, Ids>, ImageError> {
     // Podman before 4.0 prints `null` for an empty storage.

@@ -1,0 +1,262 @@
+//! Offline bundles: made with real git, minisign and ssh-keygen; applied where nothing else is reached; refused when a byte of them is another.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use trimtab_model::digest::Digest;
+use trimtab_model::report::{Outcome, Pass, Wake};
+use trimtab_tests::git::command;
+use trimtab_tests::server::{Authority, GitServer, Tls};
+use trimtab_tests::trimtab_binary;
+
+use crate::Sandbox;
+
+/// A host that reaches nothing, a repository elsewhere, and a stick between them.
+struct Far {
+    sandbox: Sandbox,
+    stick: tempfile::TempDir,
+}
+
+impl Far {
+    fn new() -> Self {
+        let sandbox = Sandbox::new("");
+        let toml = sandbox.root().join("etc/trimtab/agent.toml");
+        fs::write(toml, "[source]\nurl = \"https://127.0.0.1:1/fleet.git\"\n[host]\nname = \"box\"\n").unwrap();
+        Self { sandbox, stick: tempfile::tempdir().unwrap() }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.stick.path().join(name)
+    }
+
+    fn create(&self, name: &str, more: &[&str]) -> Output {
+        let mut command = command(trimtab_binary().to_str().unwrap(), self.stick.path());
+        command
+            .args(["bundle", "create", "--host", "box", "--output"])
+            .arg(self.file(name))
+            .arg("--repo")
+            .arg(self.sandbox.repo.path())
+            .args(more);
+        command.output().unwrap()
+    }
+
+    #[track_caller]
+    fn created(&self, name: &str, more: &[&str]) {
+        let output = self.create(name, more);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn apply(&self, name: &str) -> Result<Pass, String> {
+        let output = self.sandbox.trimtab(&["bundle", "apply", "--json"]).arg(self.file(name)).output().unwrap();
+        serde_json::from_slice(&output.stdout).map_err(|_| String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    fn one(&self) -> String {
+        self.sandbox.read("etc/one.conf")
+    }
+}
+
+fn told(pass: &Pass) -> String {
+    format!("{:?} {} {:?} {:?}", pass.outcome, pass.source_error, pass.failures, pass.trust)
+}
+
+#[test]
+fn a_host_without_a_network_lives_on_bundles_and_takes_nothing_older() {
+    let far = Far::new();
+    assert_eq!(far.sandbox.once().outcome, Outcome::Unreachable);
+    far.created("first", &[]);
+    let pass = far.apply("first").unwrap();
+    assert_eq!((pass.outcome, pass.wake, far.one().as_str()), (Outcome::Converged, Wake::Bundle, "one\n"), "{}", told(&pass));
+    let first = far.sandbox.repo.head().to_string();
+    let second = far.sandbox.revise("two\n");
+    far.created("second", &[]);
+    let pass = far.apply("second").unwrap();
+    assert_eq!((pass.outcome, pass.revision, far.one().as_str()), (Outcome::Converged, second.clone(), "two\n"));
+    assert_eq!(far.apply("second").unwrap().outcome, Outcome::Unchanged);
+    // The old stick again.
+    let pass = far.apply("first").unwrap();
+    assert_eq!(
+        (pass.outcome, pass.trust.verdict.as_str(), far.one().as_str()),
+        (Outcome::Held, "rewritten", "two\n"),
+        "{}",
+        told(&pass)
+    );
+    assert!(pass.trust.message.contains("most likely it is an older one"), "{}", told(&pass));
+    // Between sticks it is held by what it has.
+    fs::write(far.sandbox.root().join("etc/one.conf"), "spoiled\n").unwrap();
+    far.sandbox.once();
+    assert_eq!(far.one(), "two\n");
+    // A plain git bundle, and one of a stranger.
+    let third = far.sandbox.revise("three\n");
+    far.sandbox.repo.git(&["bundle", "create", "--quiet", far.file("plain").to_str().unwrap(), "main"]);
+    assert_eq!((far.apply("plain").unwrap().revision, far.one().as_str()), (third.clone(), "three\n"));
+    far.sandbox.repo.write("components/one/files/etc/one.conf", "a stranger's\n");
+    far.sandbox.repo.commit("No signature", None);
+    far.created("stranger", &[]);
+    let pass = far.apply("stranger").unwrap();
+    assert_eq!(
+        (pass.outcome, pass.trust.verdict.as_str(), far.one().as_str()),
+        (Outcome::Held, "unsigned", "three\n"),
+        "{}",
+        told(&pass)
+    );
+    // One that leans on what the host may have.
+    far.sandbox.repo.git(&["bundle", "create", "--quiet", far.file("thin").to_str().unwrap(), &format!("{first}..main")]);
+    let pass = far.apply("thin").unwrap();
+    assert!(told(&pass).contains("leans on commits that it does not hold"), "{}", told(&pass));
+    assert!(!far.sandbox.root().join("var/cache/trimtab/applying").exists(), "what was laid out is gone");
+}
+
+#[test]
+fn a_bundle_as_the_source_is_followed_as_it_is_exchanged() {
+    let far = Far::new();
+    let file = far.file("fleet.bundle");
+    let toml = far.sandbox.root().join("etc/trimtab/agent.toml");
+    fs::write(toml, format!("[source]\nurl = \"file://{}\"\n[host]\nname = \"box\"\n", file.display())).unwrap();
+    let make = || far.sandbox.repo.git(&["bundle", "create", "--quiet", file.to_str().unwrap(), "main"]);
+    make();
+    assert_eq!(far.sandbox.once().outcome, Outcome::Converged);
+    assert_eq!(far.sandbox.once().outcome, Outcome::Unchanged);
+    far.sandbox.revise("two\n");
+    make();
+    let pass = far.sandbox.once();
+    assert_eq!((pass.outcome, far.one().as_str()), (Outcome::Converged, "two\n"), "{}", told(&pass));
+    // Torn out while it was written.
+    far.sandbox.revise("three\n");
+    make();
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, &whole[..whole.len() - 30]).unwrap();
+    let pass = far.sandbox.once();
+    assert!(pass.outcome >= Outcome::Unreachable && far.one() == "two\n", "{}", told(&pass));
+    fs::write(&file, whole).unwrap();
+    assert_eq!(far.sandbox.once().outcome, Outcome::Converged);
+    assert_eq!(far.one(), "three\n");
+}
+
+fn minisign(folder: &Path, words: &[&str]) {
+    let output = Command::new("minisign").args(words).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn artifacts_come_with_it_and_their_signatures_too() {
+    let far = Far::new();
+    let folder = far.stick.path();
+    let authority = Authority::new();
+    fs::create_dir(far.file("files")).unwrap();
+    fs::write(far.file("ca.pem"), authority.pem()).unwrap();
+    let server = GitServer::start(folder, Tls::On(&authority));
+    minisign(folder, &["-G", "-W", "-p", "maker.pub", "-s", "maker.key"]);
+    let public = fs::read_to_string(far.file("maker.pub")).unwrap().lines().nth(1).unwrap().to_owned();
+    let bytes: Vec<u8> = (0..2_500_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes().into_iter().take(1)).collect();
+    fs::write(far.file("files/tool"), &bytes).unwrap();
+    minisign(folder, &["-S", "-s", "maker.key", "-m", "files/tool"]);
+    let (size, digest) = (bytes.len(), Digest::of(&bytes).hex());
+    far.sandbox.repo.write(
+        "components/one/component.toml",
+        format!("[[artifact]]\npath = \"/opt/tool\"\nurl = \"{}/files/tool\"\nsize = {size}\nsha256 = \"{digest}\"\nminisign = \"{public}\"\n", server.url()),
+    );
+    far.sandbox.push();
+    let ca = far.file("ca.pem").display().to_string();
+    let key = far.file("maker.key").display().to_string();
+    far.created("with", &["--ca-file", &ca, "--sign-key", &key]);
+    drop(server);
+    // Anybody can look into it, and check it, with what everybody has.
+    let tar = Command::new("tar").arg("-xf").arg(far.file("with")).arg("-C").arg(folder).output().unwrap();
+    assert!(tar.status.success(), "{}", String::from_utf8_lossy(&tar.stderr));
+    minisign(folder, &["-V", "-q", "-p", "maker.pub", "-m", "manifest"]);
+    assert_eq!(fs::read(folder.join("artifacts").join(&digest)).unwrap(), bytes);
+    let show = |more: &[&str]| {
+        let output = far.sandbox.trimtab(&["bundle", "show", "--json"]).arg(far.file("with")).args(more).output().unwrap();
+        (
+            output.status.success(),
+            serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let (_, shown, err) = show(&[]);
+    assert_eq!((shown["parts"].as_array().map(Vec::len), &shown["signerIsKnown"]), (Some(3), &false.into()), "{shown} {err}");
+    assert_eq!(show(&["--key", &far.file("maker.pub").display().to_string()]).1["signerIsKnown"], true);
+    fs::write(far.file("person.pub"), far.sandbox.key.line()).unwrap();
+    let (good, _, err) = show(&["--key", &far.file("person.pub").display().to_string()]);
+    assert!(!good && err.contains("no key with that name counts here"), "{err}");
+    let pass = far.apply("with").unwrap();
+    assert_eq!(pass.outcome, Outcome::Converged, "{}", told(&pass));
+    assert!(fs::read(far.sandbox.root().join("opt/tool")).unwrap() == bytes);
+    // Without its artifacts it takes what does not need them, and says what is missing.
+    far.sandbox.repo.git(&["bundle", "create", "--quiet", far.file("bare").to_str().unwrap(), "main"]);
+    let other = Far { sandbox: Sandbox::new(""), stick: far.stick };
+    let trust = fs::read(far.sandbox.root().join("etc/trimtab/trust.toml")).unwrap();
+    fs::write(other.sandbox.root().join("etc/trimtab/trust.toml"), trust).unwrap();
+    let pass = other.apply("bare").unwrap();
+    assert_eq!((pass.outcome, other.sandbox.read("etc/two.conf").as_str()), (Outcome::Partial, "two\n"));
+    assert!(told(&pass).contains("is not in the bundle"), "{}", told(&pass));
+}
+
+#[test]
+fn a_bundle_with_another_byte_is_refused_before_anything_is_changed() {
+    let far = Far::new();
+    let ssh = far.sandbox.key.path().display().to_string();
+    far.created("good", &["--sign-key", &ssh]);
+    let good = fs::read(far.file("good")).unwrap();
+    let position = |needle: &[u8]| good.windows(needle.len()).position(|window| window == needle).unwrap();
+    let (manifest, pack) = (position(b"trimtab-bundle v1"), position(b"PACK"));
+    let flipped = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    let part = position(b"repository.bundle\0");
+    let swapped = {
+        // The parts of another bundle behind this manifest.
+        far.sandbox.revise("other\n");
+        far.created("other", &[]);
+        let other = fs::read(far.file("other")).unwrap();
+        let at = other.windows(18).position(|window| window == b"repository.bundle\0").unwrap();
+        [&good[..part], &other[at..]].concat()
+    };
+    let added = {
+        let mut bytes = good[..good.len() - 1024].to_vec();
+        bytes.extend_from_slice(&good[part..part + 512]);
+        let size = bytes.len();
+        bytes[size - 512 + 124..size - 512 + 135].copy_from_slice(b"00000000000");
+        let sum: u32 =
+            bytes[size - 512..].iter().enumerate().map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) }).sum();
+        bytes[size - 512 + 148..size - 512 + 155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        [bytes, vec![0; 1024]].concat()
+    };
+    for (what, bytes, expected) in [
+        ("cut in the pack", good[..pack + 100].to_vec(), "is cut short"),
+        ("cut at its end", good[..good.len() - 1024].to_vec(), "is cut short here"),
+        ("a byte of the pack", flipped(pack + 20), "is not what the manifest says"),
+        ("a byte of the manifest's digest", flipped(manifest + 70), ""),
+        ("a byte of a header", flipped(part + 3), "its checksum"),
+        ("swapped", swapped, "repository.bundle"),
+        ("added to", added, "the manifest does not have it"),
+        ("empty", Vec::new(), "cut short"),
+        ("something else", b"#!/bin/sh\nrm -rf /\n".repeat(100), "no header of a tar file"),
+    ] {
+        fs::write(far.file("bad"), bytes).unwrap();
+        let error = far.apply("bad").map(|pass| told(&pass)).unwrap_err();
+        assert!(error.contains(expected) && error.contains("bad"), "{what}: {error}");
+        assert!(
+            !far.sandbox.root().join("etc/one.conf").exists() && !far.sandbox.root().join("var/lib/trimtab/ledger.json").exists(),
+            "{what}"
+        );
+    }
+    // The manifest is signed: one whose digests were made to fit again is not the one that was.
+    let unsigned = {
+        far.created("unsigned", &[]);
+        fs::read(far.file("unsigned")).unwrap()
+    };
+    assert!(!unsigned.windows(13).any(|window| window == b"SSH SIGNATURE"));
+    let (head, tail) = (&unsigned[..1024], &unsigned[1024..]);
+    let signature = position(b"manifest.sig\0");
+    let grafted = [head, &good[signature..part], tail].concat();
+    fs::write(far.file("grafted"), grafted).unwrap();
+    let error = far.apply("grafted").map(|pass| told(&pass)).unwrap_err();
+    assert!(error.contains("the signature of") && error.contains("does not match"), "{error}");
+    assert_eq!(far.apply("good").unwrap().outcome, Outcome::Converged);
+}
