@@ -97,12 +97,12 @@ fn r24_versions_repositories_and_epochs_of_roots() {
     // A version is left out.
     let third = RootText { version: 3, ..root.clone() };
     fleet.rotates(&third, &hands, &Memory::default(), "root-version");
-    // A file that says that it is another version.
+    // A file that says that it is another version, and no other that would show it.
+    std::fs::remove_file(fleet.repo.path().join(".trimtab/root/3.toml")).unwrap();
     fleet.repo.write(".trimtab/root/2.toml", third.text());
     fleet.repo.write(".trimtab/root/2.sig", third.signatures(&hands));
     fleet.repo.commit("renamed", None);
     assert_code(&fleet.judge(fleet.release(1), &Memory::default(), kept(NOW)).verdict, "root-version");
-    std::fs::remove_file(fleet.repo.path().join(".trimtab/root/3.toml")).unwrap();
     // Of another repository, by the same people.
     let other = RootText { repo: REPO_ID.replace("1b4e", "2b4e"), ..root.clone() };
     fleet.rotates(&other, &hands, &Memory::default(), "root-wrong-repository");

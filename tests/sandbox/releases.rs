@@ -70,7 +70,7 @@ impl Released {
 
     fn root(&self) -> RootText<'_> {
         let keys = [("ann", self.ann()), ("bob", self.bob()), ("safe", self.safe())];
-        RootText::new(&keys, &[("root", 2, ALL), ("release.production", 2, ALL)])
+        RootText::new(&keys, &[("root", 2, ALL), ("release.production", 2, ALL), ("alive.production", 1, &["bob"])])
     }
 
     fn say(&self, seq: u64) -> Say {
@@ -140,6 +140,14 @@ fn a_host_follows_releases_over_https_and_refuses_what_is_served_again() {
     host.held("rolled-back", "two\n");
     host.serve(two);
     assert_eq!(host.sandbox.once().outcome, Outcome::Unchanged);
+    // The same statement under one signature more: nothing to render, and nothing to write.
+    let remembered = || fs::metadata(host.sandbox.root().join("var/lib/trimtab/trust-state.json")).unwrap().modified().unwrap();
+    let before = remembered();
+    let text = host.sandbox.repo.content("tag", two);
+    let more = host.sandbox.repo.object("tag", &[&text[..], &host.bob().block("git", &text)].concat());
+    host.serve(more);
+    let pass = host.sandbox.once();
+    assert_eq!((pass.outcome, pass.trust.verdict.as_str(), remembered()), (Outcome::Unchanged, "unchanged", before));
     // Another statement about the same commit renders nothing anew, and counts.
     host.release(3);
     let pass = host.sandbox.once();
@@ -206,6 +214,14 @@ fn a_lost_memory_falls_back_to_the_floor_and_is_told() {
     host.release(3);
     assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
     assert!(!host.status().trust.state_lost);
+    // What others could have written is not believed.
+    for copy in &copies {
+        let mode = |mode| fs::set_permissions(copy, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        mode(0o666);
+        let (code, _, said) = host.sandbox.said(&["once"]);
+        assert_eq!((code, said.contains("can be written by others")), (78, true), "{said}");
+        mode(0o600);
+    }
     // A host that is to wait for a person does, and leaves everything as it is.
     host.trust("require-state = true\n");
     lose(&host);
@@ -309,4 +325,28 @@ fn two_hosts_that_are_told_different_things_report_it() {
     let newer = told(&host.sandbox.root());
     assert_eq!((newer.0, newer.1), (Some(1), Some(5)));
     assert_ne!(newer.2, revision);
+}
+
+#[test]
+fn an_alive_statement_that_names_a_newer_release_shows_that_it_is_withheld() {
+    let host = Released::new("");
+    host.release(1);
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    let alive = |seq| {
+        let tag = host.sandbox.repo.object("tag", &host.say(seq).alive(&[host.bob()]));
+        host.sandbox.repo.git(&["update-ref", "refs/trimtab/production.alive", &tag.to_string()]);
+        assert_eq!(host.sandbox.once().outcome, Outcome::Unchanged);
+        let status = host.status();
+        let stale = status.condition(ConditionKind::Stale).unwrap();
+        (status.trust.freshness.clone(), stale.reason.clone())
+    };
+    let (freshness, reason) = alive(1);
+    assert!(["fresh", "unknown"].contains(&freshness.as_str()) && reason == "Heard", "{freshness} {reason}");
+    assert_eq!(alive(2), ("withheld".to_owned(), "Withheld".to_owned()));
+    assert_eq!(host.sandbox.read("etc/one.conf"), "one\n");
+    // When it is served, all is well.
+    host.sandbox.revise("two\n");
+    host.release(2);
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    assert_ne!(host.status().trust.freshness, "withheld");
 }

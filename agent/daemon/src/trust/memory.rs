@@ -131,6 +131,19 @@ impl Memory {
         self.accepted.is_none() && self.root.is_none() && self.lost.is_none()
     }
 
+    /// Whether another one says the same but for the tag that carries the statement, and who else signed it. Anybody can put more signatures behind a
+    /// statement: a source that does so at each poll must not have flash worn out.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let plain = |memory: &Self| {
+            let mut memory = memory.clone();
+            if let Some(release) = &mut memory.release {
+                (release.tag, release.signers) = (ObjectId::null(release.tag.kind()), Vec::new());
+            }
+            memory
+        };
+        plain(self) == plain(other)
+    }
+
     /// Whether format 1 says all of it.
     fn is_plain(&self) -> bool {
         let rest = (&self.release, &self.root, &self.alive, self.lost);

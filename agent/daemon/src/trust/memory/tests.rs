@@ -104,3 +104,16 @@ fn the_floor_of_time_is_written_once_a_day_and_only_by_a_clock_that_is_kept() {
     stolen.release.as_mut().unwrap().issued = u64::MAX / 2;
     assert_eq!((stolen.floor(1), stolen.floor(2)), (u64::MAX / 2, built()));
 }
+
+#[test]
+fn further_signatures_are_nothing_to_write_down() {
+    let one = memory(3, 2);
+    let mut other = one.clone();
+    let release = other.release.as_mut().unwrap();
+    release.tag = ObjectId::from_hex(b"b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0").unwrap();
+    release.signers.push("bob".into());
+    assert!(one.is_like(&other) && one != other);
+    other.release.as_mut().unwrap().expires += 1;
+    assert!(!one.is_like(&other));
+    assert!(!one.is_like(&memory(4, 2)) && !one.is_like(&memory(3, 3)) && !one.is_like(&Memory::default()));
+}
