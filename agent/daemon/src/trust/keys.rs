@@ -94,8 +94,9 @@ struct File {
     root_digest: Option<Spanned<String>>,
 }
 
-/// A table `[[openpgp]]`.
+/// A table `[[openpgp]]`. A build without OpenPGP reads it to refuse it at its place.
 #[derive(Deserialize)]
+#[cfg_attr(not(feature = "openpgp"), allow(dead_code))]
 #[serde(deny_unknown_fields)]
 struct OpenPgp {
     fingerprint: Spanned<String>,
