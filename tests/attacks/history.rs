@@ -184,7 +184,7 @@ fn c12_an_ecdsa_twin_does_not_shut_out_the_genuine_children() {
 }
 
 /// The same commit with the signature (r, n - s) in the place of (r, s), which everybody can compute.
-fn twin_of(repo: &Repo, commit: gix_hash::ObjectId) -> gix_hash::ObjectId {
+pub(super) fn twin_of(repo: &Repo, commit: gix_hash::ObjectId) -> gix_hash::ObjectId {
     const N: &str = "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551";
     let text = String::from_utf8(repo.content("commit", commit)).unwrap();
     let (start, end) = (text.find("gpgsig ").unwrap(), text.find("-----END SSH SIGNATURE-----\n").unwrap());
@@ -221,7 +221,7 @@ fn twin_of(repo: &Repo, commit: gix_hash::ObjectId) -> gix_hash::ObjectId {
     repo.object("commit", &insert(payload.as_bytes(), header_of(commit), &armor))
 }
 
-fn commit_for_import(number: usize) -> String {
+pub(super) fn commit_for_import(number: usize) -> String {
     let message = format!("commit {number}\n");
     format!("commit refs/heads/main\ncommitter A <a@b> 1800000000 +0000\ndata {}\n{message}\n", message.len())
 }

@@ -6,14 +6,18 @@
 // The helpers here are tests too, but clippy sees that only of functions that say `#[test]`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod certificates;
 mod commits;
+mod differential;
 mod history;
 mod lives;
+mod openpgp;
 mod releases;
 mod roots;
 mod signatures;
 mod sources;
 mod trees;
+mod vouched;
 
 use gix_hash::ObjectId;
 use trimtab::trust::keys::TrustConfig;

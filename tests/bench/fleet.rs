@@ -13,7 +13,7 @@ pub(crate) const FILES: usize = 1_000;
 
 pub(crate) struct Fleet {
     binary: PathBuf,
-    repo: Repo,
+    pub(crate) repo: Repo,
     key: Key,
     folder: tempfile::TempDir,
     memory: std::cell::RefCell<Option<PathBuf>>,
@@ -57,7 +57,8 @@ impl Fleet {
         crate::process::measure(&mut init, &[0]);
     }
 
-    fn root(&self) -> PathBuf {
+    /// The folder in which it lives.
+    pub(crate) fn root(&self) -> PathBuf {
         self.folder.path().join("root")
     }
 

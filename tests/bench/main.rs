@@ -6,6 +6,7 @@
 
 mod drift;
 mod fleet;
+mod history;
 mod process;
 mod transaction;
 
@@ -32,13 +33,16 @@ struct Options {
     json: bool,
     check: bool,
     only_drift: bool,
+    only_history: bool,
 }
 
 fn main() -> std::process::ExitCode {
     let options = match options() {
         Ok(options) => options,
         Err(message) => {
-            println!("{message}\nusage: trimtab-bench --binary FILE [--runs N] [--idle SECONDS] [--drift] [--json] [--check]");
+            println!(
+                "{message}\nusage: trimtab-bench --binary FILE [--runs N] [--idle SECONDS] [--drift] [--history] [--json] [--check]"
+            );
             return 64.into();
         }
     };
@@ -57,7 +61,8 @@ fn main() -> std::process::ExitCode {
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { binary: PathBuf::new(), runs: 20, idle: 60, json: false, check: false, only_drift: false };
+    let mut options =
+        Options { binary: PathBuf::new(), runs: 20, idle: 60, json: false, check: false, only_drift: false, only_history: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number =
@@ -67,6 +72,7 @@ fn options() -> Result<Options, String> {
             "--idle" => options.idle = number()? as u64,
             "--json" => options.json = true,
             "--drift" => options.only_drift = true,
+            "--history" => options.only_history = true,
             "--check" => options.check = true,
             "--binary" => options.binary = words.next().map(PathBuf::from).ok_or("--binary needs a file")?,
             _ => return Err(format!("unknown word {word}")),
@@ -82,6 +88,10 @@ fn rows(options: &Options) -> Vec<Row> {
     let size = fs::metadata(&options.binary).expect("because it was found").len();
     row("binary", mib(size), "MiB", Some(10.0));
 
+    if options.only_history {
+        history::rows(options.runs, &options.binary, &mut row);
+        return rows;
+    }
     if options.only_drift {
         drift::rows(options.runs, options.idle, &options.binary, &mut row);
         return rows;
@@ -104,6 +114,7 @@ fn rows(options: &Options) -> Vec<Row> {
     drop(fleet);
     transaction::rows(options.runs, &options.binary, &mut row);
     drift::rows(options.runs, options.idle, &options.binary, &mut row);
+    history::rows(options.runs, &options.binary, &mut row);
     rows
 }
 

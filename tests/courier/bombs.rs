@@ -1,4 +1,5 @@
-//! Packs that are small on the wire and huge in memory or time, against a courier that is a process of its own.
+//! P1 to P6: packs that are small on the wire and huge in memory or time, and packs that lie, against a courier that is a process of its own.
+//! Each ends within a bound of memory that is read from outside (its peak, from /proc), and within a time.
 
 use std::fs;
 use std::io::Write as _;
@@ -98,25 +99,49 @@ fn delta_bomb(deltas: u32, times: usize) -> Vec<u8> {
         }
         delta.push(4);
         delta.extend(n.to_le_bytes());
-        let mut distance = entries.len() as u64 - base_at;
-        let mut offset = vec![u8::try_from(distance & 127).unwrap()];
-        while distance > 127 {
-            distance = (distance >> 7) - 1;
-            offset.insert(0, 0x80 | u8::try_from(distance & 127).unwrap());
-        }
-        entries.extend([head(6, delta.len() as u64), offset, stored(&delta)].concat());
+        let distance = entries.len() as u64 - base_at;
+        entries.extend([head(6, delta.len() as u64), behind(distance), stored(&delta)].concat());
     }
     pack(deltas + 1, &entries)
 }
 
+/// How far before a delta its base stands.
+fn behind(mut distance: u64) -> Vec<u8> {
+    let mut offset = vec![u8::try_from(distance & 127).unwrap()];
+    while distance > 127 {
+        distance = (distance >> 7) - 1;
+        offset.insert(0, 0x80 | u8::try_from(distance & 127).unwrap());
+    }
+    offset
+}
+
+/// Deltas, each on the one before it: `deep` of them in a row.
+fn delta_chain(deep: u32) -> Vec<u8> {
+    let mut entries = [head(3, 4), stored(&[0; 4])].concat();
+    let mut last = 0;
+    for n in 0..deep {
+        // All four bytes are new, so that no two objects are the same.
+        let delta = [varint(4), varint(4), vec![4], n.wrapping_add(1).to_le_bytes().to_vec()].concat();
+        let at = entries.len() as u64;
+        entries.extend([head(6, delta.len() as u64), behind(at - last), stored(&delta)].concat());
+        last = at;
+    }
+    pack(deep + 1, &entries)
+}
+
 fn pack(count: u32, entries: &[u8]) -> Vec<u8> {
     let mut pack = [&b"PACK\0\0\0\x02"[..], &count.to_be_bytes(), entries].concat();
+    let sum = sha1(&pack);
+    pack.extend(sum);
+    pack
+}
+
+pub(crate) fn sha1(bytes: &[u8]) -> [u8; 20] {
     let mut program = Command::new("sha1sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    program.stdin.take().unwrap().write_all(&pack).unwrap();
+    program.stdin.take().unwrap().write_all(bytes).unwrap();
     let output = program.wait_with_output().unwrap().stdout;
     let hex = std::str::from_utf8(&output[..40]).unwrap();
-    pack.extend((0..20).map(|n| u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).unwrap()));
-    pack
+    std::array::from_fn(|n| u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).unwrap())
 }
 
 /// The answer to a fetch command.
@@ -130,21 +155,26 @@ fn answer(pack: &[u8]) -> Vec<u8> {
     out
 }
 
-struct Scene {
-    fleet: Fleet,
-    server: GitServer,
-    client: Client,
+pub(crate) struct Scene {
+    pub(crate) fleet: Fleet,
+    pub(crate) server: GitServer,
+    pub(crate) client: Client,
 }
 
 impl Scene {
-    fn new(settings: &str) -> Self {
+    pub(crate) fn new(settings: &str) -> Self {
+        Self::with_patience(settings, PATIENCE)
+    }
+
+    /// With an agent that waits no longer than this.
+    pub(crate) fn with_patience(settings: &str, patience: Duration) -> Self {
         let fleet = Fleet::new();
         fleet.commit(&[("file", "x")]);
         let server = GitServer::start(fleet.root(), Tls::Off);
         let config = fleet.root().join("agent.toml");
         let text = format!("[source]\nurl = '{}/fleet/.git'\nallow-http = true\n{settings}\n[other]\nkey = 1\n", server.url());
         fs::write(&config, text).unwrap();
-        let client = Client::spawn(&trimtab_binary(), &config, &fleet.root().join("cache"), PATIENCE).unwrap();
+        let client = Client::spawn(&trimtab_binary(), &config, &fleet.root().join("cache"), patience).unwrap();
         Self { fleet, server, client }
     }
 
@@ -156,7 +186,7 @@ impl Scene {
     }
 
     /// The courier survived, used little memory, left nothing lying about, and works.
-    fn survived(mut self) {
+    pub(crate) fn survived(mut self) {
         println!("peak: {} KiB", self.peak() >> 10);
         assert!(self.peak() < MEMORY, "{}", self.peak());
         assert!(fs::read_dir(self.fleet.root().join("cache/tmp")).unwrap().next().is_none());
@@ -170,7 +200,7 @@ impl Scene {
 }
 
 #[test]
-fn a_blob_of_endless_zeros_is_refused() {
+fn p1_a_blob_of_endless_zeros_is_refused() {
     let mut scene = Scene::new("");
     // A gibibyte is refused the same way, only this test would take four times as long.
     let size = 1 << 28;
@@ -195,7 +225,7 @@ fn a_harmless_pack_made_the_same_way_is_taken() {
 }
 
 #[test]
-fn deltas_that_unpack_to_much_are_refused() {
+fn p2_deltas_that_unpack_to_much_are_refused() {
     let mut scene = Scene::new("");
     scene.server.set_fault(Fault::Canned(answer(&delta_bomb(64, 200))));
     let start = Instant::now();
@@ -210,7 +240,7 @@ fn deltas_that_unpack_to_much_are_refused() {
 }
 
 #[test]
-fn deltas_that_burn_time_end_at_the_total_timeout() {
+fn p3_deltas_that_burn_time_end_at_the_total_timeout() {
     let mut scene = Scene::new("total-timeout = '2s'");
     scene.server.set_fault(Fault::Canned(answer(&delta_bomb(15_000, 8))));
     let start = Instant::now();
@@ -222,15 +252,66 @@ fn deltas_that_burn_time_end_at_the_total_timeout() {
 }
 
 #[test]
-fn packs_that_lie_about_themselves_are_refused() {
+fn p4_a_chain_of_deltas_is_no_recursion() {
+    let mut scene = Scene::new("");
+    scene.server.set_fault(Fault::Canned(answer(&delta_chain(1_000))));
+    let start = Instant::now();
+    let error = scene.client.advance(&id(&"3".repeat(40)), Some(&id(&"4".repeat(40)))).unwrap_err();
+    println!("{error} after {:?}", start.elapsed());
+    // Taken, and what was asked for is not in it.
+    assert!(error.to_string().contains("has no object 3333"), "{error}");
+    scene.survived();
+}
+
+#[test]
+fn p6_too_many_objects_are_refused_by_their_number() {
+    let mut scene = Scene::new("");
+    let blob = |n: u32| [head(3, 4), stored(&n.to_le_bytes())].concat();
+    let many = pack(300_000, &(0..300_000).flat_map(blob).collect::<Vec<_>>());
+    scene.server.set_fault(Fault::Canned(answer(&many)));
+    let start = Instant::now();
+    let error = scene.client.advance(&id(&"3".repeat(40)), Some(&id(&"4".repeat(40)))).unwrap_err();
+    println!("{error} after {:?}", start.elapsed());
+    assert!(error.to_string().contains("300000 objects"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    scene.survived();
+}
+
+#[test]
+fn p5_packs_that_lie_about_themselves_are_refused() {
     let mut scene = Scene::new("");
     let good = pack(1, &[head(3, 5), stored(b"hello")].concat());
     let mut wrong_trailer = good.clone();
     *wrong_trailer.last_mut().unwrap() ^= 1;
     let huge_count = pack(u32::MAX, &[head(3, 5), stored(b"hello")].concat());
     let huge_entry = pack(1, &[head(3, 1 << 40), stored(b"hello")].concat());
+    // Thin: a delta on an object that is not in it, and that nobody has.
+    let delta = [varint(5), varint(5), vec![0x80 | 0x10, 5]].concat();
+    let thin = pack(1, &[head(7, delta.len() as u64), vec![0x44; 20], stored(&delta)].concat());
+    let itself = pack(1, &[head(6, delta.len() as u64), vec![0], stored(&delta)].concat());
+    let before = pack(1, &[head(6, delta.len() as u64), behind(1 << 40), stored(&delta)].concat());
+    let short = pack(2, &[head(3, 5), stored(b"hello")].concat());
+    let long = pack(1, &[head(3, 5), stored(b"hello"), head(3, 5), stored(b"olleh")].concat());
+    let version = {
+        let mut pack = good.clone();
+        pack[7] = 9;
+        pack
+    };
     let cut = good[..20].to_vec();
-    for lie in [wrong_trailer, huge_count, huge_entry, cut, b"PACK".to_vec(), b"JUNKJUNKJUNKJUNK".to_vec()] {
+    for lie in [
+        thin,
+        itself,
+        before,
+        short,
+        long,
+        version,
+        wrong_trailer,
+        huge_count,
+        huge_entry,
+        cut,
+        b"PACK".to_vec(),
+        b"JUNKJUNKJUNKJUNK".to_vec(),
+    ] {
         scene.server.set_fault(Fault::Canned(answer(&lie)));
         let error = scene.client.objects(ObjectKind::Blob, &[id(&"3".repeat(40))], 16 << 20).unwrap_err();
         println!("{error}");

@@ -172,6 +172,9 @@ fn what_receivers_answer_is_told_and_says_whether_it_will_last() {
     assert_eq!((retry_after, lasting), (Some(Duration::from_secs(120)), false));
     receiver.set(Manner::Fine);
     assert!(matches!(scene.deliver(), Delivery::Taken { .. }));
+    // A courier has one sink for its life; another has another.
+    assert!(scene.client.deliver("nobody", &[scene.report(1, 1)]).unwrap_err().to_string().contains("started for the sink ops"));
+    scene.client.hang_up();
     assert!(matches!(scene.client.deliver("nobody", &[scene.report(1, 1)]).unwrap(), Delivery::Refused { lasting: true, .. }));
 }
 

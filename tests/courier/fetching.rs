@@ -227,9 +227,39 @@ fn of_a_history_that_is_too_much_only_the_tip_is_taken() {
     config.max_bytes = 64 << 10;
     let mut courier = Courier::new(config);
     courier.client.advance(&tip, Some(&id(&"2".repeat(40)))).unwrap();
-    assert_eq!(server.requests(), 2, "{:#?}", server.log());
+    // All, the commits alone, the tip alone.
+    assert_eq!(server.requests(), 3, "{:#?}", server.log());
     assert_eq!(walk(&mut courier.client, tip), files(&[("file", "x")]));
-    assert_eq!(server.requests(), 4);
+    assert_eq!(server.requests(), 5);
+}
+
+#[test]
+fn of_a_long_history_the_commits_come_in_one_request_when_their_trees_are_too_many() {
+    let fleet = Fleet::new();
+    let first = fleet.commit(FIRST);
+    // Each commit has 31 trees of its own.
+    let path = "d/".repeat(30);
+    let commit = |n: u64| {
+        let from = if n == 0 { "from refs/heads/main^0\n" } else { "" };
+        let (head, text) = ("commit refs/heads/import\ncommitter t <t@t> 1 +0000\n", format!("{n}"));
+        format!("{head}data 1\nm\n{from}M 644 inline {path}file\ndata {}\n{text}\n", text.len())
+    };
+    fs::write(fleet.root().join("import"), (0..700).map(commit).collect::<String>()).unwrap();
+    git(&fleet.work(), &["-c", "alias.take=!git fast-import --quiet <../import", "take"]);
+    let tip = fleet.id("import");
+    let server = GitServer::start(fleet.root(), Tls::Off);
+    let mut courier = Courier::new(source(&format!("{}/fleet/.git", server.url())));
+    courier.client.advance(&first, None).unwrap();
+    server.reset();
+    courier.client.advance(&tip, Some(&first)).unwrap();
+    assert_eq!(server.requests(), 2, "{:#?}", server.log());
+    for back in [1, 300, 699] {
+        let one = fleet.id(&format!("import~{back}"));
+        courier.client.objects(ObjectKind::Commit, &[one], LIMIT).unwrap();
+    }
+    assert_eq!(server.requests(), 2, "every commit was there");
+    courier.client.advance(&tip, Some(&first)).unwrap();
+    assert_eq!(server.requests(), 2, "and is known to be");
 }
 
 #[test]

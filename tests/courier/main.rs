@@ -4,9 +4,12 @@
 
 mod access;
 mod bombs;
+#[cfg(target_arch = "x86_64")]
+mod boundary;
 mod deliver;
 mod faults;
 mod fetching;
+mod hostile;
 mod process;
 mod push;
 mod ssh;
@@ -18,7 +21,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use trimtab::courier::{Client, CourierConfig, Location, ObjectId, SourceConfig, serve};
+use trimtab::courier::{Artifacts, Client, CourierConfig, Location, ObjectId, SourceConfig, serve};
 use trimtab::wire::{ObjectKind, ObjectSource};
 
 /// The most that a test waits for a courier.
@@ -124,7 +127,11 @@ impl Courier {
             for stream in listener.incoming().flatten() {
                 let (cache, source) = (cache.clone(), config.clone());
                 std::thread::spawn(move || {
-                    serve(stream, CourierConfig { source, sinks: Vec::new(), cache: cache.clone() }, &cache)
+                    serve(
+                        stream,
+                        CourierConfig { source, sinks: Vec::new(), artifacts: Artifacts::default(), cache: cache.clone() },
+                        &cache,
+                    )
                 });
             }
         });

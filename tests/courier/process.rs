@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use trimtab::courier::protocol::{Reply, Request, Traffic};
-use trimtab::courier::{Class, Client, ClientError};
+use trimtab::courier::protocol::{MAX_PIECE, Reply, Request, Traffic};
+use trimtab::courier::{Class, Client, ClientError, Part};
+use trimtab::trust::hash::{FetchError, Verified};
 use trimtab::wire::{self, ObjectKind, ObjectSource};
+use trimtab_model::digest::Digest;
 use trimtab_model::outbound::Signed;
 use trimtab_tests::server::{Auth, Fault, GitServer, Tls};
 use trimtab_tests::trimtab_binary;
@@ -153,6 +155,8 @@ fn answers_to_other_questions_and_huge_frames_are_refused() {
             }
             // A body that nobody asked for.
             Request::Advance { .. } => wire::send(stream, "agent", &Reply::Advanced { traffic: Traffic::default() }, &[0; 100]),
+            // More than a piece.
+            Request::Fetch { .. } => wire::send(stream, "agent", &Reply::Fetched { end: false }, &vec![0; MAX_PIECE + 1]),
             // Ids that nobody asked for.
             Request::Objects { .. } => wire::send(stream, "agent", &Reply::Missing { id: "5".repeat(40) }, &[]),
         };
@@ -163,6 +167,8 @@ fn answers_to_other_questions_and_huge_frames_are_refused() {
     assert!(matches!(client.advance(&tip, None), Err(ClientError::Wire(_))));
     let report = Signed { report: b"{}".to_vec(), signature: "x".to_owned() };
     assert!(matches!(client.deliver("ops", &[report]), Err(ClientError::Unexpected)));
+    let fetched = client.fetch("https://h/x", Digest::of(b"x"), Part::Signature, 0);
+    assert!(matches!(fetched, Err(ClientError::Wire(_))), "{fetched:?}");
     let error = client.objects(ObjectKind::Blob, &[tip], 10).unwrap_err().to_string();
     assert!(error.contains("5555"), "{error}");
     let (_folder, socket) = liar(|stream, _| {
@@ -170,6 +176,104 @@ fn answers_to_other_questions_and_huge_frames_are_refused() {
     });
     let mut client = Client::connect(&socket, PATIENCE).unwrap();
     assert!(client.poll("HEAD").is_err());
+}
+
+/// The most memory that this process has used since it was last asked.
+fn peak_since(reset: bool) -> u64 {
+    if reset {
+        fs::write("/proc/self/clear_refs", "5").unwrap();
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn rubbish_by_the_gibibyte_is_looked_at_as_it_comes() {
+    // For each of four thousand objects eight mebibytes that are none of them: the first answer must be the last.
+    let (_folder, socket) = liar(|stream, request| {
+        let Request::Objects { ids, .. } = request else { return };
+        let sizes = vec![8 << 20; ids.len().min(8)];
+        let _ = wire::send(stream, "agent", &Reply::Objects { sizes: sizes.clone() }, &vec![b'x'; (8 << 20) * sizes.len()]);
+    });
+    let mut client = Client::connect(&socket, PATIENCE).unwrap();
+    let ids: Vec<_> = (0..4096u32).map(|n| id(&format!("{n:040x}"))).collect();
+    let before = peak_since(true);
+    let start = Instant::now();
+    let found = Verified::new(&mut client, 64 << 20).many(ObjectKind::Blob, &ids, 16 << 20).map(|all| all.len());
+    let grown = peak_since(false) - before;
+    println!("{found:?} after {:?}, {} MiB", start.elapsed(), grown >> 20);
+    assert!(matches!(found, Err(FetchError::Mismatch { id, .. }) if id == ids[0]), "{found:?}");
+    // One answer at the liar's end (which is a thread here), the frame that came, and its objects.
+    assert!(grown < 260 << 20, "{} MiB", grown >> 20);
+}
+
+#[test]
+fn objects_one_by_one_are_no_way_to_go_on_for_ever() {
+    // Each of them would come just in time, four thousand times.
+    let (_folder, socket) = liar(|stream, _| {
+        let _ = wire::send(stream, "agent", &Reply::Objects { sizes: vec![1] }, b"x");
+    });
+    let mut client = Client::connect(&socket, PATIENCE).unwrap();
+    let ids = [id(&"3".repeat(40)), id(&"4".repeat(40))];
+    let error = client.objects(ObjectKind::Blob, &ids, 16 << 20).unwrap_err().to_string();
+    assert!(error.contains("sizes that do not fit"), "{error}");
+    assert_eq!(client.objects(ObjectKind::Blob, &ids[..1], 16 << 20).unwrap(), [b"x"], "all that was asked for is enough");
+}
+
+#[test]
+fn frames_that_are_none_end_the_conversation_at_once_and_cost_nothing() {
+    let frame =
+        |head: &[u8], body: u64| [&u32::try_from(head.len()).unwrap().to_be_bytes()[..], &body.to_be_bytes(), head].concat();
+    let deep = [b"[".repeat(100_000), b"]".repeat(100_000)].concat();
+    let sizes = format!(r#"{{"objects":{{"sizes":[{}0]}}}}"#, "0,".repeat(1_000_000));
+    let long = format!(r#"{{"failed":{{"class":"retry","message":"{}"}}}}"#, "x".repeat(3 << 20));
+    for (name, bytes) in [
+        ("nothing", Vec::new()),
+        ("half a length", vec![0; 5]),
+        ("half a head", frame(b"{}", 0)[..13].to_vec()),
+        ("no JSON", frame(b"\xff\xfe", 0)),
+        ("deep JSON", frame(&deep, 0)),
+        ("a million sizes", frame(sizes.as_bytes(), 0)),
+        ("an unknown answer", frame(br#"{"believed":{}}"#, 0)),
+        ("two answers", frame(br#"{"missing":{"id":"x"},"missing":{"id":"x"}}"#, 0)),
+        ("a body that never comes", frame(br#"{"objects":{"sizes":[10]}}"#, 10)),
+        ("the largest head", [u32::MAX.to_be_bytes().to_vec(), vec![0; 8]].concat()),
+        ("the largest body", [2u32.to_be_bytes().to_vec(), u64::MAX.to_be_bytes().to_vec(), b"{}".to_vec()].concat()),
+        ("a long complaint", frame(long.as_bytes(), 0)),
+    ] {
+        let (_folder, socket) = liar(move |stream, _| {
+            let _ = stream.write_all(&bytes);
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        });
+        let mut client = Client::connect(&socket, PATIENCE).unwrap();
+        let before = peak_since(true);
+        let start = Instant::now();
+        let error = client.objects(ObjectKind::Blob, &[id(&"3".repeat(40))], 10).unwrap_err().to_string();
+        let grown = peak_since(false) - before;
+        println!("{name}: {error:.80} after {:?}, {} KiB", start.elapsed(), grown >> 10);
+        assert!(start.elapsed() < Duration::from_secs(5), "{name}: {:?}", start.elapsed());
+        assert!(grown < 48 << 20, "{name}: {} MiB", grown >> 20);
+        // The next try is a new conversation, and as bounded.
+        assert!(client.poll("HEAD").is_err(), "{name}");
+    }
+}
+
+#[test]
+fn answers_without_end_are_answers_to_nothing() {
+    // It goes on talking after its answer: what it says is never read beyond the next question, and never held.
+    let (_folder, socket) = liar(|stream, _| {
+        let polled = Reply::Polled { id: None, peeled: None, beside: None, traffic: Traffic::default() };
+        while wire::send(stream, "agent", &polled, &[]).is_ok() {}
+    });
+    let mut client = Client::connect(&socket, Duration::from_secs(2)).unwrap();
+    let before = peak_since(true);
+    let start = Instant::now();
+    assert_eq!(client.poll("HEAD").unwrap().id, None);
+    let error = client.objects(ObjectKind::Blob, &[id(&"3".repeat(40))], 10).unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(5), "{error} after {:?}", start.elapsed());
+    let grown = peak_since(false) - before;
+    assert!(grown < 16 << 20, "{} MiB", grown >> 20);
 }
 
 #[test]

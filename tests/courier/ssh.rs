@@ -32,7 +32,8 @@ fn courier(fleet: &Fleet, url: &str, settings: &str, ssh: Option<&str>) -> Clien
 }
 
 /// What sshd does: hands the last argument to a shell. Its own arguments are kept for a look.
-const FAITHFUL: &str = r#"echo "$GIT_PROTOCOL $*" >> "$(dirname "$0")/log"; for last; do :; done; exec sh -c "$last""#;
+const FAITHFUL: &str =
+    r#"[ "$1" = -G ] && exit 1; echo "$GIT_PROTOCOL $*" >> "$(dirname "$0")/log"; for last; do :; done; exec sh -c "$last""#;
 
 #[test]
 fn a_repository_is_fetched_over_ssh() {

@@ -36,6 +36,7 @@ fn keep(store: &mut Store, number: u64, contents: &[&[u8]]) -> BTreeSet<Digest> 
                 shown: true,
                 drift: trimtab_model::drift::DriftPolicy::default(),
                 ignored: None,
+                artifact: None,
                 origin,
             },
         );

@@ -251,4 +251,6 @@ fn a_repository_behind_ssh_is_followed_with_the_couriers_own_key() {
     converge(&m);
     assert_eq!(m.read("/etc/one.conf"), "SETTING=2");
     settled(&m);
+    #[cfg(target_arch = "x86_64")]
+    crate::boundary::one_with_ssh(&m);
 }

@@ -4,6 +4,9 @@
 //! Needs root; `tests/run lab [FILTER]` runs it. A scenario that fails shows the end of its machine's journal.
 
 mod agent;
+mod artifacts;
+#[cfg(target_arch = "x86_64")]
+mod boundary;
 mod clock;
 mod confirm;
 mod contend;

@@ -1,6 +1,7 @@
 //! The whole program on a sandbox folder: no root, no systemd, a repository on disk. What the lab shows on a real machine is shown there;
 //! here is what needs many passes or an agent that is watched, quickly.
 
+mod artifacts;
 mod desk;
 mod explain;
 mod keys;
@@ -9,6 +10,7 @@ mod past;
 mod policy;
 mod releases;
 mod reports;
+mod signing;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +41,11 @@ const FLEET: &str = "format = 1\n[[group]]\nname = \"all\"\nselect = \"*\"\ncomp
 
 impl Sandbox {
     fn new(settings: &str) -> Self {
-        let sandbox = Self { repo: Repo::new(), key: Key::new("person"), folder: tempfile::tempdir().unwrap() };
+        Self::of(Repo::new(), settings)
+    }
+
+    fn of(repo: Repo, settings: &str) -> Self {
+        let sandbox = Self { repo, key: Key::new("person"), folder: tempfile::tempdir().unwrap() };
         sandbox.repo.write("fleet.toml", FLEET);
         sandbox.repo.write("components/one/files/etc/one.conf", "one\n");
         sandbox.repo.write("components/two/files/etc/two.conf", "two\n");

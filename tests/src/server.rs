@@ -19,6 +19,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
+/// What lies beneath this is no repository: a file is served as it is.
+pub const FILES: &str = "/files/";
+
 /// How long a connection may idle, and the longest that a fault lasts.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -93,6 +96,12 @@ pub enum Fault {
     OldProtocol,
     /// Answers each command with these bytes.
     Canned(Vec<u8>),
+    /// Answers each request with these bytes, head and all, and hangs up.
+    Raw(Vec<u8>),
+    /// Sends header fields for ever.
+    EndlessHead,
+    /// Sends files whole, whatever part was asked for.
+    NoRanges,
 }
 
 /// Which credentials the server wants to see.
@@ -310,7 +319,9 @@ impl Shared {
             self.requests.fetch_add(1, Ordering::Relaxed);
             let body: String =
                 request.body.iter().take(4096).map(|b| if b.is_ascii_graphic() { *b as char } else { '.' }).collect();
-            lock(&self.log).push(format!("{} {}?{} {body}", request.method, request.path, request.query));
+            let said = |name: &str| request.headers.get(name).map(|value| format!(" {name}: {value}")).unwrap_or_default();
+            let heads = if request.path.starts_with(FILES) { said("range") + &said("authorization") } else { String::new() };
+            lock(&self.log).push(format!("{} {}?{} {body}{heads}", request.method, request.path, request.query));
             let fault = lock(&self.fault).clone();
             let response = self.respond(&request, &fault);
             if self.write(reader.get_mut(), response, &fault).is_err() {
@@ -345,10 +356,28 @@ impl Shared {
                 let kind = format!("application/x-git-{service}-pack-result");
                 Response { status: "200 OK".to_owned(), headers: vec![("Content-Type".to_owned(), kind)], body: bytes.clone() }
             }
+            _ if request.path.starts_with(FILES) => self.file(request, matches!(fault, Fault::NoRanges)),
             _ => self
                 .backend(request, matches!(fault, Fault::OldProtocol))
                 .unwrap_or_else(|error| Response::plain("502 Bad Gateway", &format!("git http-backend: {error}"))),
         }
+    }
+
+    /// A plain file, or the end of it.
+    fn file(&self, request: &Request, whole: bool) -> Response {
+        let Ok(body) = std::fs::read(self.root.join(&request.path[1..])) else {
+            return Response::plain("404 Not Found", "no such file");
+        };
+        let range = request.headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+        let Some(from) = range.filter(|_| !whole) else {
+            return Response { status: "200 OK".to_owned(), headers: Vec::new(), body };
+        };
+        if from >= body.len() {
+            return Response::plain("416 Range Not Satisfiable", "");
+        }
+        let place = format!("bytes {from}-{}/{}", body.len() - 1, body.len());
+        let headers = vec![("Content-Range".to_owned(), place)];
+        Response { status: "206 Partial Content".to_owned(), headers, body: body[from..].to_vec() }
     }
 
     /// Runs `git http-backend` as a CGI program.
@@ -397,7 +426,18 @@ impl Shared {
     }
 
     fn write(&self, to: &mut dyn Duplex, response: Response, fault: &Fault) -> io::Result<()> {
+        if let Fault::Raw(bytes) = fault {
+            to.write_all(bytes)?;
+            to.flush()?;
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         let mut head = format!("HTTP/1.1 {}\r\n", response.status);
+        if matches!(fault, Fault::EndlessHead) {
+            to.write_all(head.as_bytes())?;
+            while !self.over.load(Ordering::Relaxed) {
+                to.write_all(format!("X-Filler: {}\r\n", "x".repeat(1000)).as_bytes())?;
+            }
+        }
         for (name, value) in &response.headers {
             head.extend([name, ": ", value, "\r\n"]);
         }

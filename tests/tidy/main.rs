@@ -200,7 +200,8 @@ fn keys_of(refusal: &str) -> BTreeSet<String> {
 fn the_manual_pages_know_every_key() {
     let page = |name: &str| std::fs::read_to_string(workspace().join("packaging/pages").join(name)).unwrap();
     let agent = page("agent.toml.md");
-    for table in ["source", "host", "agent", "policy", "guard", "generations", "drift", "reports", "[sink]", "status"] {
+    for table in ["source", "artifacts", "host", "agent", "policy", "guard", "generations", "drift", "reports", "[sink]", "status"]
+    {
         let source = if table == "source" { "" } else { "[source]\nurl = \"https://x/y.git\"\n" };
         let refusal = trimtab::config::Settings::check(&format!("{source}[{table}]\nno-such-key = 1\n")).unwrap_err();
         let keys = keys_of(&refusal);

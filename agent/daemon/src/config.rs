@@ -15,7 +15,7 @@ use trimtab_model::names::HostName;
 use trimtab_model::status::Mode;
 use trimtab_model::transaction::Limit;
 
-use crate::courier::{self, SourceConfig};
+use crate::courier::{self, Artifacts, SourceConfig};
 use crate::log::chain;
 use crate::sinks::{Flaw, SinkConfig, check_all};
 use crate::trust::owner::{OwnerError, read_owned};
@@ -50,6 +50,9 @@ pub struct Settings {
     /// Where they go.
     #[serde(default, rename = "sink")]
     pub sinks: Vec<SinkConfig>,
+    /// Where artifacts may be fetched from.
+    #[serde(default)]
+    pub artifacts: Artifacts,
     /// Where the status goes beside `/run`.
     #[serde(default)]
     pub status: StatusSettings,
@@ -404,6 +407,7 @@ impl Settings {
             Finding::new(error.message(), spot).draw(false)
         })?;
         settings.source.check().map_err(|error| Finding::new(chain(&error), Spot::file(file)).draw(false))?;
+        settings.artifacts.check(&settings.source).map_err(|error| Finding::new(chain(&error), Spot::file(file)).draw(false))?;
         settings.policy.check().map_err(|why| Finding::new(why, Spot::file(file)).draw(false))?;
         check_all(&settings.sinks).map_err(|flaw| {
             let spot = Spot::at(file, &courier::masked(text), place_of(text, &flaw), "");

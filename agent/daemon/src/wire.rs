@@ -131,6 +131,12 @@ pub enum ObjectError {
 pub trait ObjectSource {
     /// The raw content (without Git's `kind size\0` header) of each object, in the order asked. Every object is at most `limit` bytes.
     fn objects(&mut self, kind: ObjectKind, ids: &[ObjectId], limit: u64) -> Result<Vec<Vec<u8>>, ObjectError>;
+
+    /// The same for as many as come at once, from the front of the list, at least one: so that who does not believe them can look at them
+    /// before there are more, and never holds more than one answer of what may be rubbish.
+    fn some(&mut self, kind: ObjectKind, ids: &[ObjectId], limit: u64) -> Result<Vec<Vec<u8>>, ObjectError> {
+        self.objects(kind, ids, limit)
+    }
 }
 
 #[cfg(test)]

@@ -92,8 +92,34 @@ pub struct Entry {
     /// Keys in it that belong to somebody else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ignored: Option<IgnoredKeys>,
+    /// Where its bytes are fetched from, when they are not in the repository (`[[artifact]]`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<Artifact>,
     /// Where it comes from.
     pub origin: Origin,
+}
+
+/// Where the bytes of a file are when they are not in the repository. What they must be, digest and length, is said by its [`Node::File`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Artifact {
+    /// `https://…`, or `http://` and `file://` where the host's own settings allow it.
+    pub url: String,
+    /// The minisign public key (`RW…`) by which the bytes must be signed; the signature lies at the URL with `.minisig` after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minisign: Option<String>,
+}
+
+impl Artifact {
+    /// Whether the URL is one that a courier may be asked for; a sentence if not.
+    pub fn check(&self) -> Result<(), &'static str> {
+        crate::fleet::judge_url(&self.url)
+    }
+
+    /// The URL as it may be shown: what follows a `?` may be somebody's secret.
+    pub fn shown_url(&self) -> &str {
+        self.url.split('?').next().unwrap_or_default()
+    }
 }
 
 /// The state of one path, as wanted or as written: all that drift is judged by.
@@ -204,6 +230,14 @@ pub struct Unit {
 }
 
 impl Desired {
+    /// The entries whose bytes are fetched, with what they must be.
+    pub fn artifacts(&self) -> impl Iterator<Item = (&HostPath, &Entry, &Artifact, Digest, u64)> {
+        self.entries.iter().filter_map(|(path, entry)| match (&entry.state.node, &entry.artifact) {
+            (Node::File { digest, size }, Some(artifact)) => Some((path, entry, artifact, *digest, *size)),
+            _ => None,
+        })
+    }
+
     /// The digest that names this rendering: the same for the same input, on any machine.
     pub fn digest(&self) -> Digest {
         let of =
@@ -228,6 +262,8 @@ impl Desired {
         for origin in origins.chain(bare.hooks.iter_mut().map(|hook| &mut hook.origin)) {
             (origin.file, origin.line) = (String::new(), 0);
         }
+        // The same bytes from elsewhere are the same file.
+        bare.entries.values_mut().for_each(|entry| entry.artifact = None);
         bare.digest()
     }
 

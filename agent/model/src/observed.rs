@@ -21,6 +21,8 @@ pub struct Observed {
     pub had: BTreeSet<String>,
     /// Of what image the container of a running unit is, where the unit names one that is in local storage.
     pub containers: BTreeMap<UnitName, Running>,
+    /// Which of the wanted artifacts' contents are in the store.
+    pub contents: BTreeSet<Digest>,
     /// Accounts by name, for the owners that are wanted; `None`: there is no such account (yet).
     pub users: BTreeMap<String, Option<u32>>,
     /// Groups by name.

@@ -42,6 +42,6 @@ cord=$!
 # Of the kernel's settings only those that are the machine's own (/proc/sys/net): the others are everybody's.
 SYSTEMD_NSPAWN_API_VFS_WRITABLE=network systemd-nspawn --quiet --register=no --keep-unit --machine="$cgroup" --hostname="$name" \
     --directory="$folder/root" --boot --console=pipe --private-network --resolv-conf=off --timezone=off --capability=all \
-    --system-call-filter="add_key keyctl bpf fanotify_init fanotify_mark" "${binds[@]}" \
+    --system-call-filter="add_key keyctl bpf fanotify_init fanotify_mark landlock_create_ruleset landlock_add_rule landlock_restrict_self" "${binds[@]}" \
     systemd.journald.forward_to_console=0 >>"$folder/console.log" 2>&1 </dev/null &
 wait -n "$cord" $! || true

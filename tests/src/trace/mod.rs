@@ -9,6 +9,7 @@
 //! runs of one program need not come to the same places in the same order: a sweep runs until the program outlives its place.
 
 pub mod calls;
+pub mod possess;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

@@ -124,7 +124,13 @@ impl Pass<'_> {
         let Some(entry) = self.wanted.entries.get(path) else { return Err(unplanned()) };
         let (uid, gid) = self.owner(&entry.state)?;
         let bytes;
+        let mut blob;
         let node = match &entry.state.node {
+            // As it lies in the store, piece by piece: it may be larger than this process should ever be.
+            Node::File { digest, .. } if entry.artifact.is_some() => {
+                blob = self.store.open_blob(digest).map_err(|error| failed(&error))?;
+                NewNode::Stream(&mut blob, *digest)
+            }
             Node::File { digest, .. } => {
                 let wanted = (self.contents)(*digest).map_err(|error| failed(&error))?;
                 // Whoever handed over the content is not believed either: what is written down is this digest.
@@ -140,7 +146,12 @@ impl Pass<'_> {
             Node::Symlink { target } => NewNode::Symlink(target),
             Node::Directory => NewNode::Directory,
         };
-        batch.stage(path, New { node, mode: entry.state.mode, uid, gid }).map_err(|error| placed(&error))
+        let staged = batch.stage(path, New { node, mode: entry.state.mode, uid, gid });
+        if let (Err(PlaceError::Content { expected, .. }), Some(_)) = (&staged, &entry.artifact) {
+            // The next pass fetches it again.
+            self.store.discard(expected);
+        }
+        staged.map_err(|error| placed(&error))
     }
 
     fn owner(&mut self, state: &FileState) -> Result<(u32, u32), Outcome> {

@@ -44,6 +44,10 @@ impl Pass<'_> {
 
     /// What is adopted is mostly what is wanted; with keys of others in it, it is only on the disk.
     fn keep_adopted(&mut self, path: &HostPath, digest: Digest) -> Result<(), String> {
+        // An artifact's is there by now, and too large to be held here.
+        if self.wanted.entries.get(path).is_some_and(|want| want.artifact.is_some()) && self.store.has(&digest) {
+            return Ok(());
+        }
         if let Ok(bytes) = (self.contents)(digest) {
             return self.store.put(&bytes).map(drop).map_err(|error| chain(&error));
         }

@@ -9,6 +9,7 @@
 //! What drift repair overwrites is kept in the store first.
 //! Limits: what a failed step did half (a unit stopped but not started) is the next pass's to mend; there is no undo here.
 
+mod artifacts;
 mod capable;
 mod check;
 mod failures;
@@ -36,6 +37,7 @@ pub use self::check::CheckError;
 use self::failures::Failures;
 pub(crate) use self::services::last_words;
 pub use self::verify::{Complaint, Verdict};
+use crate::courier::Way;
 use crate::host::accounts::Accounts;
 use crate::host::command::Runner;
 use crate::host::images;
@@ -74,6 +76,8 @@ pub struct Machine {
     pub scratch: PathBuf,
     /// How many bytes of what drift repair overwrites are kept in all.
     pub keep: u64,
+    /// How artifacts are fetched; `None`: they are not.
+    pub way: Option<Way>,
 }
 
 /// How one step ended.
@@ -181,6 +185,24 @@ pub enum Refusal {
     Whole,
     /// The component of what was refused, and those that depend on it: for the state in force, of which the rest is held on to.
     Component,
+}
+
+/// Fetches the artifacts that a plan asks for, before anything of the machine is touched. What could not be fetched, by resource.
+pub async fn fetch(
+    machine: &Machine,
+    plan: &Plan,
+    wanted: &Desired,
+    ledger: &Ledger,
+    store: &mut Store,
+) -> BTreeMap<String, (ComponentName, String)> {
+    let mut failed = BTreeMap::new();
+    for step in &plan.steps {
+        let (Action::Fetch { path, .. }, Some(component)) = (&step.action, &step.component) else { continue };
+        if let Err(error) = artifacts::fetch(path, wanted, ledger, machine, store).await {
+            failed.insert(step.action.resource(), (component.clone(), chain(&error)));
+        }
+    }
+    failed
 }
 
 /// Pulls the images that a plan asks for, before anything of the machine is touched. What could not be pulled, by image.
@@ -342,10 +364,15 @@ impl Pass<'_> {
 
     async fn pull(&mut self) {
         for at in 0..self.plan.steps.len() {
-            let Action::Pull { image } = &self.plan.steps[at].action else { continue };
-            if self.skip(at) {
+            if !matches!(self.plan.steps[at].action, Action::Pull { .. } | Action::Fetch { .. }) || self.skip(at) {
                 continue;
             }
+            if let Action::Fetch { path, .. } = &self.plan.steps[at].action {
+                let fetched = artifacts::fetch(path, self.wanted, self.ledger, self.machine, self.store).await;
+                self.ended(at, fetched.map_or_else(|error| Outcome::Failed { message: chain(&error) }, |()| Outcome::Done));
+                continue;
+            }
+            let Action::Pull { image } = &self.plan.steps[at].action else { continue };
             let pulled = images::pull(image, &self.machine.runner, self.machine.patience.pull).await;
             self.ended(at, pulled.map_or_else(|error| Outcome::Failed { message: chain(&error) }, |()| Outcome::Done));
         }

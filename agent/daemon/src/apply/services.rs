@@ -18,6 +18,7 @@ const SYSCTL: [&str; 3] = ["/usr/lib/systemd/systemd-sysctl", "/lib/systemd/syst
 pub(super) fn done_word(action: &Action) -> &'static str {
     match action {
         Action::Pull { .. } => "pulled",
+        Action::Fetch { .. } => "fetched",
         Action::Put { .. } => "wrote",
         Action::Remove { .. } => "removed",
         Action::Purge { .. } => "purged",
@@ -90,6 +91,7 @@ impl Pass<'_> {
             },
             // Files and images are done by now, or left out with everything else.
             Action::Pull { .. }
+            | Action::Fetch { .. }
             | Action::Put { .. }
             | Action::Remove { .. }
             | Action::Purge { .. }

@@ -36,6 +36,7 @@ impl Bench {
         let root = Root::open(&sandbox).unwrap();
         let store = Store::open(places(folder.path())).unwrap();
         let machine = Machine {
+            way: None,
             accounts: Accounts::load(&root),
             root,
             systemd: None,
@@ -102,7 +103,15 @@ fn put(desired: &mut Desired, component: &str, path: &str, node: Node) {
     let origin = Origin { component: component.parse().unwrap(), file: "x".to_owned(), line: 0 };
     desired.entries.insert(
         path.parse().unwrap(),
-        Entry { state, role: Role::Plain, shown: true, drift: trimtab_model::drift::DriftPolicy::default(), ignored: None, origin },
+        Entry {
+            state,
+            role: Role::Plain,
+            shown: true,
+            drift: trimtab_model::drift::DriftPolicy::default(),
+            ignored: None,
+            artifact: None,
+            origin,
+        },
     );
     desired.components.entry(component.parse().unwrap()).or_default();
 }

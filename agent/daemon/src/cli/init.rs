@@ -20,7 +20,8 @@ pub(super) struct Args {
     /// What is followed: the signed commits of a branch, or the signed releases of a channel.
     #[arg(long, value_enum, default_value_t = Mode::Commit)]
     mode: Mode,
-    /// Commit mode: a public key that may sign, a file such as ~/.ssh/id_ed25519.pub, or the key itself. May be given several times.
+    /// Commit mode: a public key that may sign, a file such as ~/.ssh/id_ed25519.pub, or the key itself; with `cert-authority` before it, one whose
+    /// certificates may. May be given several times.
     #[arg(long = "key", value_name = "FILE|KEY", required_if_eq("mode", "commit"), conflicts_with_all = ["root_file", "root_digest", "tofu", "channel"])]
     keys: Vec<String>,
     /// Commit mode: the branch to follow.
@@ -150,6 +151,10 @@ fn by_commit(args: &Args, trust: &TrustConfig) -> String {
     for key in trust.keys() {
         text.push_str(&format!("  {}  {}\n", key.key.fingerprint(), key.comment));
     }
+    for authority in &trust.signers().authorities {
+        let who = authority.principals.as_ref().map_or_else(|| "anybody".to_owned(), |names| names.join(", "));
+        text.push_str(&format!("  {who} with a certificate by {}  {}\n", authority.key.fingerprint(), authority.comment));
+    }
     text.push_str(
         "A commit must descend from the last one accepted. Commit mode has no expiry and no branch binding:\n\
          any descendant that one of these keys signed can be served as this branch.\n",
@@ -168,7 +173,8 @@ fn certificate(given: &Path) -> Result<PathBuf, String> {
 /// The public key itself, from a file or as it stands.
 fn read_key(given: &str) -> Result<String, String> {
     let is_key = |text: &str| {
-        text.split(' ').next().is_some_and(|kind| kind.starts_with("ssh-") || kind.starts_with("ecdsa-") || kind.starts_with("sk-"))
+        let kinds = ["ssh-", "ecdsa-", "sk-", "cert-authority", "principals="];
+        text.split(' ').next().is_some_and(|first| kinds.iter().any(|kind| first.starts_with(kind)))
     };
     if is_key(given) && given.contains(' ') {
         return Ok(given.trim().to_owned());

@@ -117,7 +117,13 @@ fn list(rendered: &Rendered) -> String {
             Node::Symlink { target } => format!("-> {target}"),
             Node::Directory => "directory".to_owned(),
         };
-        let _ = writeln!(text, "{path}  {:04o} {}:{}  {what}  from {}", state.mode, state.owner, state.group, entry.origin.file);
+        let fetched =
+            entry.artifact.as_ref().map_or_else(String::new, |artifact| format!(" fetched from {}", artifact.shown_url()));
+        let _ = writeln!(
+            text,
+            "{path}  {:04o} {}:{}  {what}{fetched}  from {}",
+            state.mode, state.owner, state.group, entry.origin.file
+        );
     }
     for (name, unit) in &rendered.desired.units {
         let enabled = unit.enabled.map_or("as it is".to_owned(), |enabled| format!("{enabled:?}").to_lowercase());
@@ -139,6 +145,8 @@ fn write_out(rendered: &Rendered, out: &Path) -> std::io::Result<usize> {
         let parent = at.parent().expect("because a host path always has a name below the root");
         std::fs::create_dir_all(parent)?;
         match &entry.state.node {
+            // Its bytes are not in the repository.
+            Node::File { .. } if entry.artifact.is_some() => {}
             Node::File { digest, .. } => {
                 use std::os::unix::fs::PermissionsExt as _;
                 let content = rendered.contents.get(digest).map(Vec::as_slice).unwrap_or_default();

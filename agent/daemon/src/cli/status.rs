@@ -182,6 +182,10 @@ fn advice(one: &Condition) -> Option<&'static str> {
         (ConditionKind::Suspended, "Observing") => Some("`mode = \"enforce\"` under [agent] in agent.toml ends it"),
         (ConditionKind::Stale, "NotHeard") => Some("look at the network and the source: `trimtab sync` tells what fails"),
         (ConditionKind::Stale, "Expired") => Some("have the source publish a new statement"),
+        (ConditionKind::Stale, "Withheld") => Some("find out why the source does not serve its newest release"),
+        (ConditionKind::Stale, "MemoryLost") => Some(
+            "set min-epoch and min-seq in trust.toml to the newest release that you know; it is over with the second release from now",
+        ),
         (ConditionKind::Stale, "ClockBehind") => Some("set the clock, and have something keep it in step"),
         _ => None,
     }
@@ -213,6 +217,13 @@ fn outside(status: &Status, now: u64, text: &mut String) {
     }
     if status.trust.last_contact > 0 {
         let _ = writeln!(text, "source      heard {} ago", ago(now, status.trust.last_contact));
+    }
+    let trust = &status.trust;
+    if let (Some(epoch), Some(sequence)) = (trust.epoch, trust.sequence) {
+        let end =
+            trust.expires.map_or_else(String::new, |expires| format!(", runs out {}", crate::trust::statement::show_time(expires)));
+        let root = trust.root_version.unwrap_or_default();
+        let _ = writeln!(text, "release     {epoch}.{sequence} under root {root}, {}{end}", trust.freshness);
     }
     match status.clock {
         Clock::Unsynchronised => text.push_str("clock       nothing keeps it in step\n"),

@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use gix_hash::ObjectId;
 
+use trimtab_model::digest::Digest;
 use trimtab_model::outbound::Signed;
 
-use super::protocol::{Class, MAX_BODY, MAX_IDS, Piece, Reply, Request, Traffic};
+use super::protocol::{COMFORTABLE_BODY, Class, MAX_BODY, MAX_IDS, MAX_PIECE, Part, Piece, Reply, Request, Traffic};
 use crate::wire::{self, ObjectError, ObjectKind, ObjectSource, WireError};
 
 const COURIER: &str = "courier";
@@ -190,6 +191,14 @@ impl Client {
         }
     }
 
+    /// The next bytes of an artifact from a byte on, and whether they are the last.
+    pub fn fetch(&mut self, url: &str, digest: Digest, part: Part, from: u64) -> Result<(Vec<u8>, bool), ClientError> {
+        match self.ask(&Request::Fetch { url: url.to_owned(), digest, part, from }, MAX_PIECE as u64)? {
+            (Reply::Fetched { end }, bytes) => Ok((bytes, end)),
+            (other, _) => Err(self.not_that(other)),
+        }
+    }
+
     /// Sends reports, oldest first, to a sink of agent.toml: all are taken, or none.
     pub fn deliver(&mut self, sink: &str, reports: &[Signed]) -> Result<Delivery, ClientError> {
         let size = |bytes: &[u8]| bytes.len() as u64;
@@ -318,6 +327,10 @@ impl ObjectSource for Client {
         }
         Ok(found)
     }
+
+    fn some(&mut self, kind: ObjectKind, ids: &[ObjectId], limit: u64) -> Result<Vec<Vec<u8>>, ObjectError> {
+        self.part(kind, &ids[..ids.len().min(MAX_IDS)], limit.min(MAX_BODY))
+    }
 }
 
 /// The cache's folder as systemd makes it (`CacheDirectory=`): the courier's own, in a folder that is root's. One that is there is left as it is.
@@ -339,6 +352,12 @@ fn unavailable(error: ClientError) -> ObjectError {
 /// Cuts the body into objects; `None` if the sizes are a lie.
 fn split(sizes: &[u64], body: Vec<u8>, asked: usize, limit: u64) -> Option<Vec<Vec<u8>>> {
     if sizes.is_empty() || sizes.len() > asked || sizes.iter().any(|size| *size > limit) {
+        return None;
+    }
+    // An honest courier breaks off only where it has brought a good deal, or the next one may not fit: one by one, each just in time, would
+    // never end.
+    let little = (body.len() as u64) < COMFORTABLE_BODY && limit <= MAX_BODY - COMFORTABLE_BODY;
+    if sizes.len() < asked && little {
         return None;
     }
     let total = sizes.iter().try_fold(0u64, |sum, size| sum.checked_add(*size))?;

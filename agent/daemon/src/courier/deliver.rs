@@ -42,6 +42,8 @@ pub(super) struct Deliverer {
 /// What one sink is spoken to with.
 struct Line {
     web: Web,
+    /// For a push: the way to the source, if that is over HTTP.
+    source: Option<Web>,
     secrets: Secrets,
     meter: Rc<Meter>,
 }
@@ -72,23 +74,17 @@ impl Deliverer {
 
     /// Sends what the agent handed over; whatever happens, the reply says it.
     pub(super) fn deliver(&mut self, name: &str, pieces: &[Piece], body: &[u8]) -> Reply {
-        let sink = match &self.sinks {
-            Ok(sinks) => sinks.iter().find(|sink| sink.name == name).cloned().ok_or_else(|| CourierError::NoSink(name.to_owned())),
-            Err(error) => return undelivered(true, chain(error.as_ref())),
+        let sink = match self.prepare(name) {
+            Ok(sink) => sink,
+            Err(refusal) => return refusal,
         };
-        let sent = sink.map_err(Refusal::from).and_then(|sink| {
-            let parcels = unpack(pieces, body)?;
-            self.send(&sink, &parcels)
-        });
-        let user = self.sinks.as_ref().ok().and_then(|sinks| sinks.iter().find(|sink| sink.name == name)?.username.clone());
+        let sent = unpack(pieces, body).map_err(Refusal::from).and_then(|parcels| self.send(&sink, &parcels));
+        let user = sink.username;
         let mut secrets = self.open.as_ref().map(|(_, line)| told_by(&line.secrets, user.as_deref())).unwrap_or_default();
         secrets.extend(self.hidden.iter().cloned());
         match sent {
             Ok(traffic) => Reply::Delivered { traffic },
-            Err(Refusal::Courier(error)) => {
-                self.open = None;
-                undelivered(error.class() == Class::Configuration, without(&chain(&error), &secrets))
-            }
+            Err(Refusal::Courier(error)) => undelivered(error.class() == Class::Configuration, without(&chain(&error), &secrets)),
             Err(Refusal::Later(said)) => Reply::Undelivered {
                 lasting: false,
                 too_large: false,
@@ -104,11 +100,22 @@ impl Deliverer {
         }
     }
 
-    fn send(&mut self, sink: &SinkConfig, parcels: &[Parcel]) -> Result<Traffic, Refusal> {
-        if self.open.as_ref().is_none_or(|(name, _)| *name != sink.name) {
-            self.open = Some((sink.name.clone(), Line::open(sink, self.idle, self.total)?));
+    /// Reads all that a delivery to this sink takes from the disk; nothing goes over the network yet. An error is the reply.
+    pub(super) fn prepare(&mut self, name: &str) -> Result<SinkConfig, Reply> {
+        let sinks = self.sinks.as_ref().map_err(|error| undelivered(true, chain(error.as_ref())))?;
+        let refuse =
+            |error: CourierError| undelivered(error.class() == Class::Configuration, without(&chain(&error), &self.hidden));
+        let sink = sinks.iter().find(|sink| sink.name == name).cloned();
+        let sink = sink.ok_or_else(|| refuse(CourierError::NoSink(name.to_owned())))?;
+        if self.open.as_ref().is_none_or(|(open, _)| open != name) {
+            let line = Line::open(&sink, &self.source, self.idle, self.total).map_err(refuse)?;
+            self.open = Some((name.to_owned(), line));
         }
-        let (_, line) = self.open.as_ref().expect("because it was just opened");
+        Ok(sink)
+    }
+
+    fn send(&mut self, sink: &SinkConfig, parcels: &[Parcel]) -> Result<Traffic, Refusal> {
+        let (_, line) = self.open.as_ref().expect("because it was prepared");
         line.meter.begin(self.total);
         line.meter.allow(ANSWERS);
         for outgoing in sinks::shape(sink, parcels, &line.secrets).map_err(CourierError::from)? {
@@ -119,7 +126,7 @@ impl Deliverer {
                         remark(&without(&format!("sink {}: {loss}", sink.name), &secrets));
                     }
                 }
-                Outgoing::Push(status) => push::push(&self.source, &self.cache, &line.meter, &status)?,
+                Outgoing::Push(status) => push::push(&self.source, line.source.as_ref(), &self.cache, &line.meter, &status)?,
             }
         }
         Ok(line.meter.traffic())
@@ -127,7 +134,7 @@ impl Deliverer {
 }
 
 impl Line {
-    fn open(sink: &SinkConfig, idle: Duration, total: Duration) -> Result<Self, CourierError> {
+    fn open(sink: &SinkConfig, source: &SourceConfig, idle: Duration, total: Duration) -> Result<Self, CourierError> {
         let read = |path: &Option<PathBuf>| path.as_deref().map(super::secret).transpose();
         let secrets = Secrets {
             token: read(&sink.token_file)?,
@@ -146,7 +153,8 @@ impl Line {
             ..SourceConfig::new(Location::Local("/".into()))
         };
         let web = Web::new(&way, &sink.url, sink.url.starts_with("https:"), meter.clone())?;
-        Ok(Self { web, secrets, meter })
+        let source = if sink.kind == SinkKind::Git { push::web_of(source, &meter)? } else { None };
+        Ok(Self { web, source, secrets, meter })
     }
 
     /// Sends one; what of it was lost for good, if some was.

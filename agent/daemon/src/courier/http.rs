@@ -7,6 +7,8 @@
 //! gix insists on a handshake (a GET of `info/refs`) before the first command. Protocol 2 does not need it, so [`Web`] can
 //! answer it from memory with what the server is assumed to be able to do: a poll is then one request and not two.
 
+mod download;
+
 use std::cell::RefCell;
 use std::error::Error as _;
 use std::io::{self, BufReader, Read, Write};
@@ -20,6 +22,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::runtime::Runtime;
 
+pub(super) use self::download::{Download, Opened};
 use super::CourierError;
 use super::meter::{LinkError, Meter};
 use super::source::{Location, SourceConfig};

@@ -8,7 +8,9 @@
 //! Limits: one source per process; HTTP/1.1; no submodules, no bundle URIs, no redirects.
 
 mod client;
+mod confine;
 mod deliver;
+mod fetch;
 mod http;
 mod local;
 mod meter;
@@ -17,12 +19,14 @@ mod pack;
 mod process;
 pub mod protocol;
 mod push;
+mod reach;
 mod remote;
 mod serve;
 mod session;
 mod source;
 mod ssh;
 mod store;
+mod way;
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -30,12 +34,16 @@ use std::path::{Path, PathBuf};
 pub use gix_hash::ObjectId;
 
 pub use self::client::{Client, ClientError, Delivery, Polled};
+pub use self::confine::{Wall, confine, confine_to};
+pub use self::fetch::Artifacts;
 pub use self::meter::LinkError;
 pub use self::process::{run_as_process, source_of};
-pub use self::protocol::{Class, Traffic};
+pub use self::protocol::{Class, Part, Traffic};
 pub use self::push::push_status;
+pub use self::reach::{Duty, Reach};
 pub use self::serve::serve;
 pub use self::source::{Location, SourceConfig, SourceError};
+pub use self::way::Way;
 pub(crate) use source::masked;
 
 use crate::sinks::{Flaw, ShapeError, SinkConfig};
@@ -48,6 +56,8 @@ pub struct CourierConfig {
     pub source: SourceConfig,
     /// Where reports may be sent.
     pub sinks: Vec<SinkConfig>,
+    /// Where artifacts may be fetched from.
+    pub artifacts: Artifacts,
     /// Where objects are kept between polls; nobody else writes there.
     pub cache: PathBuf,
 }
@@ -69,6 +79,24 @@ pub enum CourierError {
     /// There is no such sink.
     #[error("agent.toml has no sink {0:?}")]
     NoSink(String),
+    /// A file that no setting of this host lets a commit ask for.
+    #[error(
+        "this host does not fetch {url}, for its agent.toml allows only {allowed}; add the server under [artifacts] allow there, or put the file where it may be fetched from"
+    )]
+    Forbidden {
+        /// What was asked for, without secrets.
+        url: String,
+        /// What may be.
+        allowed: String,
+    },
+    /// A file of this machine cannot be read.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The sinks make no sense.
     #[error(transparent)]
     Sink(#[from] Flaw),
@@ -166,6 +194,9 @@ pub enum CourierError {
     /// Somebody started it by hand.
     #[error("the courier's standard input must be the socket of an agent; systemd or the agent starts it, nobody else need")]
     NoSocket(#[source] io::Error),
+    /// One life is for one thing.
+    #[error("this courier was started for {0} and is confined to that; another is needed")]
+    Taken(Duty),
     /// The agent asked something that makes no sense.
     #[error("the request makes no sense: {0}")]
     Request(&'static str),
@@ -181,6 +212,8 @@ impl CourierError {
             Self::Config { .. }
             | Self::Source(_)
             | Self::NoSink(_)
+            | Self::Forbidden { .. }
+            | Self::File { .. }
             | Self::Sink(_)
             | Self::Shape(_)
             | Self::Secret { .. }
@@ -195,7 +228,9 @@ impl CourierError {
             | Self::Declined { .. } => Class::Configuration,
             Self::Missing(_) | Self::Bound(_) | Self::Costly(_) | Self::Pack(_) => Class::Hold,
             Self::Link(link) => link.class(),
-            Self::Runtime(_) | Self::Refused { .. } | Self::Cache { .. } | Self::Request(_) | Self::Wire(_) => Class::Retry,
+            Self::Runtime(_) | Self::Refused { .. } | Self::Cache { .. } | Self::Taken(_) | Self::Request(_) | Self::Wire(_) => {
+                Class::Retry
+            }
         }
     }
 }

@@ -10,8 +10,10 @@ use std::process::ExitCode;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 
-use super::serve::{refuse, serve};
-use super::{CourierConfig, CourierError, SourceConfig, chain, remark};
+use super::confine::{Wall, confine};
+use super::reach::Duty;
+use super::serve::{refuse, serve_behind};
+use super::{Artifacts, CourierConfig, CourierError, SourceConfig, chain, remark};
 use crate::sinks::SinkConfig;
 
 /// The most memory, mapped files included.
@@ -28,7 +30,10 @@ pub fn run_as_process(config: &Path, cache: &Path) -> ExitCode {
         let stream = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from).map_err(CourierError::Runtime)?;
         stream.local_addr().map_err(CourierError::NoSocket)?;
         match config_of(config) {
-            Ok((source, sinks)) => serve(stream, CourierConfig { source, sinks, cache: cache.to_owned() }, cache),
+            Ok((source, sinks, artifacts)) => {
+                let config = CourierConfig { source, sinks, artifacts, cache: cache.to_owned() };
+                serve_behind(stream, config, cache, confine_self)
+            }
             Err(error) => refuse(stream, error),
         }
     });
@@ -42,23 +47,43 @@ pub fn run_as_process(config: &Path, cache: &Path) -> ExitCode {
     }
 }
 
-/// The `[source]` table of agent.toml.
-pub fn source_of(config: &Path) -> Result<SourceConfig, CourierError> {
-    config_of(config).map(|(source, _)| source)
+/// Puts up the wall for this life. Where there is none it goes on without: systemd's stands all the same, and a device that no longer
+/// follows its repository would be the greater harm.
+#[allow(clippy::print_stderr)]
+fn confine_self(config: &CourierConfig, duty: &Duty) {
+    let (level, told) = match confine(config, duty) {
+        Wall::Whole => return,
+        Wall::Partial => ("<7>", "this kernel's Landlock does not know all that the courier wants taken".to_owned()),
+        Wall::Missing => {
+            ("<7>", "there is no Landlock here (Linux 5.19 and newer have it, if nothing keeps it away); systemd's directives alone confine the courier".to_owned())
+        }
+        Wall::Not(why) => ("<7>", format!("Landlock does not confine the courier for {duty}: {why}")),
+    };
+    // For who looks for it in the journal; on a terminal it would be told with each poll.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        eprintln!("{level}trimtab courier: {told}");
+    }
 }
 
-/// The `[source]` and `[[sink]]` tables of agent.toml; the rest of the file is the agent's business.
-fn config_of(config: &Path) -> Result<(SourceConfig, Vec<SinkConfig>), CourierError> {
+/// The `[source]` table of agent.toml.
+pub fn source_of(config: &Path) -> Result<SourceConfig, CourierError> {
+    config_of(config).map(|(source, _, _)| source)
+}
+
+/// The `[source]`, `[[sink]]` and `[artifacts]` tables of agent.toml; the rest of the file is the agent's business.
+fn config_of(config: &Path) -> Result<(SourceConfig, Vec<SinkConfig>, Artifacts), CourierError> {
     #[derive(serde::Deserialize)]
     struct Ours {
         source: SourceConfig,
         #[serde(default)]
         sink: Vec<SinkConfig>,
+        #[serde(default)]
+        artifacts: Artifacts,
     }
     let wrong = |source: Box<dyn std::error::Error + Send + Sync>| CourierError::Config { path: config.to_owned(), source };
     let mut text = String::new();
     fs::File::open(config).and_then(|file| file.take(1 << 20).read_to_string(&mut text)).map_err(|error| wrong(error.into()))?;
-    toml::from_str::<Ours>(&text).map(|ours| (ours.source, ours.sink)).map_err(|error| {
+    toml::from_str::<Ours>(&text).map(|ours| (ours.source, ours.sink, ours.artifacts)).map_err(|error| {
         // Not its own text: that quotes the line, and with it a password that somebody wrote into the URL.
         let line = error.span().map_or(1, |span| 1 + text.bytes().take(span.start).filter(|b| *b == b'\n').count());
         wrong(format!("line {line}: {}", error.message()).into())

@@ -1,12 +1,13 @@
 //! What the agent and the courier say to each other, as heads of [`wire`](crate::wire) frames on one connected stream.
 //!
 //! One request, one reply, in order; the agent speaks first and the courier ends when the agent hangs up. Only [`Request::Deliver`] has a
-//! body (the reports, each followed by its signature), and only a reply to
-//! [`Request::Objects`]: the raw contents, one after the other. A reply may bring fewer objects than were asked
+//! body (the reports, each followed by its signature), and only replies to
+//! [`Request::Fetch`] (a piece of a file) and to [`Request::Objects`]: the raw contents, one after the other. A reply may bring fewer objects than were asked
 //! for (at least one), always from the front of the list: the asker asks again for the rest. So neither side ever holds
 //! more than [`MAX_BODY`] bytes of objects.
 
 use serde::{Deserialize, Serialize};
+use trimtab_model::digest::Digest;
 
 use crate::wire::ObjectKind;
 
@@ -14,6 +15,10 @@ use crate::wire::ObjectKind;
 pub const MAX_BODY: u64 = 64 << 20;
 /// From here on a reply is sent although more was asked for: it keeps the courier's memory small.
 pub const COMFORTABLE_BODY: u64 = 8 << 20;
+/// The most bytes of an artifact in one reply.
+pub const MAX_PIECE: usize = 1 << 20;
+/// The most bytes of a minisign signature.
+pub const MAX_SIGNATURE: u64 = 4 << 10;
 /// The most ids in one [`Request::Objects`].
 pub const MAX_IDS: usize = 4096;
 
@@ -60,6 +65,17 @@ pub enum Request {
         /// The most bytes that one of them may have.
         limit: u64,
     },
+    /// Hand over the next bytes of a file that is no Git object. Asked for from where the last piece ended, it costs no new request.
+    Fetch {
+        /// Where it lies.
+        url: String,
+        /// The digest of the content that it belongs to: a bundle knows it by that.
+        digest: Digest,
+        /// What of it.
+        part: Part,
+        /// The first byte.
+        from: u64,
+    },
     /// Send these reports to a sink of agent.toml: all of them are taken, or none.
     Deliver {
         /// Its name.
@@ -67,6 +83,59 @@ pub enum Request {
         /// What the body holds, oldest first; at least one, at most [`MAX_REPORTS`].
         pieces: Vec<Piece>,
     },
+}
+
+/// What of an artifact is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Part {
+    /// Its bytes: exactly so many.
+    Content {
+        /// How many.
+        size: u64,
+    },
+    /// Its minisign signature: at most [`MAX_SIGNATURE`] bytes.
+    Signature,
+}
+
+impl Part {
+    /// The most bytes.
+    pub fn limit(self) -> u64 {
+        match self {
+            Self::Content { size } => size,
+            Self::Signature => MAX_SIGNATURE,
+        }
+    }
+
+    /// The fewest bytes.
+    pub fn least(self) -> u64 {
+        match self {
+            Self::Content { size } => size,
+            Self::Signature => 1,
+        }
+    }
+
+    /// Whether a file of this length can be it; a sentence if not.
+    pub fn judge(self, length: Option<u64>) -> Result<(), String> {
+        match length {
+            Some(length) if length > self.limit() => Err(self.longer()),
+            Some(length) if length < self.least() => Err(self.shorter(length)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The sentence for a file that ends too early.
+    pub fn shorter(self, length: u64) -> String {
+        format!("what lies there has {length} bytes, and {} are declared (size)", self.least())
+    }
+
+    /// The sentence for a file that goes on and on.
+    pub fn longer(self) -> String {
+        match self {
+            Self::Content { size } => format!("what lies there has more than the {size} bytes that are declared (size)"),
+            Self::Signature => format!("what lies there has more than {MAX_SIGNATURE} bytes and is no minisign signature"),
+        }
+    }
 }
 
 /// What the courier answers.
@@ -104,6 +173,11 @@ pub enum Reply {
     TooLarge {
         /// Which.
         id: String,
+    },
+    /// To [`Request::Fetch`]: the bytes are the frame's body, at most [`MAX_PIECE`].
+    Fetched {
+        /// There are no more after these.
+        end: bool,
     },
     /// To [`Request::Deliver`]: the sink took all of it, or none of it was for it.
     Delivered {

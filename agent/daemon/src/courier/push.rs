@@ -67,21 +67,32 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Fault {
 pub fn push_status(source: &SourceConfig, cache: &Path, status: &StatusPush) -> Result<(), CourierError> {
     let meter = Rc::new(Meter::new(source.idle_timeout, source.total_timeout));
     meter.begin(source.total_timeout);
-    push(source, cache, &meter, status)
+    let web = web_of(source, &meter)?;
+    push(source, web.as_ref(), cache, &meter, status)
 }
 
-/// The same under the bounds of the caller's meter.
-pub(super) fn push(source: &SourceConfig, cache: &Path, meter: &Rc<Meter>, push: &StatusPush) -> Result<(), CourierError> {
+/// The client for a source that is reached over HTTP. It has read whatever it needs: certificates, and who we are.
+pub(super) fn web_of(source: &SourceConfig, meter: &Rc<Meter>) -> Result<Option<Web>, CourierError> {
+    source.check()?;
+    url_of(&source.url).map(|(url, tls)| Web::new(source, url, tls, meter.clone())).transpose()
+}
+
+/// The same under the bounds of the caller's meter, through the caller's client.
+pub(super) fn push(
+    source: &SourceConfig,
+    web: Option<&Web>,
+    cache: &Path,
+    meter: &Rc<Meter>,
+    push: &StatusPush,
+) -> Result<(), CourierError> {
     let fits = push.reference.starts_with("refs/trimtab/") && push.reference.len() <= 255;
     if !fits || gix::validate::reference::name(push.reference.as_str().into()).is_err() {
         return Err(CourierError::Request("the host's name cannot be part of a reference's name"));
     }
-    source.check()?;
     let scratch = cache.join("tmp");
     fs::create_dir_all(&scratch).map_err(|source| CourierError::Cache { path: scratch.clone(), source })?;
     let memory = cache.join(MEMORY);
-    if let Some((url, tls)) = url_of(&source.url) {
-        let web = Web::new(source, url, tls, meter.clone())?;
+    if let (Some((url, _)), Some(web)) = (url_of(&source.url), web) {
         if let Some(old) = recall(&memory, url, &push.reference) {
             let greeting = format!("{old} {}\0report-status side-band-64k object-format={}", push.reference, old.kind());
             let known = format!("{:04x}{greeting}\n0000", greeting.len() + 5);
@@ -92,7 +103,7 @@ pub(super) fn push(source: &SourceConfig, cache: &Path, meter: &Rc<Meter>, push:
             }
             let _ = fs::remove_file(&memory);
         }
-        let tip = over_http(web, url, meter, push).map_err(|fault| told(fault, url, &push.reference, meter, None))?;
+        let tip = over_http(web.clone(), url, meter, push).map_err(|fault| told(fault, url, &push.reference, meter, None))?;
         remember(&memory, url, &push.reference, tip);
         return Ok(());
     }

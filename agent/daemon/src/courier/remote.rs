@@ -23,7 +23,9 @@ const ADVANCE_BYTES: u64 = 32 << 20;
 /// The largest object that is taken without anybody having asked for it by its id.
 const UNASKED: u64 = 16 << 20;
 /// The most commits that are looked through in the cache.
-const MAX_WALK: usize = 5_000;
+const MAX_WALK: usize = MAX_COMMITS as usize;
+/// The most commits to take when their trees are too many: as many as the agent looks at where each has to be signed.
+const MAX_COMMITS: u32 = 20_000;
 
 /// A fetched object, or why not.
 pub(super) enum Held {
@@ -80,11 +82,19 @@ impl Remote {
         if have.is_some() {
             let (largest, total) = (self.largest(), self.quota.bytes);
             let limit = self.max_bytes.min(ADVANCE_BYTES);
-            let ask = Ask { wants: vec![tip], have, shallow: false, filter: Some("blob:none"), limit };
-            let plan = |server| Ok((ask.clone(), Bounds { objects: MAX_ADVANCE, object: largest(server), total }));
-            match self.fetch(tip.kind(), plan) {
-                Err(error) if is_bound(&error) => {}
-                other => return other.and_then(|()| self.expect(tip)),
+            // Without their trees when those are too many: one by one, thousands of commits would be thousands of requests.
+            for (filter, objects) in [("blob:none", MAX_ADVANCE), ("tree:0", MAX_COMMITS)] {
+                let ask = Ask { wants: vec![tip], have, shallow: false, filter: Some(filter), limit };
+                let plan = |server: Server| {
+                    if filter == "tree:0" && !server.filters {
+                        return Err(CourierError::Bound("the server cannot leave out trees".into()));
+                    }
+                    Ok((ask.clone(), Bounds { objects, object: largest(server), total }))
+                };
+                match self.fetch(tip.kind(), plan) {
+                    Err(error) if is_bound(&error) => {}
+                    other => return other.and_then(|()| self.expect(tip)),
+                }
             }
         }
         self.only_tip(tip)?;

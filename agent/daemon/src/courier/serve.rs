@@ -8,9 +8,11 @@ use gix_hash::ObjectId;
 use gix_object::Kind;
 
 use super::deliver::Deliverer;
+use super::fetch::Fetcher;
 use super::local::Local;
 use super::meter::Meter;
 use super::protocol::{COMFORTABLE_BODY, MAX_BODY, MAX_DELIVERY, MAX_IDS, Reply, Request, Traffic};
+use super::reach::Duty;
 use super::remote::{Held, Remote};
 use super::session::Pointer;
 use super::source::Location;
@@ -21,21 +23,71 @@ const AGENT: &str = "agent";
 
 /// Answers requests on `stream` until its other end is closed. A source that cannot be used is told to whoever asks.
 pub fn serve(stream: UnixStream, config: CourierConfig, cache: &Path) -> Result<(), CourierError> {
+    serve_behind(stream, config, cache, |_, _| {})
+}
+
+/// As [`serve`]; `wall` is called once, when it is known what this life is for and everything for it has been read from the disk. From then on
+/// requests for anything else are refused.
+pub(super) fn serve_behind(
+    stream: UnixStream,
+    config: CourierConfig,
+    cache: &Path,
+    wall: impl Fn(&CourierConfig, &Duty),
+) -> Result<(), CourierError> {
     let config = CourierConfig { cache: cache.to_owned(), ..config };
     let mut desk = Deliverer::new(&config, secrets(&config));
     // Who only delivers needs no source: it may be the source that is down.
     let mut courier = None;
-    answer(stream, &secrets(&config), |request, body| match request {
-        Request::Deliver { sink, pieces } => Ok((desk.deliver(&sink, &pieces, &body), Vec::new())),
-        _ if !body.is_empty() => Err(CourierError::Request("a body that nobody asked for").into()),
-        request => match courier.get_or_insert_with(|| Courier::open(&config).map_err(Rc::new)) {
-            Ok(courier) => courier.reply(request).map_err(Rc::new),
-            Err(error) => Err(error.clone()),
-        },
+    let mut fetcher = None;
+    let mut confined: Option<Duty> = None;
+    answer(stream, &secrets(&config), |request, body| {
+        let duty = Duty::of(&request);
+        if let Some(only) = confined.as_ref().filter(|only| **only != duty) {
+            return Err(CourierError::Taken(only.clone()).into());
+        }
+        let mut raise = || {
+            if confined.is_none() {
+                wall(&config, &duty);
+                confined = Some(duty.clone());
+            }
+        };
+        match request {
+            Request::Deliver { sink, pieces } => {
+                if let Err(refusal) = desk.prepare(&sink) {
+                    return Ok((refusal, Vec::new()));
+                }
+                raise();
+                Ok((desk.deliver(&sink, &pieces, &body), Vec::new()))
+            }
+            _ if !body.is_empty() => Err(CourierError::Request("a body that nobody asked for").into()),
+            Request::Fetch { url, digest: _, part, from } => {
+                let fetcher = fetcher.get_or_insert_with(|| Fetcher::new(&config));
+                fetcher.prepare().map_err(Rc::new)?;
+                raise();
+                fetcher.fetch(&url, part, from).map_err(Rc::new)
+            }
+            request => match courier.get_or_insert_with(|| Courier::open(&config).map_err(Rc::new)) {
+                Ok(courier) => {
+                    raise();
+                    courier.reply(request).map_err(Rc::new)
+                }
+                Err(error) => Err(error.clone()),
+            },
+        }
     })?;
     match courier {
         Some(Ok(Courier { place: Place::Remote(mut remote), .. })) => remote.tidy(),
         _ => Ok(()),
+    }
+}
+
+impl Duty {
+    fn of(request: &Request) -> Self {
+        match request {
+            Request::Deliver { sink, .. } => Self::Sink(sink.clone()),
+            Request::Fetch { .. } => Self::Artifacts,
+            Request::Poll { .. } | Request::Advance { .. } | Request::Objects { .. } => Self::Source,
+        }
     }
 }
 
@@ -118,7 +170,7 @@ impl Courier {
             Request::Poll { reference, beside } => self.poll(&reference, beside.as_deref()),
             Request::Advance { tip, have } => self.advance(&tip, have.as_deref()),
             Request::Objects { kind, ids, limit } => self.objects(kind, &ids, limit),
-            Request::Deliver { .. } => Err(CourierError::Request("a delivery has nothing to do with the source")),
+            Request::Deliver { .. } | Request::Fetch { .. } => Err(CourierError::Request("this has nothing to do with the source")),
         }
     }
 

@@ -106,6 +106,21 @@ impl Drop for Ssh {
 /// The command that reaches the far end of the service.
 fn ssh(config: &SourceConfig, service: Service, user: Option<&str>, host: &str, port: Option<u16>, path: &str) -> Command {
     let mut command = Command::new("ssh");
+    options(&mut command, config, port);
+    target(&mut command, user, host);
+    command.arg(format!("{} {}", service.as_str(), quoted(path)));
+    command.env_remove("SSH_ASKPASS");
+    // There is no version 2 of pushing.
+    if service == Service::UploadPack {
+        command.env("GIT_PROTOCOL", "version=2")
+    } else {
+        command.env_remove("GIT_PROTOCOL")
+    };
+    command
+}
+
+/// What it is told of the configuration, before the host.
+pub(super) fn options(command: &mut Command, config: &SourceConfig, port: Option<u16>) {
     command.args(["-T", "-oBatchMode=yes", "-oSendEnv=GIT_PROTOCOL", "-oForwardAgent=no", "-oClearAllForwardings=yes"]);
     command.arg(format!("-oConnectTimeout={}", config.idle_timeout.as_secs().max(1)));
     if let Some(port) = port {
@@ -117,16 +132,11 @@ fn ssh(config: &SourceConfig, service: Service, user: Option<&str>, host: &str, 
     if let Some(known) = &config.ssh_known_hosts {
         command.arg(format!("-oUserKnownHostsFile={}", known.display()));
     }
-    let target = user.map_or(host.to_owned(), |user| format!("{user}@{host}"));
-    command.arg("--").arg(target).arg(format!("{} {}", service.as_str(), quoted(path)));
-    command.env_remove("SSH_ASKPASS");
-    // There is no version 2 of pushing.
-    if service == Service::UploadPack {
-        command.env("GIT_PROTOCOL", "version=2")
-    } else {
-        command.env_remove("GIT_PROTOCOL")
-    };
-    command
+}
+
+/// Who it is to reach: never an option, whatever it looks like.
+pub(super) fn target(command: &mut Command, user: Option<&str>, host: &str) {
+    command.arg("--").arg(user.map_or(host.to_owned(), |user| format!("{user}@{host}")));
 }
 
 /// The same for a repository on this machine, with nothing of this process's environment that would lead Git elsewhere.

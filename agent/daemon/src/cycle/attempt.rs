@@ -88,13 +88,24 @@ impl Cycle {
             return Ok((wanted, plan));
         }
         let begun = Instant::now();
+        self.machine.way = Some(self.way());
         let missing = self.pull(&plan).await;
         self.stored.forget();
+        let unfetched = apply::fetch(&self.machine, &plan, &wanted.desired, &self.ledger, &mut self.store).await;
+        let left = plan.steps.iter().filter_map(|step| match &step.action {
+            Action::Fetch { digest, .. } if !self.store.has(digest) => Some(*digest),
+            _ => None,
+        });
+        self.unfetched = left.collect();
         part(pass, "prefetch", begun);
         let mut failed: BTreeMap<ComponentName, Option<Failure>> = BTreeMap::new();
         for (image, (component, message)) in missing {
             failed.insert(component, Some(Failure { resource: format!("image {image}"), message, skipped: false }));
         }
+        for (resource, (component, message)) in unfetched {
+            failed.insert(component, Some(Failure { resource, message, skipped: false }));
+        }
+        let outside: Vec<Failure> = failed.values().flatten().cloned().collect();
         for problem in &plan.problems {
             let failure = Failure { resource: problem.resource.clone(), message: problem.message.clone(), skipped: false };
             failed.entry(problem.origin.component.clone()).or_insert(Some(failure));
@@ -107,7 +118,7 @@ impl Cycle {
             plan.without_pulls();
             return Ok((wanted, plan));
         }
-        pass.failures.extend(failed.values().flatten().filter(|failure| failure.resource.starts_with("image ")).cloned());
+        pass.failures.extend(outside);
         worsen(pass, Outcome::Partial);
         let key = wanted.key.clone();
         let again = Some(self.try_again_later(&key.commit));

@@ -167,6 +167,7 @@ impl Cycle {
     }
 
     pub(super) async fn apply(&mut self, plan: &Plan, wanted: &Wanted) -> Applied {
+        self.machine.way = Some(self.way());
         let refusal = if wanted.fresh { Refusal::Whole } else { Refusal::Component };
         let reader = Store::look(self.store.places().clone());
         let contents = |digest: Digest| match (wanted.contents.get(&digest), &reader) {
@@ -232,7 +233,10 @@ impl Cycle {
             _ => None,
         };
         keep.extend(self.ledger.entries.values().filter_map(|owned| original(&owned.before)));
-        self.store.gc(&keep).map(drop)
+        self.store.gc(&keep)?;
+        let wanted = self.current.iter().flat_map(|current| current.desired.artifacts()).map(|(_, _, _, digest, _)| digest);
+        self.store.keep_parts(&wanted.chain(self.unfetched.iter().copied()).collect());
+        Ok(())
     }
 }
 

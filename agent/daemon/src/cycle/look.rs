@@ -50,6 +50,9 @@ impl Cycle {
         let fought = self.fought_over(wanted, wake);
         observed.pinned = self.holds().pins.keys().chain(fought.keys()).cloned().collect();
         self.units(&desired, &mut observed, pass).await;
+        let is_kept = |digest: &Digest, size: u64| self.store.has(digest) && self.store.size(digest) == size;
+        let artifacts = desired.artifacts().filter(|(_, _, _, digest, size)| is_kept(digest, *size));
+        observed.contents = artifacts.map(|(_, _, _, digest, _)| digest).collect();
         self.images(&desired, wanted.fresh, &mut observed, pass).await;
         clock.lap("looked at units and images");
         let mut plan = plan(&desired, &observed, &self.ledger);

@@ -51,6 +51,7 @@ use trimtab_model::transaction::{self, Denied, Generation, Withheld};
 
 use crate::apply::Machine;
 use crate::config::{Places, Settings};
+use crate::courier::Way;
 use crate::host::units::JobVerb;
 use crate::log::chain;
 pub(crate) use crate::log::now_ms;
@@ -175,6 +176,8 @@ pub struct Cycle {
     withheld_again: Option<Instant>,
     /// The revision for which something is tried again and again, and how often it was in vain.
     waiting_for: String,
+    /// Artifacts that could not be fetched: what came of them is kept.
+    unfetched: BTreeSet<Digest>,
     in_vain: u32,
     flaps: flap::Flaps,
     fights: contend::Fights,
@@ -439,18 +442,14 @@ impl Cycle {
     }
 
     async fn put_question(&mut self, known: Vec<Key>) -> Answered {
-        let only_socket = self.hold == Hold::Agent && self.machine.systemd.is_some();
         let ask = Ask {
             program: self.program.clone(),
-            places: self.places.clone(),
             trust: self.trust.clone(),
             memory: self.memory.clone(),
             host: self.host.clone(),
             inputs: self.inputs,
             known,
-            courier: self.courier_user(),
-            only_socket,
-            patience: self.settings.source.patience(),
+            way: self.way(),
             moment: self.moment(),
             full: self.no_room(),
         };
@@ -476,6 +475,19 @@ impl Cycle {
         let cache = if cache.exists() { crate::store::require_at(&cache, 0) } else { Ok(()) };
         let full = self.store.require(0).and(cache).err();
         full.filter(|error| matches!(error, crate::store::StoreError::NoSpace { .. })).map(|error| chain(&error))
+    }
+
+    /// How to come by a courier.
+    pub(super) fn way(&mut self) -> Way {
+        Way {
+            program: self.program.clone(),
+            config: self.places.agent_toml(),
+            cache: self.places.cache(),
+            socket: self.places.courier_socket(),
+            only_socket: self.hold == Hold::Agent && self.machine.systemd.is_some(),
+            user: self.courier_user(),
+            patience: self.settings.source.patience(),
+        }
     }
 
     /// The courier's user, so that what it leaves in its cache is its own whoever started it. A sandbox is all its owner's.

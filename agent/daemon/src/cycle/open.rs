@@ -130,7 +130,8 @@ impl Cycle {
         let sending = Sending::open(places, &settings, hold, &mut remarks);
         let sent = sending.outbox.as_ref().map_or(0, crate::outbox::Outbox::last_event);
         let kept = super::book::Kept::open(&store, sent, super::now_ms(), &mut remarks);
-        let machine = Machine { root, accounts, systemd, runner, patience: patience(&settings), scratch, keep: keep(&settings) };
+        let machine =
+            Machine { root, accounts, systemd, runner, patience: patience(&settings), scratch, keep: keep(&settings), way: None };
         Ok(Self {
             inputs: inputs(&host, &trust),
             history: History::resume(earlier),
@@ -167,6 +168,7 @@ impl Cycle {
             flaps: super::flap::Flaps::default(),
             fights: super::contend::Fights::new(std::time::Instant::now()),
             waiting_for: String::new(),
+            unfetched: std::collections::BTreeSet::new(),
             in_vain: 0,
         })
     }

@@ -13,8 +13,7 @@ use trimtab_model::facts::Host;
 use trimtab_model::finding::{Finding, Findings, Spot};
 use trimtab_model::names::RepoPath;
 
-use crate::config::Places;
-use crate::courier::{self, Client, ClientError};
+use crate::courier::{self, Client, ClientError, Way};
 use crate::log::{Laps, chain};
 use crate::render::{Limits, RenderError, render_in_child};
 use crate::trust::Class;
@@ -40,19 +39,14 @@ pub(super) struct Key {
 /// Everything that asking the source needs, by value: it goes to another thread.
 pub(super) struct Ask {
     pub(super) program: PathBuf,
-    pub(super) places: Places,
     pub(super) trust: TrustConfig,
     pub(super) memory: Memory,
     pub(super) host: Host,
     pub(super) inputs: Digest,
     /// The keys of the renderings that need no second look: the one in force and the one that was refused.
     pub(super) known: Vec<Key>,
-    /// As whom a courier runs that is started from here; `None`: as this process itself.
-    pub(super) courier: Option<(u32, u32)>,
-    /// Couriers are started by systemd and by nobody else: the agent's own unit has no network, and its children neither.
-    pub(super) only_socket: bool,
-    /// How long one question to the courier may take.
-    pub(super) patience: std::time::Duration,
+    /// How to come by a courier.
+    pub(super) way: Way,
     pub(super) moment: Moment,
     /// Why nothing may be fetched: there is no room for it.
     pub(super) full: Option<String>,
@@ -116,7 +110,7 @@ impl Ask {
 
     fn look(&self, learned: &mut Answered) -> Result<Answer, Answer> {
         let clock = Laps::start();
-        let mut courier = self.courier().map_err(|error| of_client(&error, ""))?;
+        let mut courier = self.way.open().map_err(|error| of_client(&error, ""))?;
         let beside = self.trust.alive_reference();
         let polled = courier.poll_beside(self.trust.reference(), beside.as_deref()).map_err(|error| of_client(&error, ""))?;
         clock.lap("polled");
@@ -207,15 +201,6 @@ impl Ask {
             Ok(Some(heard)) => learned.memory = Some(Memory { alive: Some(heard), ..self.memory.clone() }),
             Ok(None) => {}
             Err(why) => learned.remarks.push(format!("the `alive` statement of the channel does not count: {why}")),
-        }
-    }
-
-    fn courier(&self) -> Result<Client, ClientError> {
-        let socket = self.places.courier_socket();
-        if self.only_socket || socket.exists() {
-            Client::connect(&socket, self.patience)
-        } else {
-            Client::spawn_as(self.courier, &self.program, &self.places.agent_toml(), &self.places.cache(), self.patience)
         }
     }
 

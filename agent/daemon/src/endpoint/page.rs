@@ -119,6 +119,9 @@ fn wanted(status: &Status, ago: &dyn Fn(u64) -> String) -> Markup {
                 @if trust.accepted_at > 0 { dt { "last accepted" } dd { (ago(trust.accepted_at)) " ago" } }
                 @if !trust.signer.is_empty() { dt { "its signer" } dd { (trust.signer) } }
                 dt { "source" } dd { @if trust.last_contact == 0 { "not heard yet" } @else { "heard " (ago(trust.last_contact)) " ago" } }
+                @if let (Some(epoch), Some(sequence)) = (trust.epoch, trust.sequence) {
+                    dt { "release" } dd { (epoch) "." (sequence) ", " (trust.freshness) }
+                }
                 @if let Some(expires) = trust.expires { dt { "statement" } dd { "runs out in " (ago_or_now(expires, status.at_ms / 1000)) } }
                 @if let Some(trial) = &status.trial {
                     dt { "trial" } dd { "generation " (trial.generation) ", revision " code { (short(&trial.revision)) } }

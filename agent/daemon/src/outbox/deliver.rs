@@ -107,17 +107,18 @@ impl Outbox {
 }
 
 fn attempt(
-    held: &mut Option<Client>,
+    held: &mut Option<(String, Client)>,
     reach: &Reach,
     sink: &str,
     reports: &[trimtab_model::outbound::Signed],
 ) -> Result<Delivery, ClientError> {
+    // A courier that has spoken to one sink has its secrets, and is confined to it: another sink gets another courier.
     let mut client = match held.take() {
-        Some(client) => client,
-        None => reach.open()?,
+        Some((of, client)) if of == sink => client,
+        _ => reach.open()?,
     };
     let said = client.deliver(sink, reports)?;
-    *held = Some(client);
+    *held = Some((sink.to_owned(), client));
     Ok(said)
 }
 

@@ -255,7 +255,11 @@ fn unpack(head: &Head, body: Vec<u8>, host: &Host) -> Result<Rendered, RenderErr
     }
     for (path, entry) in &rendered.desired.entries {
         host.policy.judge(path).map_err(|why| RenderError::Untrue(format!("{path} may not be managed: {why}")))?;
+        if let Some(why) = entry.artifact.as_ref().and_then(|artifact| artifact.check().err()) {
+            return Err(RenderError::Untrue(format!("{path} cannot be fetched: {why}")));
+        }
         if let Node::File { digest, size } = &entry.state.node
+            && entry.artifact.is_none()
             && rendered.contents.get(digest).map(Vec::len) != usize::try_from(*size).ok()
         {
             return Err(RenderError::Untrue(format!("{path} has no content")));

@@ -16,7 +16,7 @@ use trimtab_model::digest::Digest;
 
 use super::{Store, StoreError, create};
 
-const FOLDER: &str = "blobs";
+pub(super) const FOLDER: &str = "blobs";
 const NEW: &str = ".new";
 
 impl Store {
@@ -91,7 +91,7 @@ impl Store {
         Ok(removed)
     }
 
-    fn blob(&self, digest: &Digest) -> PathBuf {
+    pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         let (shelf, name) = hex.split_at(2);
         self.file(FOLDER).join(shelf).join(name)
@@ -109,7 +109,7 @@ impl Store {
         self.make_shelf(&folder)?;
         let new = folder.join(NEW);
         let written = write_hashed(&new, from).and_then(|(digest, file)| {
-            let nameless = folder.join(format!(".{}{NEW}", digest.hex()));
+            let nameless = nameless(&folder, &digest);
             fs::rename(&new, &nameless)?;
             self.fresh.insert(digest, nameless);
             self.unsynced.add_fd(file.into())?;
@@ -148,7 +148,7 @@ impl Store {
         Ok(())
     }
 
-    fn make_shelf(&mut self, folder: &Path) -> Result<(), StoreError> {
+    pub(super) fn make_shelf(&mut self, folder: &Path) -> Result<(), StoreError> {
         let io = StoreError::io("make the folder", folder);
         match DirBuilder::new().mode(0o700).create(folder) {
             Ok(()) => {
@@ -160,6 +160,11 @@ impl Store {
             Err(error) => Err(io(error)),
         }
     }
+}
+
+/// Where a content lies until it has its name.
+pub(super) fn nameless(folder: &Path, digest: &Digest) -> PathBuf {
+    folder.join(format!(".{}{NEW}", digest.hex()))
 }
 
 fn write_hashed(path: &Path, from: &mut dyn Read) -> io::Result<(Digest, File)> {

@@ -12,6 +12,7 @@ mod documents;
 mod generations;
 mod holds;
 mod ledger;
+mod parts;
 mod requests;
 mod reserve;
 mod watch;

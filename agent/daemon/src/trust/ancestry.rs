@@ -7,9 +7,9 @@
 //! both reach cannot lead the first walk to the accepted commit any more, so a rewritten branch is told after the few commits
 //! that were rewritten, not after the whole history.
 //!
-//! Guarantees: at most [`MAX_COMMITS`] commits and [`MAX_BYTES`] bytes per walk; every commit is hashed; "descends" is never guessed.
-//! Limits: ancestors need no signature: what is deployed is the tip's tree, for which the tip's signer vouches. Telling a roll-back
-//! from a rewritten branch is best effort.
+//! Guarantees: at most as many commits as the caller says and [`MAX_BYTES`] bytes per walk; every commit is hashed; "descends" is never guessed.
+//! Limits: ancestors need no signature here: what is deployed is the tip's tree, for which the tip's signer vouches ([`vouch`](super::vouch)
+//! asks for more). Telling a roll-back from a rewritten branch is best effort.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,7 +20,7 @@ use super::commit::{self, Commit, MAX_COMMIT};
 use super::hash::{FetchError, Verified};
 use crate::wire::{ObjectError, ObjectKind, ObjectSource};
 
-/// The most commits that one walk looks at.
+/// The most commits that one walk looks at where only the tip has to be signed.
 pub const MAX_COMMITS: usize = 5_000;
 /// The most bytes of commits that one walk holds.
 pub const MAX_BYTES: u64 = 64 << 20;
@@ -42,67 +42,92 @@ pub enum Descent {
     TooFar,
 }
 
-/// Finds out how `tip` stands to the accepted commit, whose payload has the digest `payload` and which was last seen as `commit`.
-/// The tip itself is not the accepted commit: the caller has looked.
-pub fn descent(tip: &Commit, payload: &Digest, commit: ObjectId, source: &mut impl ObjectSource) -> Result<Descent, FetchError> {
-    let mut back = Walk::new(tip.parents.clone());
-    let mut other = Walk::new(vec![commit]);
+/// The commit that was accepted last.
+#[derive(Debug, Clone, Copy)]
+pub struct Accepted {
+    /// The digest of what was signed.
+    pub payload: Digest,
+    /// Its id as it was served then.
+    pub commit: ObjectId,
+}
+
+/// Finds out how `tip` stands to the accepted commit. The tip itself is not it: the caller has looked.
+pub fn descent(tip: &Commit, accepted: Accepted, source: &mut impl ObjectSource) -> Result<Descent, FetchError> {
+    walk(tip, accepted, MAX_COMMITS, source).map(|(descent, ..)| descent)
+}
+
+/// As [`descent`], with a bound of its own; and both walks as they stand then, the tip's and the accepted commit's.
+pub(super) fn walk(
+    tip: &Commit,
+    accepted: Accepted,
+    most: usize,
+    source: &mut impl ObjectSource,
+) -> Result<(Descent, Walk, Walk), FetchError> {
+    let Accepted { payload, commit } = accepted;
+    let mut back = Walk::new(tip.parents.clone(), most);
+    let mut other = Walk::new(vec![commit], most);
     let mut generation = 0;
     let mut forked = false;
     while !back.is_over() {
-        if back.step(source, payload)? {
-            return Ok(Descent::Descends);
+        if back.step(source, &payload)? {
+            return Ok((Descent::Descends, back, other));
         }
         generation += 1;
         if (back.is_over() || generation > TIP_ALONE) && other.count < BESIDE {
             if other.tell(source, &tip.digest) {
-                return Ok(Descent::RolledBack);
+                return Ok((Descent::RolledBack, back, other));
             }
             forked |= back.leave(&other, commit);
         }
     }
     // Where the two sides met, an ancestor of the accepted commit is near or there is none.
-    let look = if forked { other.count + BESIDE } else { MAX_COMMITS };
+    let look = if forked { other.count + BESIDE } else { most };
     while !other.is_over() && other.count < look {
         if other.tell(source, &tip.digest) {
-            return Ok(Descent::RolledBack);
+            return Ok((Descent::RolledBack, back, other));
         }
     }
-    match back {
-        Walk { missing: Some(error), .. } => Err(error.into()),
-        Walk { bounded: true, .. } => Ok(Descent::TooFar),
-        _ => Ok(Descent::Rewritten),
+    match back.missing.take() {
+        Some(error) => Err(error.into()),
+        None if back.bounded => Ok((Descent::TooFar, back, other)),
+        None => Ok((Descent::Rewritten, back, other)),
     }
 }
 
 /// One breadth-first walk back through history.
-struct Walk {
+pub(super) struct Walk {
     frontier: Vec<ObjectId>,
-    seen: HashSet<ObjectId>,
-    /// The parents of each commit that was looked at.
-    links: HashMap<ObjectId, Vec<ObjectId>>,
+    pub(super) seen: HashSet<ObjectId>,
+    /// The commits that were looked at, in that order, each with its parents; but not the one that was looked for.
+    pub(super) links: Vec<(ObjectId, Vec<ObjectId>)>,
+    /// Where in `links` each commit stands.
+    places: HashMap<ObjectId, usize>,
+    /// The commits that were looked for, as they were found: one, or one and its twins.
+    pub(super) met: Vec<ObjectId>,
+    most: usize,
     count: usize,
     bytes: u64,
-    bounded: bool,
-    missing: Option<ObjectError>,
+    pub(super) bounded: bool,
+    pub(super) missing: Option<ObjectError>,
 }
 
 impl Walk {
-    fn new(frontier: Vec<ObjectId>) -> Self {
+    fn new(frontier: Vec<ObjectId>, most: usize) -> Self {
         let seen = frontier.iter().copied().collect();
-        Self { frontier, seen, links: HashMap::new(), count: 0, bytes: 0, bounded: false, missing: None }
+        let (links, places, met) = (Vec::new(), HashMap::new(), Vec::new());
+        Self { frontier, seen, links, places, met, most, count: 0, bytes: 0, bounded: false, missing: None }
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.frontier.is_empty()
     }
 
-    /// One generation further back; whether a commit with this payload is in it.
-    fn step(&mut self, source: &mut impl ObjectSource, want: &Digest) -> Result<bool, FetchError> {
+    /// One generation further back; whether a commit with this payload is in it, behind which the walk does not go.
+    pub(super) fn step(&mut self, source: &mut impl ObjectSource, want: &Digest) -> Result<bool, FetchError> {
         let mut ids = std::mem::take(&mut self.frontier);
         // At the bound nothing is left to be asked for, and the walk is over.
-        if ids.len() > MAX_COMMITS - self.count {
-            ids.truncate(MAX_COMMITS - self.count);
+        if ids.len() > self.most - self.count {
+            ids.truncate(self.most - self.count);
             self.bounded = true;
         }
         let mut checked = Verified::new(source, MAX_BYTES - self.bytes);
@@ -121,21 +146,25 @@ impl Walk {
             }
         };
         self.count += objects.len();
+        let mut found = false;
         for object in objects {
             self.bytes += object.bytes().len() as u64;
             if Commit::parse(&object).is_ok_and(|commit| commit.digest == *want) {
-                return Ok(true);
+                found = true;
+                self.met.push(object.id());
+                continue;
             }
             // An ancestor that is no commit to us leads nowhere.
             let parents = commit::parents(&object).unwrap_or_default();
             self.frontier.extend(parents.iter().copied().filter(|id| self.seen.insert(*id)));
-            self.links.insert(object.id(), parents);
+            self.places.insert(object.id(), self.links.len());
+            self.links.push((object.id(), parents));
         }
-        Ok(false)
+        Ok(found)
     }
 
     /// A step of the walk that only explains: whatever goes wrong ends it, and the answer stays "not found".
-    fn tell(&mut self, source: &mut impl ObjectSource, want: &Digest) -> bool {
+    pub(super) fn tell(&mut self, source: &mut impl ObjectSource, want: &Digest) -> bool {
         self.step(source, want).unwrap_or_else(|_| {
             self.frontier.clear();
             false
@@ -144,14 +173,20 @@ impl Walk {
 
     /// Stops following what lies behind the strict ancestors of `commit`, from which the other walk started: history has no
     /// circles, so `commit` is not among them. Whether the two walks have met.
-    fn leave(&mut self, other: &Walk, commit: ObjectId) -> bool {
+    pub(super) fn leave(&mut self, other: &Walk, commit: ObjectId) -> bool {
+        let behind = self.behind(other, commit);
+        self.frontier.retain(|id| !behind.contains(id));
+        !behind.is_empty()
+    }
+
+    /// Of what this walk has seen, the ancestors of `commit`, from which the other walk started: as far as that one has come.
+    pub(super) fn behind(&self, other: &Walk, commit: ObjectId) -> HashSet<ObjectId> {
         let mut common: Vec<_> = self.seen.intersection(&other.seen).copied().filter(|id| *id != commit).collect();
         let mut behind: HashSet<_> = common.iter().copied().collect();
         while let Some(id) = common.pop() {
-            let parents = self.links.get(&id).into_iter().flatten().copied();
+            let parents = self.places.get(&id).into_iter().flat_map(|place| self.links[*place].1.iter().copied());
             common.extend(parents.filter(|id| behind.insert(*id)));
         }
-        self.frontier.retain(|id| !behind.contains(id));
-        !behind.is_empty()
+        behind
     }
 }

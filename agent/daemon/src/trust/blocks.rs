@@ -112,7 +112,7 @@ pub enum BlockFault {
     Unsupported(&'static str),
 }
 
-impl<'a> Block<'a> {
+impl Block<'_> {
     /// Which of these keys made it, over `payload`, under the SSH namespace.
     pub fn signer<'k>(
         &self,

@@ -103,6 +103,14 @@ pub fn parents(object: &Proved) -> Result<Vec<ObjectId>, Malformed> {
     links(object.id().kind(), &mut Lines(object.bytes())).map(|links| links.parents)
 }
 
+/// The author line of a commit, for people: escaped, cut short, and the author's own word.
+pub fn author(object: &Proved) -> String {
+    let mut headers = object.bytes().split(|byte| *byte == b'\n').take_while(|line| !line.is_empty());
+    let line = headers.find_map(|line| line.strip_prefix(b"author ")).unwrap_or_default();
+    let cut = if line.len() > 120 { "…" } else { "" };
+    format!("{}{cut}", String::from_utf8_lossy(&line[..line.len().min(120)]).escape_debug())
+}
+
 /// The tree of a commit, which may be any commit that git takes: in release mode it is the statement that is signed.
 pub fn tree(object: &Proved) -> Result<ObjectId, Malformed> {
     links(object.id().kind(), &mut Lines(object.bytes())).map(|links| links.tree)

@@ -57,7 +57,9 @@ fn commit(
     mut memory: Memory,
     moment: Moment,
 ) -> Judged {
-    let verdict = prove(tip, source, trust, before.accepted.as_ref(), moment.clock);
+    // Whether a certificate is valid is asked of the same time as whether a release is: a clock that fell back makes nothing valid again.
+    let now = moment.clock.max(before.floor(0));
+    let verdict = prove(tip, source, trust, before.accepted.as_ref(), now);
     if let Verdict::Accepted(proven) = &verdict {
         if memory.accepted.is_some() {
             memory.lost = None;

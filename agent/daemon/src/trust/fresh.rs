@@ -12,7 +12,7 @@ use gix_hash::ObjectId;
 use super::blocks;
 use super::hash::Verified;
 use super::memory::{Heard, Memory, Moment};
-use super::release::Rules;
+use super::release::{AHEAD, Rules};
 use super::root::Root;
 use super::statement::{Alive, Place};
 use super::tag::{MAX_TAG, Tag};
@@ -114,7 +114,7 @@ pub fn hear(
     same("channel", channel.as_str(), alive.channel.as_str())?;
     same("tag's name", &alive.tag_name(), &tag.name)?;
     same("epoch", &root.epoch.to_string(), &alive.place.epoch.to_string())?;
-    if moment.synchronised && alive.issued > moment.clock + 600 {
+    if moment.synchronised && alive.issued > moment.clock + AHEAD {
         return Err("it is dated in the future".to_owned());
     }
     let newer = memory.alive.as_ref().is_none_or(|heard| (alive.place, alive.issued) > (heard.place, heard.issued));

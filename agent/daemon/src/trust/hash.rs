@@ -133,12 +133,16 @@ impl<'s, S: ObjectSource> Verified<'s, S> {
     /// Several objects of at most `limit` bytes each, in the order asked.
     pub fn many(&mut self, kind: ObjectKind, ids: &[ObjectId], limit: u64) -> Result<Vec<Proved>, FetchError> {
         let mut all = Vec::with_capacity(ids.len());
-        for ids in ids.chunks(BATCH) {
-            let answer = self.source.objects(kind, ids, limit)?;
-            if answer.len() != ids.len() {
-                return Err(FetchError::Count { asked: ids.len(), got: answer.len() });
+        while all.len() < ids.len() {
+            let rest = &ids[all.len()..];
+            let rest = &rest[..rest.len().min(BATCH)];
+            // One answer after the other: four thousand files of the largest size would be more than any host has memory for, and who lies
+            // is found out at the first.
+            let answer = self.source.some(kind, rest, limit)?;
+            if answer.is_empty() || answer.len() > rest.len() {
+                return Err(FetchError::Count { asked: rest.len(), got: answer.len() });
             }
-            for (id, bytes) in ids.iter().zip(answer) {
+            for (id, bytes) in rest.iter().zip(answer) {
                 all.push(self.prove(kind, *id, bytes, limit)?);
             }
         }

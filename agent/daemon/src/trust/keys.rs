@@ -5,19 +5,17 @@
 //! branch = "main"
 //! keys = ["ssh-ed25519 AAAA… ann@example.org"]
 //! trailer = "production"   # optional: require `Trimtab-Channel: production`
+//! verify = "tip"           # or "all-since-trusted": every commit since the last accepted one is signed, too
 //! ```
 //!
 //! Instead of `keys`, a root file may be pinned (`repo` with `root` or `root-digest`): then `[commit.<branch>]` of the newest root has the keys.
 //! Release mode's keys are in [`super::policy`].
 //!
 //! Guarantees: every key in a loaded configuration can verify; nothing unknown is skipped; every refusal names line and column, all at once.
-//! Limits: a key that stands here has no expiry and no role: it is trusted until its line is removed.
+//! Limits: what a key's line may say is for [`signers`](super::signers).
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use toml::Spanned;
 use trimtab_model::digest::Digest;
@@ -26,47 +24,33 @@ use trimtab_model::finding::{Finding, Findings, Spot};
 use super::Class;
 use super::owner::{OwnerError, read_owned};
 use super::policy::{self, Anchor, Mode, RawAnchor};
-use super::pubkey::{Fingerprint, PublicKey};
+use super::signers::{Line, Signers};
+pub use super::signers::{Signer, TrustedKey};
 
 /// The largest `trust.toml`, in bytes.
 pub const MAX_FILE: u64 = 256 << 10;
-/// The longest comment of a key: it is printed in logs.
-const MAX_COMMENT: usize = 200;
 /// The trailer that `trailer = …` asks for.
 pub const TRAILER: &str = "Trimtab-Channel";
-
-/// A key and the name by which its line calls it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TrustedKey {
-    /// The key.
-    pub key: PublicKey,
-    /// What follows it in its line: usually the name of its owner; may be empty.
-    pub comment: String,
-}
-
-/// Who signed a commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signer {
-    /// The key, as `ssh-keygen -l` prints it.
-    pub fingerprint: Fingerprint,
-    /// Its comment in `trust.toml`; may be empty.
-    pub name: String,
-}
-
-impl fmt::Display for Signer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.name.is_empty() { write!(f, "{}", self.fingerprint) } else { write!(f, "{} ({})", self.name, self.fingerprint) }
-    }
-}
 
 /// What this host trusts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustConfig {
     reference: String,
-    keys: Vec<TrustedKey>,
+    signers: Signers,
+    verify: Verify,
     trailer: Option<String>,
     mode: Mode,
     anchor: Option<Anchor>,
+}
+
+/// Of which commits a signature is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// Of the one that a branch points to: its tree is what is deployed.
+    #[default]
+    Tip,
+    /// Of each commit that came since the last accepted one, on all sides of merges.
+    AllSinceTrusted,
 }
 
 /// Why a host's trust configuration cannot be used.
@@ -102,18 +86,32 @@ struct File {
     _mode: String,
     branch: Spanned<String>,
     keys: Option<Spanned<Vec<Spanned<String>>>>,
+    openpgp: Option<Vec<Spanned<OpenPgp>>>,
+    verify: Option<Spanned<String>>,
     trailer: Option<Spanned<String>>,
     repo: Option<Spanned<String>>,
     root: Option<Spanned<PathBuf>>,
     root_digest: Option<Spanned<String>>,
 }
 
+/// A table `[[openpgp]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OpenPgp {
+    fingerprint: Spanned<String>,
+    certificate: Spanned<String>,
+    name: Option<String>,
+}
+
 impl TrustConfig {
     /// A digest over all of it: what was accepted under another one is judged anew.
     pub fn digest(&self) -> Digest {
         let mut text = format!("{}\n{}\n", self.reference, self.trailer.as_deref().unwrap_or_default());
-        for trusted in &self.keys {
-            text.push_str(&format!("{}\n", trusted.key.fingerprint()));
+        if self.verify == Verify::AllSinceTrusted {
+            text.push_str("all-since-trusted\n");
+        }
+        for line in self.signers.lines() {
+            text.push_str(&format!("{line}\n"));
         }
         if let Some(anchor) = &self.anchor {
             text.push_str(&format!("{}\n", anchor.text()));
@@ -145,8 +143,8 @@ impl TrustConfig {
         let source = Source { file, text };
         if source.is_release()? {
             let (policy, anchor) = policy::release(&source)?;
-            let reference = policy.channel.reference();
-            return Ok(Self { reference, keys: Vec::new(), trailer: None, mode: Mode::Release(policy), anchor: Some(anchor) });
+            let (reference, signers, verify) = (policy.channel.reference(), Signers::default(), Verify::Tip);
+            return Ok(Self { reference, signers, verify, trailer: None, mode: Mode::Release(policy), anchor: Some(anchor) });
         }
         let raw: File = toml::from_str(text).map_err(|error| source.syntax(&error))?;
         let mut findings = Findings::default();
@@ -154,38 +152,22 @@ impl TrustConfig {
             findings.push(finding);
             String::new()
         });
-        let pins = RawAnchor { repo: raw.repo.as_ref(), root: raw.root.as_ref(), digest: raw.root_digest.as_ref() };
-        let (keys, anchor) = match (&raw.keys, pins.is_given()) {
-            (Some(keys), false) => (source.keys(keys, &mut findings), None),
-            (None, true) => (Vec::new(), pins.read(&source, &mut findings)),
-            (Some(keys), true) => {
-                let finding = Finding::new(
-                    "keys are listed here, and a root is pinned that has keys of its own",
-                    source.spot(keys.span(), ""),
-                );
-                findings.push(finding.help("keep `keys`, or `repo` with `root` or `root-digest`"));
-                (Vec::new(), None)
-            }
-            (None, false) => {
-                let finding =
-                    Finding::new("`keys` is missing: no key is trusted, so no commit could ever be accepted", Spot::file(file));
-                findings.push(
-                    finding.help("add `keys = [\"ssh-ed25519 AAAA… name\"]`, or pin a root (`repo` with `root` or `root-digest`)"),
-                );
-                (Vec::new(), None)
-            }
-        };
+        let (signers, anchor) = source.signers(&raw, &mut findings);
         let trailer = raw.trailer.map(|trailer| source.trailer(&trailer));
         let trailer = trailer.transpose().unwrap_or_else(|finding| {
             findings.push(finding);
             None
         });
-        findings.or(Self { reference, keys, trailer, mode: Mode::Commit, anchor })
+        let verify = raw.verify.map_or(Ok(Verify::Tip), |verify| source.verify(&verify)).unwrap_or_else(|finding| {
+            findings.push(finding);
+            Verify::Tip
+        });
+        findings.or(Self { reference, signers, verify, trailer, mode: Mode::Commit, anchor })
     }
 
     /// The same in commit mode with these keys: those that the newest root names for its branch.
     pub(super) fn with_keys(&self, keys: Vec<TrustedKey>) -> Self {
-        Self { keys, ..self.clone() }
+        Self { signers: Signers { keys, ..Signers::default() }, ..self.clone() }
     }
 
     /// How this host decides what to believe.
@@ -211,9 +193,19 @@ impl TrustConfig {
         &self.reference
     }
 
-    /// The keys whose signatures count; empty where a pinned root has them.
+    /// The plain keys whose signatures count; empty where a pinned root has them.
     pub fn keys(&self) -> &[TrustedKey] {
-        &self.keys
+        &self.signers.keys
+    }
+
+    /// All whose signatures count; empty where a pinned root has the keys.
+    pub fn signers(&self) -> &Signers {
+        &self.signers
+    }
+
+    /// Of which commits a signature is asked.
+    pub fn verify(&self) -> Verify {
+        self.verify
     }
 
     /// The channel that the trailer `Trimtab-Channel` must name, if one is required.
@@ -255,17 +247,48 @@ impl Source<'_> {
         }
     }
 
-    /// The keys of a list, each once.
-    fn keys(&self, lines: &Spanned<Vec<Spanned<String>>>, findings: &mut Findings) -> Vec<TrustedKey> {
-        let mut keys: Vec<(TrustedKey, std::ops::Range<usize>)> = Vec::new();
-        if lines.get_ref().is_empty() {
+    /// Whom commit mode trusts: whoever is listed here, or whom a pinned root names.
+    fn signers(&self, raw: &File, findings: &mut Findings) -> (Signers, Option<Anchor>) {
+        let pins = RawAnchor { repo: raw.repo.as_ref(), root: raw.root.as_ref(), digest: raw.root_digest.as_ref() };
+        let openpgp = raw.openpgp.as_deref().unwrap_or_default();
+        let mut signers = Signers::default();
+        for table in openpgp {
+            self.openpgp(table, &mut signers).unwrap_or_else(|finding| findings.push(finding));
+        }
+        match (&raw.keys, pins.is_given()) {
+            (None, true) if openpgp.is_empty() => return (signers, pins.read(self, findings)),
+            (keys, true) => {
+                let span = keys.as_ref().map_or_else(|| openpgp.first().map_or(0..0, Spanned::span), Spanned::span);
+                let message = "keys are listed here, and a root is pinned that has keys of its own";
+                let finding = Finding::new(message, self.spot(span, ""));
+                findings.push(finding.help("keep `keys`, or `repo` with `root` or `root-digest`"));
+            }
+            (Some(keys), false) => {
+                self.keys(keys, !openpgp.is_empty(), findings).into_iter().for_each(|line| signers.push(line));
+            }
+            (None, false) if openpgp.is_empty() => {
+                let message = "`keys` is missing: no key is trusted, so no commit could ever be accepted";
+                findings.push(
+                    Finding::new(message, Spot::file(self.file))
+                        .help("add `keys = [\"ssh-ed25519 AAAA… name\"]`, or pin a root (`repo` with `root` or `root-digest`)"),
+                );
+            }
+            (None, false) => {}
+        }
+        (signers, None)
+    }
+
+    /// The lines of a list, each key once.
+    fn keys(&self, lines: &Spanned<Vec<Spanned<String>>>, others: bool, findings: &mut Findings) -> Vec<Line> {
+        let mut keys: Vec<(Line, std::ops::Range<usize>)> = Vec::new();
+        if lines.get_ref().is_empty() && !others {
             let empty = Finding::new("no key is trusted, so no commit could ever be accepted", self.spot(lines.span(), ""));
             findings.push(empty.help("add the line of at least one public key (`cat ~/.ssh/id_ed25519.pub`)"));
         }
         for line in lines.get_ref() {
-            match self.key(line) {
+            match self.line(line) {
                 Err(finding) => findings.push(finding),
-                Ok(key) => match keys.iter().find(|(known, _)| known.key == key.key) {
+                Ok(key) => match keys.iter().find(|(known, _)| known.key() == key.key()) {
                     Some((_, first)) => findings.push(
                         Finding::new("this key is listed twice", self.spot(line.span(), ""))
                             .also(self.spot(first.clone(), "first here"))
@@ -288,34 +311,65 @@ impl Source<'_> {
         }
     }
 
+    /// A plain key, where no authority can stand.
     pub(super) fn key(&self, line: &Spanned<String>) -> Result<TrustedKey, Finding> {
-        let text = line.get_ref().trim();
-        if text.contains("PRIVATE KEY") {
+        match self.line(line)? {
+            Line::Key(key) => Ok(key),
+            Line::Authority(_) => Err(Finding::new("an authority of certificates cannot stand here", self.spot(line.span(), ""))
+                .help("write the plain key; authorities are trusted by `keys` in trust.toml only")),
+        }
+    }
+
+    fn line(&self, line: &Spanned<String>) -> Result<Line, Finding> {
+        Line::parse(line.get_ref()).map_err(|error| {
+            let spot = self.spot(line.span(), "");
             // Without the text of the line: it would end in a log.
-            let spot = Spot { text: String::new(), ..self.spot(line.span(), "") };
+            let spot = if error.secret { Spot { text: String::new(), ..spot } } else { spot };
+            Finding::new(error.message, spot).help(error.help)
+        })
+    }
+
+    #[cfg(feature = "openpgp")]
+    fn openpgp(&self, table: &Spanned<OpenPgp>, signers: &mut Signers) -> Result<(), Finding> {
+        use super::openpgp::Certificate;
+        let OpenPgp { fingerprint, certificate, name } = table.get_ref();
+        let name = name.as_deref().unwrap_or_default();
+        if name.chars().any(char::is_control) || name.len() > 200 {
+            let spot = self.spot(table.span(), "");
+            return Err(
+                Finding::new("this name has control characters or more than 200 bytes", spot).help("one short name is enough")
+            );
+        }
+        if certificate.get_ref().contains("PRIVATE KEY") {
+            let spot = Spot { text: String::new(), ..self.spot(certificate.span(), "") };
             return Err(Finding::new("this is a private key", spot)
-                .help("put the public key here (the file ending in `.pub`), and replace the private one: it has been exposed"));
+                .help("put what `gpg --armor --export` prints here, and replace the key: it has been exposed"));
         }
-        let refuse = |message: &str, help: &str| Finding::new(message, self.spot(line.span(), "")).help(help);
-        let example = "write the line of a `.pub` file: `ssh-ed25519 AAAA… name`";
-        let mut parts = text.splitn(3, ' ');
-        let (Some(kind), Some(base64)) = (parts.next(), parts.next()) else {
-            return Err(refuse("this is not a public key", example));
-        };
-        let comment = parts.next().unwrap_or_default().trim();
-        if comment.chars().any(char::is_control) || comment.len() > MAX_COMMENT {
-            return Err(refuse(
-                "the comment of this key has control characters or more than 200 bytes",
-                "one short name is enough",
-            ));
+        let parsed = Certificate::parse(certificate.get_ref(), fingerprint.get_ref(), name);
+        let parsed = parsed.map_err(|error| Finding::new(error.message, self.spot(fingerprint.span(), "")).help(error.help))?;
+        if signers.openpgp.iter().any(|known| known.fingerprint() == parsed.fingerprint()) {
+            return Err(
+                Finding::new("this certificate is listed twice", self.spot(fingerprint.span(), "")).help("remove one of the two")
+            );
         }
-        let blob =
-            STANDARD.decode(base64).map_err(|_| refuse("this is not a public key: its second word is not base64", example))?;
-        let key = PublicKey::parse(&blob).map_err(|error| refuse("this key cannot be trusted", &error.to_string()))?;
-        if key.kind() != kind {
-            return Err(refuse(&format!("this key says that it is {kind:?}, but it is {}", key.kind()), example));
+        signers.openpgp.push(parsed);
+        Ok(())
+    }
+
+    #[cfg(not(feature = "openpgp"))]
+    fn openpgp(&self, table: &Spanned<OpenPgp>, _: &mut Signers) -> Result<(), Finding> {
+        let OpenPgp { fingerprint, certificate: _, name: _ } = table.get_ref();
+        Err(Finding::new("this build of trimtab does not check OpenPGP", self.spot(fingerprint.span(), ""))
+            .help("sign with SSH keys (`git config gpg.format ssh`), or build trimtab with `--features openpgp`"))
+    }
+
+    fn verify(&self, verify: &Spanned<String>) -> Result<Verify, Finding> {
+        match verify.get_ref().as_str() {
+            "tip" => Ok(Verify::Tip),
+            "all-since-trusted" => Ok(Verify::AllSinceTrusted),
+            _ => Err(Finding::new("this is not a way to verify", self.spot(verify.span(), ""))
+                .help("write `\"tip\"` (what is deployed is signed) or `\"all-since-trusted\"` (every commit since the last accepted one is, too)")),
         }
-        Ok(TrustedKey { key, comment: comment.to_owned() })
     }
 
     fn trailer(&self, trailer: &Spanned<String>) -> Result<String, Finding> {
@@ -371,7 +425,8 @@ mod tests {
             (with(&format!("\"{}\"", KEY.replace("ssh-ed25519", "ssh-rsa"))), "3:9", "but it is ssh-ed25519"),
             (with("\"ssh-dss AAAAB3NzaC1kc3M=\""), "3:9", "too weak"),
             (with(&format!("\"{KEY} a\\u0007b\"")), "3:9", "control characters"),
-            (with(&format!("\"cert-authority {KEY}\"")), "3:9", "not base64"),
+            (with(&format!("\"cert-authority,no-pty {KEY}\"")), "3:9", "is not known"),
+            (with(&format!("\"{KEY}\"")) + "verify = \"all\"\n", "4:10", "not a way to verify"),
             (with(&format!("\"{KEY}\"")).replace("main", "ma in"), "2:10", "not the name of a branch"),
             (with(&format!("\"{KEY}\"")).replace("main", "../x"), "2:10", "not the name of a branch"),
             (with(&format!("\"{KEY}\"")) + "trailer = \"a b\"\n", "4:11", "not the name of a channel"),
@@ -425,6 +480,14 @@ mod tests {
         let found =
             TrustConfig::parse("t", "mode = \"commit\"\nbranch = \"\"\ntrailer = \"\"\nkeys = [\"a\", \"b c\"]\n").unwrap_err();
         assert_eq!(found.list.len(), 4, "{found:?}");
+    }
+
+    #[test]
+    #[cfg(not(feature = "openpgp"))]
+    fn a_build_without_openpgp_says_so() {
+        let text = "mode = \"commit\"\nbranch = \"main\"\n[[openpgp]]\nfingerprint = \"A\"\ncertificate = \"B\"\n";
+        let drawn = parse(text).unwrap_err();
+        assert!(drawn.contains("4:15") && drawn.contains("--features openpgp"), "{drawn}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Trust: from bytes that nobody believes to a commit that this host may act on, and the slice of its tree that it needs.
 //!
 //! [`prove::prove`] asks an untrusted [`ObjectSource`](crate::wire::ObjectSource) for the tip, re-hashes it, parses it strictly, checks
-//! its SSH signature against the keys pinned in `/etc/trimtab/trust.toml` and its descent from what was accepted before, and gives a
+//! its signature against the keys and authorities pinned in `/etc/trimtab/trust.toml` and its descent from what was accepted before, and gives a
 //! [`verdict::Verdict`]. Only an accepted (or unchanged) verdict carries a [`prove::Proven`], and only a `Proven` opens the tree
 //! ([`tree::read`]).
 //!
@@ -14,11 +14,13 @@
 //! threshold of the channel's keys ([`threshold`]), bound to all that it is about, ordered and with an end ([`release`], [`fresh`]). In both the keys may
 //! come from a [`chain`] of [`root`] files that begins at a pinned one. [`decide`] is where both meet, and [`memory`] what they leave behind.
 //!
-//! Order of imports inside this room: `pubkey`, `minisign`, `hash` <- `sshsig`, `blocks`, `commit`, `tag`, `statement`, `threshold`, `keys`, `root`,
-//! `policy`, `owner`, `state` <- `memory`, `fault`, `verdict`, `ancestry` <- `prove` <- `tree` <- `chain` <- `fresh`, `release` <- `decide`.
+//! Order of imports inside this room: `pubkey`, `minisign`, `hash` <- `cert` and `sshsig`, `blocks`, `commit`, `openpgp`, `tag`, `statement`, `threshold`
+//! <- `signers` <- `keys`, `root`, `policy`, `owner`, `state` <- `memory`, `fault`, `verdict`, `ancestry` <- `vouch` <- `prove` <- `tree` <- `chain`
+//! <- `fresh`, `release` <- `decide`.
 
 pub mod ancestry;
 pub mod blocks;
+pub mod cert;
 pub mod chain;
 pub mod commit;
 pub mod decide;
@@ -28,12 +30,15 @@ pub mod hash;
 pub mod keys;
 pub mod memory;
 pub mod minisign;
+#[cfg(feature = "openpgp")]
+pub mod openpgp;
 pub mod owner;
 pub mod policy;
 pub mod prove;
 pub mod pubkey;
 pub mod release;
 pub mod root;
+pub mod signers;
 pub mod sshsig;
 pub mod state;
 pub mod statement;
@@ -41,6 +46,7 @@ pub mod tag;
 pub mod threshold;
 pub mod tree;
 pub mod verdict;
+pub mod vouch;
 
 /// What to do when something is not accepted. `Halt` is for what only a person at this machine can mend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -205,16 +205,15 @@ impl RawAnchor<'_> {
                 None
             }
             (Some(root), None) => Some(Pin::Path(root.get_ref().clone())),
-            (None, Some(digest)) => match digest.get_ref().parse() {
-                Ok(digest) => Some(Pin::Digest(digest)),
-                Err(_) => {
+            (None, Some(digest)) => {
+                let parsed = digest.get_ref().parse().ok();
+                if parsed.is_none() {
                     let finding = Finding::new("this is not a digest", source.spot(digest.span(), ""));
-                    findings.push(
-                        finding.help("write `sha256:` and 64 hexadecimal digits in lower case, as `trimtab trust show` prints it"),
-                    );
-                    None
+                    let help = "write `sha256:` and 64 hexadecimal digits in lower case, as `trimtab trust show` prints it";
+                    findings.push(finding.help(help));
                 }
-            },
+                parsed.map(Pin::Digest)
+            }
         };
         Some(Anchor { repo: repo?, pin: pin? })
     }

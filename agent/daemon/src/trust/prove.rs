@@ -8,13 +8,14 @@
 use gix_hash::ObjectId;
 use trimtab_model::digest::Digest;
 
-use super::ancestry::{self, Descent};
+use super::ancestry::{self, Accepted, Descent};
 use super::commit::{Commit, MAX_COMMIT};
 use super::hash::{FetchError, Verified};
-use super::keys::{Signer, TRAILER, TrustConfig};
-use super::sshsig::{self, SignatureError};
+use super::keys::{Signer, TRAILER, TrustConfig, Verify};
+use super::sshsig::SignatureError;
 use super::state::TrustState;
 use super::verdict::Verdict;
+use super::vouch;
 use crate::wire::{ObjectError, ObjectKind, ObjectSource};
 
 /// A commit that this host may act on.
@@ -73,7 +74,8 @@ impl Proven {
     }
 }
 
-/// Looks at the commit `tip`. `now` is this host's clock in seconds since 1970; it is remembered, and decides nothing.
+/// Looks at the commit `tip`. `now` is this host's clock in seconds since 1970: with the floor of time it decides
+/// whether a certificate is valid, and nothing else.
 pub fn prove(tip: ObjectId, source: &mut impl ObjectSource, trust: &TrustConfig, state: Option<&TrustState>, now: u64) -> Verdict {
     match examine(tip, source, trust, state, now) {
         Ok(verdict) | Err(verdict) => verdict,
@@ -89,7 +91,13 @@ fn examine(
 ) -> Result<Verdict, Verdict> {
     let object = Verified::new(source, MAX_COMMIT).one(ObjectKind::Commit, tip, MAX_COMMIT).map_err(of_fetch)?;
     let commit = Commit::parse(&object).map_err(|malformed| Verdict::Malformed { what: malformed.what.to_owned() })?;
-    let signer = signer(&commit, trust)?;
+    let floor = state.map_or(0, |state| state.time_floor);
+    // What was accepted with a certificate that was valid then does not become wrong when it runs out; what is new has to be valid now.
+    let time = match state {
+        Some(state) if commit.digest == state.payload => state.accepted_at,
+        _ => now.max(floor),
+    };
+    let signer = signer(&commit, trust, time)?;
     channel(&commit, trust)?;
     if let Some(state) = state {
         if commit.digest == state.payload {
@@ -104,14 +112,22 @@ fn examine(
             };
             return Ok(Verdict::Unchanged(Box::new(proven)));
         }
-        match ancestry::descent(&commit, &state.payload, state.commit, source).map_err(of_fetch)? {
+        let accepted = Accepted { payload: state.payload, commit: state.commit };
+        let (descent, bound) = match trust.verify() {
+            Verify::Tip => (ancestry::descent(&commit, accepted, source).map_err(of_fetch)?, ancestry::MAX_COMMITS),
+            Verify::AllSinceTrusted => {
+                let check = |between: &Commit| self::signer(between, trust, time).map(|_| ());
+                let vouched = vouch::descent(&commit, accepted, source, check).map_err(of_fetch)?;
+                (vouched.map_err(Verdict::Unvouched)?, vouch::MAX_COMMITS)
+            }
+        };
+        match descent {
             Descent::Descends => {}
             Descent::RolledBack => return Err(Verdict::RolledBack),
             Descent::Rewritten => return Err(Verdict::Rewritten),
-            Descent::TooFar => return Err(Verdict::TooFar { commits: ancestry::MAX_COMMITS }),
+            Descent::TooFar => return Err(Verdict::TooFar { commits: bound }),
         }
     }
-    let floor = state.map_or(0, |state| state.time_floor);
     let next = TrustState::new(
         trust.reference().to_owned(),
         tip,
@@ -133,14 +149,9 @@ fn examine(
     Ok(Verdict::Accepted(Box::new(proven)))
 }
 
-fn signer(commit: &Commit, trust: &TrustConfig) -> Result<Signer, Verdict> {
+fn signer(commit: &Commit, trust: &TrustConfig, time: u64) -> Result<Signer, Verdict> {
     let armor = commit.armor.as_deref().ok_or(Verdict::Unsigned)?;
-    let blob = sshsig::dearmor(armor).map_err(of_signature)?;
-    let signature = sshsig::parse(&blob).map_err(of_signature)?;
-    let keys = trust.keys().iter().map(|trusted| &trusted.key);
-    let key = signature.verify(&commit.payload, keys).map_err(of_signature)?;
-    let name = trust.keys().iter().find(|trusted| trusted.key == *key).map(|trusted| trusted.comment.clone());
-    Ok(Signer { fingerprint: key.fingerprint(), name: name.unwrap_or_default() })
+    trust.signers().check(armor, &commit.payload, time).map_err(of_signature)
 }
 
 fn channel(commit: &Commit, trust: &TrustConfig) -> Result<(), Verdict> {
@@ -158,6 +169,9 @@ fn of_signature(error: SignatureError) -> Verdict {
         SignatureError::Unsupported(what) => Verdict::UnsupportedSignature { what },
         SignatureError::WrongNamespace(namespace) => Verdict::WrongNamespace { namespace },
         SignatureError::UnknownSigner(fingerprint) => Verdict::UnknownSigner { fingerprint },
+        SignatureError::UnknownAuthority(fingerprint) => Verdict::UnknownAuthority { fingerprint },
+        SignatureError::Certificate(why) => Verdict::Certificate { why },
+        SignatureError::UnusableKey { fingerprint, why } => Verdict::UnusableKey { fingerprint, why },
         SignatureError::Forged => Verdict::Forged,
         SignatureError::Untouched => Verdict::Untouched,
     }

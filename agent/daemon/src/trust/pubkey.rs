@@ -1,7 +1,7 @@
 //! SSH public keys as they lie on the wire: one strict parser for the keys in `trust.toml` and the keys inside signatures.
 //!
 //! Guarantees: a key is either fully understood or refused; nothing may follow it; its algorithm is what its blob says.
-//! Limits: certificates and DSA are recognised only to be refused by name.
+//! Limits: a certificate is no key (`cert` reads it); DSA is recognised only to be refused by name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,7 +21,9 @@ pub enum KeyError {
     #[error("the key is damaged: {0}")]
     Malformed(&'static str),
     /// An SSH certificate.
-    #[error("certificates are not supported in this mode; use the plain public key (the file without `-cert`)")]
+    #[error(
+        "this is a certificate; write the plain public key (the file without `-cert`), or trust who signs certificates: `cert-authority ssh-ed25519 AAAA… name`"
+    )]
     Certificate,
     /// DSA, whose keys are too short to be worth anything.
     #[error("DSA keys (`ssh-dss`) are too weak; make an ed25519 key")]
@@ -36,21 +38,39 @@ pub enum KeyError {
     Unknown(String),
 }
 
-/// The name by which people and `ssh-keygen -l` know a key: `SHA256:` and the unpadded base64 of its SHA-256.
+/// The name by which people know a key: as `ssh-keygen -l` prints it, `SHA256:` and the unpadded base64 of its SHA-256; of an OpenPGP
+/// key `openpgp:` and the forty digits that gpg prints.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Fingerprint([u8; 32]);
+pub struct Fingerprint(Print);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Print {
+    Ssh([u8; 32]),
+    OpenPgp([u8; 20]),
+}
 
 impl Fingerprint {
     /// The fingerprint of a key blob.
     pub fn of(blob: &[u8]) -> Self {
-        Self(*Digest::of(blob).as_bytes())
+        Self(Print::Ssh(*Digest::of(blob).as_bytes()))
+    }
+
+    /// The fingerprint of an OpenPGP key of version 4.
+    pub fn openpgp(fingerprint: [u8; 20]) -> Self {
+        Self(Print::OpenPgp(fingerprint))
     }
 }
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SHA256:{}", STANDARD_NO_PAD.encode(self.0))
+        match self.0 {
+            Print::Ssh(digest) => write!(f, "SHA256:{}", STANDARD_NO_PAD.encode(digest)),
+            Print::OpenPgp(digest) => {
+                f.write_str("openpgp:")?;
+                digest.iter().try_for_each(|byte| write!(f, "{byte:02X}"))
+            }
+        }
     }
 }
 
@@ -62,15 +82,28 @@ impl fmt::Debug for Fingerprint {
 
 /// A text that is not a fingerprint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a key fingerprint: expected `SHA256:` and 43 base64 characters, as `ssh-keygen -l` prints it")]
+#[error(
+    "not a key fingerprint: expected `SHA256:` and 43 base64 characters, as `ssh-keygen -l` prints it, or `openpgp:` and 40 digits in capitals"
+)]
 pub struct FingerprintError;
 
 impl FromStr for Fingerprint {
     type Err = FingerprintError;
     fn from_str(text: &str) -> Result<Self, FingerprintError> {
+        if let Some(digits) = text.strip_prefix("openpgp:") {
+            let digit = |byte: u8| match byte {
+                b'0'..=b'9' => Ok(byte - b'0'),
+                b'A'..=b'F' => Ok(byte - b'A' + 10),
+                _ => Err(FingerprintError),
+            };
+            let digits = digits.bytes().map(digit).collect::<Result<Vec<u8>, _>>()?;
+            let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
+            let even = digits.len().is_multiple_of(2);
+            return Ok(Self(Print::OpenPgp(bytes.try_into().ok().filter(|_| even).ok_or(FingerprintError)?)));
+        }
         let base64 = text.strip_prefix("SHA256:").ok_or(FingerprintError)?;
         let bytes = STANDARD_NO_PAD.decode(base64).map_err(|_| FingerprintError)?;
-        Ok(Self(bytes.try_into().map_err(|_| FingerprintError)?))
+        Ok(Self(Print::Ssh(bytes.try_into().map_err(|_| FingerprintError)?)))
     }
 }
 
@@ -147,6 +180,15 @@ impl PublicKey {
             return Err(KeyError::Malformed("something follows it"));
         }
         Ok(Self { material, blob: blob.to_owned() })
+    }
+
+    /// Reads what follows the name of a kind of key from the front of a reader, as it stands in a certificate.
+    pub(super) fn parse_fields(kind: &[u8], reader: &mut Reader<'_>) -> Result<Self, KeyError> {
+        let before = reader.0;
+        let material = material(kind, reader)?;
+        let fields = &before[..before.len() - reader.0.len()];
+        let length = u32::try_from(kind.len()).expect("because the name of a kind that is known is short");
+        Ok(Self { material, blob: [&length.to_be_bytes(), kind, fields].concat() })
     }
 
     /// The algorithm's name as the key line and the blob say it, e.g. `ssh-ed25519`.
@@ -253,6 +295,11 @@ impl<'a> Reader<'a> {
         Some(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
     }
 
+    pub(super) fn long(&mut self) -> Option<u64> {
+        let bytes = self.take(8)?;
+        Some(u64::from_be_bytes(bytes.try_into().expect("because eight were taken")))
+    }
+
     pub(super) fn string(&mut self) -> Option<&'a [u8]> {
         let mut ahead = *self;
         let length = usize::try_from(ahead.number()?).ok()?;
@@ -290,6 +337,11 @@ mod tests {
         assert_eq!(key.kind(), "ssh-ed25519");
         assert_eq!(key.fingerprint().to_string(), PRINT);
         assert_eq!(PRINT.parse(), Ok(key.fingerprint()));
+        let openpgp = Fingerprint::openpgp([0xa5; 20]);
+        assert_eq!((openpgp.to_string().len(), openpgp.to_string().parse()), (48, Ok(openpgp)));
+        for bad in ["openpgp:", "openpgp:A5", &openpgp.to_string().to_lowercase(), &(openpgp.to_string() + "A")] {
+            assert_eq!(bad.parse::<Fingerprint>(), Err(FingerprintError), "{bad}");
+        }
     }
 
     #[test]

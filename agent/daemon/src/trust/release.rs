@@ -27,7 +27,7 @@ use super::verdict::Verdict;
 use crate::wire::{ObjectError, ObjectKind, ObjectSource};
 
 /// So far into the future a statement may be dated, in seconds: clocks differ.
-const AHEAD: u64 = 600;
+pub(super) const AHEAD: u64 = 600;
 /// The most bytes of a tag and its commit together.
 const BUDGET: u64 = MAX_TAG + MAX_COMMIT;
 
@@ -269,19 +269,20 @@ fn accept(
         // A thief's word about time ends with his epoch.
         memory.time_floor = built();
     }
-    // What was issued later in this epoch has been seen: time does not go back with a statement that is dated earlier.
-    let seen = before.as_ref().filter(|release| release.place.epoch == statement.place.epoch).map_or(0, |release| release.issued);
     let accepted = if let (Some(accepted), true) = (memory.accepted.clone(), is_same) {
         accepted
     } else {
         if before.is_some() {
             memory.lost = None;
         }
+        // What was issued later in this epoch has been seen: time does not go back with a statement that is dated earlier.
+        let seen =
+            before.as_ref().filter(|release| release.place.epoch == statement.place.epoch).map_or(0, |release| release.issued);
+        memory.time_floor = memory.time_floor.max(seen);
         let print = signers.first().map_or_else(|| Fingerprint::of(b""), |named| Fingerprint::of(named.key.print().as_bytes()));
         let reference = statement.channel.reference();
-        TrustState::new(reference, statement.commit, digest, (print, names.join(", ")), now, 0)
+        TrustState::new(reference, statement.commit, digest, (print, names.join(", ")), now, 0).of_release()
     };
-    memory.time_floor = memory.time_floor.max(seen);
     memory.release = Some(Released {
         repo: statement.repo.to_string(),
         channel: statement.channel.to_string(),

@@ -3,13 +3,14 @@
 //! Guarantees: a signature is taken only when its whole blob is understood, its namespace is `git`, its algorithm is the one that the
 //! key type demands, and, for a security key, somebody touched it (ssh-keygen and git accept one that nobody touched).
 //! RSA signs with SHA-2 only.
-//! Limits: certificates are told apart and refused; the time of a signature is not part of it.
+//! Limits: whether a certificate counts is for [`cert`](super::cert) to say; the time of a signature is not part of it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::digest::{SHA256, SHA512, digest};
 use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm};
 
+use super::cert::{self, Authority, CertificateError};
 use super::pubkey::{Curve, Fingerprint, KeyError, Material, PublicKey, Reader};
 
 /// The namespace under which git has commits and tags signed.
@@ -32,6 +33,20 @@ pub enum SignatureError {
     /// Signed by a key that is not among the trusted ones; whether the signature itself is good was not looked at.
     #[error("signed by {0}, which is not trusted here")]
     UnknownSigner(Fingerprint),
+    /// Made with a certificate of an authority that is not among the trusted ones.
+    #[error("signed with a certificate by {0}, which is no trusted authority here")]
+    UnknownAuthority(Fingerprint),
+    /// Made with a certificate of a trusted authority, and the certificate does not count.
+    #[error("the certificate does not count")]
+    Certificate(#[source] CertificateError),
+    /// Made by a key of a trusted OpenPGP certificate that may not sign.
+    #[error("signed by {fingerprint}, which may not sign: {why}")]
+    UnusableKey {
+        /// The key.
+        fingerprint: Fingerprint,
+        /// Why not, and what to do.
+        why: &'static str,
+    },
     /// Names a trusted key, but does not verify with it.
     #[error("the signature does not match")]
     Forged,
@@ -46,6 +61,21 @@ pub struct Signature<'a> {
     key: &'a [u8],
     namespace: &'a [u8],
     hash: &'a [u8],
+    inner: Inner<'a>,
+}
+
+/// Who made a signature.
+#[derive(Debug)]
+pub enum Maker<'t, 's> {
+    /// A key that is trusted itself.
+    Key(&'t PublicKey),
+    /// A key that an authority vouches for.
+    Certified(&'t Authority, Box<cert::Certificate<'s>>),
+}
+
+/// What a key made: the same in a signature over a commit and under a certificate.
+#[derive(Debug)]
+struct Inner<'a> {
     algorithm: &'a [u8],
     raw: &'a [u8],
     /// What a security key adds: its flags and its counter.
@@ -69,18 +99,19 @@ pub fn parse(blob: &[u8]) -> Result<Signature<'_>, SignatureError> {
         return Err(SignatureError::Malformed("its reserved field is not empty"));
     }
     let hash = reader.string().ok_or_else(cut)?;
-    let mut inner = Reader(reader.string().ok_or_else(cut)?);
-    let algorithm = inner.string().ok_or_else(cut)?;
-    let raw = inner.string().ok_or_else(cut)?;
-    let touch =
-        if algorithm.starts_with(b"sk-") { Some((inner.byte().ok_or_else(cut)?, inner.number().ok_or_else(cut)?)) } else { None };
-    if !reader.0.is_empty() || !inner.0.is_empty() {
+    let inner = Inner::parse(reader.string().ok_or_else(cut)?)?;
+    if !reader.0.is_empty() {
         return Err(SignatureError::Malformed("something follows it"));
     }
-    Ok(Signature { key, namespace, hash, algorithm, raw, touch })
+    Ok(Signature { key, namespace, hash, inner })
 }
 
-impl Signature<'_> {
+/// Checks what a key signed outside of any envelope: a certificate.
+pub(super) fn check_raw(key: &PublicKey, message: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
+    Inner::parse(signature)?.check(key, message)
+}
+
+impl<'s> Signature<'s> {
     /// The blob of the key that it names.
     pub(super) fn key(&self) -> &[u8] {
         self.key
@@ -89,6 +120,24 @@ impl Signature<'_> {
     /// The fingerprint of the key that it names.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(self.key)
+    }
+
+    /// As [`Signature::verify`], and a certificate of one of `authorities` that counts at the time `now` (seconds since 1970) is taken, too.
+    pub fn made_by<'t>(
+        &self,
+        payload: &[u8],
+        trusted: impl Iterator<Item = &'t PublicKey>,
+        authorities: &'t [Authority],
+        now: u64,
+    ) -> Result<Maker<'t, 's>, SignatureError> {
+        if !cert::is_certificate(self.key) {
+            return self.verify(payload, trusted).map(Maker::Key);
+        }
+        self.purpose(NAMESPACE)?;
+        let certificate = cert::parse(self.key)?;
+        let authority = certificate.check(authorities, now)?;
+        self.inner.check(certificate.key(), &self.signed_bytes(payload)?)?;
+        Ok(Maker::Certified(authority, Box::new(certificate)))
     }
 
     /// Checks the signature over `payload`, made for git; which of the trusted keys made it.
@@ -107,23 +156,28 @@ impl Signature<'_> {
         payload: &[u8],
         mut trusted: impl Iterator<Item = &'k PublicKey>,
     ) -> Result<&'k PublicKey, SignatureError> {
-        if self.namespace != namespace {
-            let shown = String::from_utf8_lossy(&self.namespace[..self.namespace.len().min(60)]);
-            return Err(SignatureError::WrongNamespace(shown.into_owned()));
-        }
+        self.purpose(namespace)?;
         // By blob, before anything in it is parsed: what is compared is exactly what was pinned.
         let Some(key) = trusted.find(|key| key.blob() == self.key) else {
             return Err(match PublicKey::parse(self.key) {
-                Err(KeyError::Certificate) => SignatureError::Unsupported(
-                    "it was made with an SSH certificate, and certificates are not supported in this mode",
-                ),
+                Err(KeyError::Certificate) => {
+                    SignatureError::Unsupported("it was made with an SSH certificate, and only plain keys count here")
+                }
                 Err(KeyError::Malformed(_)) => SignatureError::Malformed("the key in it is damaged"),
                 _ => SignatureError::UnknownSigner(Fingerprint::of(self.key)),
             });
         };
         let message = self.signed_bytes(payload)?;
-        self.check(key, &message)?;
+        self.inner.check(key, &message)?;
         Ok(key)
+    }
+
+    fn purpose(&self, namespace: &[u8]) -> Result<(), SignatureError> {
+        if self.namespace == namespace {
+            return Ok(());
+        }
+        let shown = String::from_utf8_lossy(&self.namespace[..self.namespace.len().min(60)]);
+        Err(SignatureError::WrongNamespace(shown.into_owned()))
     }
 
     /// What the key signed: the same envelope, with the payload's hash in the place of the signature.
@@ -140,6 +194,24 @@ impl Signature<'_> {
             message.extend(field);
         }
         Ok(message)
+    }
+}
+
+impl<'a> Inner<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self, SignatureError> {
+        let cut = || SignatureError::Malformed("it is cut off");
+        let mut reader = Reader(bytes);
+        let algorithm = reader.string().ok_or_else(cut)?;
+        let raw = reader.string().ok_or_else(cut)?;
+        let touch = if algorithm.starts_with(b"sk-") {
+            Some((reader.byte().ok_or_else(cut)?, reader.number().ok_or_else(cut)?))
+        } else {
+            None
+        };
+        if !reader.0.is_empty() {
+            return Err(SignatureError::Malformed("something follows it"));
+        }
+        Ok(Self { algorithm, raw, touch })
     }
 
     fn check(&self, key: &PublicKey, message: &[u8]) -> Result<(), SignatureError> {

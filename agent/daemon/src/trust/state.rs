@@ -86,6 +86,11 @@ impl TrustState {
         Self { format: FORMAT, mode: "commit".to_owned(), branch, commit, payload, signer, signer_name, accepted_at, time_floor }
     }
 
+    /// The same as what stands for a release.
+    pub(super) fn of_release(self) -> Self {
+        Self { mode: "release".to_owned(), ..self }
+    }
+
     /// The text to store.
     pub fn to_text(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("because every field is a number or a string");

@@ -273,7 +273,8 @@ fn number(text: &str) -> Result<u64, &'static str> {
 }
 
 fn object(text: &str) -> Result<ObjectId, &'static str> {
-    let id = ObjectId::from_hex(text.as_bytes()).ok().filter(|id| id.to_string() == text);
+    let lower = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let id = ObjectId::from_hex(text.as_bytes()).ok().filter(|_| lower);
     id.ok_or("this is not the whole id of an object in lower case")
 }
 

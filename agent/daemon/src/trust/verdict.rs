@@ -3,7 +3,10 @@
 //! Guarantees: each verdict has a stable code for journal and status, one sentence that says what a person should do, and a class that
 //! says what the agent does. Limits: text in a verdict that comes from the repository is cut short and quoted.
 
+use gix_hash::ObjectId;
+
 use super::Class;
+use super::cert::CertificateError;
 use super::fault::ReleaseFault;
 use super::hash::FetchError;
 use super::prove::Proven;
@@ -18,7 +21,7 @@ pub enum Verdict {
     Unchanged(Box<Proven>),
     /// It carries no signature.
     Unsigned,
-    /// It is signed in a way that this version does not check: OpenPGP, X.509, a certificate, SHA-1.
+    /// It is signed in a way that is not checked here: OpenPGP where no such key is trusted, X.509, SHA-1.
     UnsupportedSignature {
         /// What kind of signature it is and what to use instead.
         what: &'static str,
@@ -27,6 +30,23 @@ pub enum Verdict {
     UnknownSigner {
         /// The key that the signature names.
         fingerprint: Fingerprint,
+    },
+    /// Signed with a certificate by an authority that is not in `trust.toml`.
+    UnknownAuthority {
+        /// The authority's key.
+        fingerprint: Fingerprint,
+    },
+    /// Signed with a certificate that does not count.
+    Certificate {
+        /// Why not.
+        why: CertificateError,
+    },
+    /// Signed by a key of a pinned OpenPGP certificate that may not sign: revoked, expired, made for something else.
+    UnusableKey {
+        /// The key.
+        fingerprint: Fingerprint,
+        /// Why it may not.
+        why: &'static str,
     },
     /// The signature names a trusted key and does not match: the commit or the signature was tampered with.
     Forged,
@@ -51,6 +71,8 @@ pub enum Verdict {
         /// What the commit names, if it names one.
         found: Option<String>,
     },
+    /// Not every commit since the accepted one is signed as `verify = "all-since-trusted"` asks.
+    Unvouched(Unvouched),
     /// It is an ancestor of what was accepted before.
     RolledBack,
     /// It neither descends from what was accepted before nor precedes it.
@@ -83,12 +105,16 @@ impl Verdict {
             Self::Unsigned => "unsigned",
             Self::UnsupportedSignature { .. } => "unsupported-signature",
             Self::UnknownSigner { .. } => "unknown-signer",
+            Self::UnknownAuthority { .. } => "unknown-authority",
+            Self::Certificate { .. } => "certificate",
+            Self::UnusableKey { .. } => "unusable-key",
             Self::Forged => "forged",
             Self::WrongNamespace { .. } => "wrong-namespace",
             Self::Untouched => "untouched",
             Self::Malformed { .. } => "malformed",
             Self::Collision => "collision",
             Self::WrongChannel { .. } => "wrong-channel",
+            Self::Unvouched(_) => "unvouched",
             Self::RolledBack => "rolled-back",
             Self::Rewritten => "rewritten",
             Self::TooFar { .. } => "too-far",
@@ -146,6 +172,12 @@ impl std::fmt::Display for Verdict {
                 f,
                 "the commit is signed by {fingerprint}, a key that is not in trust.toml; if that key is meant to be trusted, add it there, otherwise find out who pushed it"
             ),
+            Self::UnknownAuthority { fingerprint } => write!(
+                f,
+                "the commit is signed with a certificate by {fingerprint}, an authority that is not in trust.toml; if its certificates are meant to count, add `cert-authority` and that key there, otherwise find out who pushed it"
+            ),
+            Self::Certificate { why } => write!(f, "the commit is signed with a certificate that does not count: {why}"),
+            Self::UnusableKey { fingerprint, why } => write!(f, "the commit is signed by {fingerprint}, a key that may not sign: {why}"),
             Self::Forged => f.write_str(
                 "the commit names a trusted key, but its signature does not match: the commit was altered after signing; do not use it, find out who pushed it",
             ),
@@ -166,6 +198,7 @@ impl std::fmt::Display for Verdict {
                 f,
                 "the commit names no channel, and this host follows {want:?}; commit with `--trailer 'Trimtab-Channel: {want}'`"
             ),
+            Self::Unvouched(unvouched) => unvouched.fmt(f),
             Self::RolledBack => f.write_str(
                 "the source serves an older commit than the one accepted before; to go back on purpose, push a new commit (`git revert`)",
             ),
@@ -181,5 +214,40 @@ impl std::fmt::Display for Verdict {
             }
             Self::Unavailable { .. } => f.write_str("the commit could not be checked; the last good state is held and it is tried again"),
         }
+    }
+}
+
+/// Commits without a signature that counts.
+#[derive(Debug)]
+pub struct Unvouched {
+    /// The oldest of them.
+    pub commit: ObjectId,
+    /// Its author line, escaped and cut short: the author's own word, for people.
+    pub author: String,
+    /// How many there are at least.
+    pub count: usize,
+    /// What is wrong with the oldest.
+    pub why: Box<Verdict>,
+}
+
+impl std::fmt::Display for Unvouched {
+    /// One sentence without a full stop: which, why and what to do.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { commit, author, count, why } = self;
+        let carry = if *count == 1 { "commit carries" } else { "commits carry" };
+        write!(
+            f,
+            "since the last accepted commit {count} {carry} no signature that counts, and `verify = \"all-since-trusted\"` asks it of each; \
+             the first is {commit} by \"{author}\": "
+        )?;
+        match **why {
+            Verdict::Unsigned => f.write_str("it is not signed")?,
+            _ => write!(f, "{why}")?,
+        }
+        write!(
+            f,
+            "; sign them anew from there on (`git rebase --exec 'git commit --amend --no-edit -S' {commit}^`), or, when somebody has looked at them, \
+             let this host pass them once with `verify = \"tip\"` in trust.toml"
+        )
     }
 }

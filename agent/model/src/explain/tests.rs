@@ -28,6 +28,7 @@ fn desired(text: Option<&str>) -> Desired {
         shown: true,
         drift: DriftPolicy::Report,
         ignored: None,
+        artifact: None,
         origin: origin(u32::try_from(text.len()).unwrap()),
     };
     desired.entries.insert("/etc/app.conf".parse().unwrap(), entry);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::artifact::{DeclaredArtifact, read_artifact};
 use super::command::{DeclaredHook, read_hook};
 use super::drift::{ExclusiveRule, read_exclusive, read_policy};
 use super::file::read_components;
@@ -28,6 +29,8 @@ pub struct Component<'s> {
     pub variables: Variables<'s>,
     /// Exceptions for files that its folders provide.
     pub files: BTreeMap<HostPath, FileRule<'s>>,
+    /// Files whose bytes lie elsewhere.
+    pub artifacts: Vec<DeclaredArtifact<'s>>,
     /// Directories that it makes.
     pub directories: Vec<MadeDirectory<'s>>,
     /// Symlinks that it makes.
@@ -142,6 +145,7 @@ impl<'s> Component<'s> {
             depends: Vec::new(),
             variables: BTreeMap::new(),
             files: BTreeMap::new(),
+            artifacts: Vec::new(),
             directories: Vec::new(),
             symlinks: Vec::new(),
             units: BTreeMap::new(),
@@ -162,6 +166,8 @@ impl<'s> Component<'s> {
         for table in root.tables("file", findings) {
             component.read_file(table, findings);
         }
+        let artifacts = root.tables("artifact", findings);
+        component.artifacts.extend(artifacts.into_iter().filter_map(|table| read_artifact(table, findings)));
         for table in root.tables("directory", findings) {
             component.read_directory(table, findings);
         }
@@ -320,7 +326,7 @@ pub(super) fn name<'s, T: std::str::FromStr<Err = NameError>>(
     }
 }
 
-fn mode(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<u32> {
+pub(super) fn mode(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<u32> {
     let item = table.item("mode")?;
     const HELP: &str = "three or four octal digits in quotes, e.g. mode = \"0640\"";
     let Some(text) = item.value.as_str() else {

@@ -3,6 +3,7 @@
 //! Parsing looks at one file at a time and says all that is wrong with it; what only shows when files meet (a required variable
 //! that nobody sets, two claims on one path) is [`crate::render`]'s. What operators read about it is `examples/FORMAT.md`.
 
+mod artifact;
 mod command;
 mod component;
 mod drift;
@@ -16,6 +17,8 @@ pub mod time;
 pub mod value;
 mod variable;
 
+pub use artifact::{DeclaredArtifact, MAX_SIZE as MAX_ARTIFACT};
+pub(crate) use artifact::{judge_digest, judge_size, judge_url};
 pub use command::DeclaredHook;
 pub use component::{Component, FileRule, MadeDirectory, MadeSymlink, UnitRule};
 pub(crate) use component::{folder as component_folder, judge_target};

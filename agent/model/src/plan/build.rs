@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::images;
 use super::paths::{Accounts, Place, is_substantial};
 use super::policy::{self, Pins};
 use super::units::{Subject, Touched};
 use super::{Action, Cause, Note, Plan, Step};
+use super::{artifacts, images};
 use crate::desired::{Desired, Node, Role, Unit};
 use crate::ledger::{Before, Ledger};
 use crate::names::{HostPath, UnitName};
@@ -18,6 +18,7 @@ use crate::observed::{Found, Observed, UnitFound};
 pub fn plan(desired: &Desired, observed: &Observed, ledger: &Ledger) -> Plan {
     let mut plan = Plan::default();
     let paths = paths(desired, observed, ledger, &mut plan);
+    artifacts::fetches(desired, observed, &mut plan);
     appliers(desired, observed, ledger, &mut plan);
     let mut leaving = Plan::default();
     if observed.has_units {
@@ -196,7 +197,7 @@ fn ranks(desired: &Desired) -> BTreeMap<&UnitName, usize> {
 fn order(step: &Step, desired: &Desired, ledger: &Ledger, ranks: &BTreeMap<&UnitName, usize>) -> (u8, usize, String) {
     let rank = |unit: &UnitName| ranks.get(unit).copied().unwrap_or(0);
     let (phase, rank) = match &step.action {
-        Action::Pull { .. } => (0, 0),
+        Action::Pull { .. } | Action::Fetch { .. } => (0, 0),
         Action::Put { path, .. } => match desired.entries.get(path) {
             Some(entry) if entry.role == Role::Sysusers => (1, 0),
             Some(entry) if matches!(entry.state.node, Node::Directory) => (3, 0),

@@ -4,6 +4,7 @@
 //! Three-way: what the ledger says against what was found is *drift*; what is wanted against the ledger is an *update*. They are
 //! never told as the same thing.
 
+mod artifacts;
 mod build;
 mod compare;
 mod images;
@@ -159,6 +160,13 @@ pub enum Action {
     Pull {
         /// As `Image=` names it.
         image: String,
+    },
+    /// Get the content of an artifact into the store: from the host if it is there already, else from where it lies.
+    Fetch {
+        /// The path that it is for.
+        path: HostPath,
+        /// Its digest.
+        digest: Digest,
     },
     /// Make the path as `Desired.entries` has it: file or symlink by rename, directory by mkdir or chmod and chown.
     Put {
@@ -316,9 +324,9 @@ impl Plan {
         plan
     }
 
-    /// Takes out the pulls: they were made before.
+    /// Takes out the pulls and fetches: they were made before.
     pub fn without_pulls(&mut self) {
-        let is_pull = |step: &Step| matches!(step.action, Action::Pull { .. });
+        let is_pull = |step: &Step| matches!(step.action, Action::Pull { .. } | Action::Fetch { .. });
         let before = |at: usize| self.steps[..at].iter().filter(|step| is_pull(step)).count();
         (self.own_from, self.prune_from) = (self.own_from - before(self.own_from), self.prune_from - before(self.prune_from));
         self.steps.retain(|step| !is_pull(step));
@@ -352,7 +360,11 @@ impl Action {
     pub fn resource(&self) -> String {
         match self {
             Action::Pull { image } => format!("image {image}"),
-            Action::Put { path, .. } | Action::Remove { path, .. } | Action::Purge { path, .. } | Action::Restore { path, .. } => {
+            Action::Fetch { path, .. }
+            | Action::Put { path, .. }
+            | Action::Remove { path, .. }
+            | Action::Purge { path, .. }
+            | Action::Restore { path, .. } => {
                 format!("file {path}")
             }
             Action::Sysusers { .. } => "sysusers".to_owned(),

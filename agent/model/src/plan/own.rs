@@ -222,6 +222,7 @@ mod tests {
             shown: true,
             drift: crate::drift::DriftPolicy::default(),
             ignored: None,
+            artifact: None,
             origin: origin(),
         }
     }

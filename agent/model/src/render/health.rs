@@ -44,6 +44,7 @@ pub(super) fn checks<'r>(
         }
         for hook in &component.hooks {
             judge.program(&hook.run, hook.place);
+            judge.hook_program(&hook.run, hook.place);
             let (run, user) = (hook.run.clone(), hook.user.clone());
             hooks.push(Hook { on: hook.on, run, timeout_ms: hook.timeout_ms, user, origin: origin(hook.place) });
             judge.bound(hooks.len(), hook.place, "hooks");
@@ -124,6 +125,15 @@ impl Judge<'_, '_> {
         Some(Probe::Container { name, unit: container.unit.clone() })
     }
 
+    /// A hook is run with the content that is wanted, before anything is fetched, and judges the change that brings it.
+    fn hook_program(&mut self, run: &[String], place: Place<'_>) {
+        let ready = run.first().and_then(|program| self.files.get(program.as_str()));
+        if let Some(ready) = ready.filter(|ready| matches!(ready.draft.what, What::Artifact(_))) {
+            let help = "put a program into files/ that calls it";
+            self.findings.at_with(place, format!("{} is an artifact and cannot be a hook", ready.draft.path), help);
+        }
+    }
+
     /// A program that is a managed file can be run as it is.
     fn program(&mut self, run: &[String], place: Place<'_>) {
         let Some(ready) = run.first().and_then(|program| self.files.get(program.as_str())) else { return };
@@ -138,7 +148,11 @@ impl Judge<'_, '_> {
                 let help = "give it the executable bit in Git (git update-index --chmod=+x FILE), or a mode under [[file]]";
                 self.findings.at_with(place, format!("{program} cannot be run, for it has no executable bit"), help);
             }
-            What::Bytes(_) | What::Template(_) => {}
+            What::Artifact(_) if ready.draft.mode & 0o111 == 0 => {
+                let help = "write mode = \"0755\" in its [[artifact]]";
+                self.findings.at_with(place, format!("{program} cannot be run, for it has no executable bit"), help);
+            }
+            What::Artifact(_) | What::Bytes(_) | What::Template(_) => {}
         }
     }
 }

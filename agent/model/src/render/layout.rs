@@ -11,7 +11,7 @@ use crate::drift::{DriftPolicy, Exclusive};
 use crate::facts::PathPolicy;
 use crate::finding::Findings;
 use crate::fleet::read::{Place, brief, did_you_mean};
-use crate::fleet::{Component, DeclaredKeys, MadeDirectory, judge_exclusive};
+use crate::fleet::{Component, DeclaredArtifact, DeclaredKeys, MadeDirectory, judge_exclusive};
 use crate::names::{AccountName, ComponentName, HostPath, UnitName};
 
 /// The folders of a component.
@@ -47,6 +47,7 @@ pub(super) enum What<'b> {
     Bytes(&'b [u8]),
     Template(&'b [u8]),
     Symlink(String),
+    Artifact(Box<DeclaredArtifact<'b>>),
     Directory,
 }
 
@@ -113,6 +114,7 @@ pub(super) fn lay_out<'b>(
             part: Part::Plain,
         });
     }
+    drafts.extend(component.artifacts.iter().filter_map(|declared| artifact(declared, component, usual, findings)));
     for made in &component.symlinks {
         drafts.push(Draft {
             path: made.path.clone(),
@@ -131,6 +133,40 @@ pub(super) fn lay_out<'b>(
     }
     drafts.retain(|draft| is_allowed(draft, policy, findings));
     drafts
+}
+
+/// A file whose bytes are fetched: never configuration that trimtab itself must read, for it does not see them when it renders.
+fn artifact<'b>(
+    declared: &DeclaredArtifact<'b>,
+    component: &Component<'b>,
+    usual: DriftPolicy,
+    findings: &mut Findings,
+) -> Option<Draft<'b>> {
+    let root = || "root".parse::<AccountName>().expect("because root is an account name");
+    let path = &declared.path;
+    if [UNIT_DIR, QUADLET_DIR].iter().any(|folder| path.is_within(folder)) || plain_part(path).ok() != Some(Part::Plain) {
+        let help = "put the text itself into the repository; an artifact is for programs and data";
+        findings.at_with(
+            declared.place,
+            format!("{path} cannot be an artifact: what lies there says how the host is managed"),
+            help,
+        );
+        return None;
+    }
+    Some(Draft {
+        path: path.clone(),
+        component: component.name.clone(),
+        place: declared.place,
+        what: What::Artifact(Box::new(declared.clone())),
+        mode: declared.mode.unwrap_or(0o644),
+        owner: declared.owner.clone().unwrap_or_else(root),
+        group: declared.group.clone().unwrap_or_else(root),
+        sensitive: declared.sensitive,
+        drift: declared.drift.unwrap_or(usual),
+        exclusive: None,
+        ignored: None,
+        part: Part::Plain,
+    })
 }
 
 /// What a directory is exclusive for, if it may be.

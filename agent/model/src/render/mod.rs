@@ -6,6 +6,7 @@
 //! Limits: a template may take [`FUEL`] steps, a file [`MAX_OUTPUT`] bytes and a host [`MAX_TOTAL`] bytes. What these do not
 //! bound (a template can double a string forty times in forty steps) is bounded by the process that the daemon renders in.
 
+mod artifact;
 mod health;
 mod layout;
 mod resolve;
@@ -149,8 +150,13 @@ impl<'b> Pass<'b> {
         let mut files = BTreeMap::new();
         let mut total = 0;
         for (path, draft) in claims {
+            let mut fetched = None;
             let content = match &draft.what {
                 What::Symlink(_) | What::Directory => None,
+                What::Artifact(declared) => {
+                    fetched = artifact::resolve(&engine, declared, contexts.get(&draft.component), &mut self.findings);
+                    None
+                }
                 What::Bytes(bytes) => Some(bytes.to_vec()),
                 What::Template(bytes) => {
                     watch(draft.place.file);
@@ -169,10 +175,10 @@ impl<'b> Pass<'b> {
             if total > MAX_TOTAL {
                 let message =
                     format!("the files of this host come to more than {} MiB, at the latest with this one", MAX_TOTAL >> 20);
-                self.findings.at_with(draft.place, message, "large files are artifacts, not configuration");
+                self.findings.at_with(draft.place, message, "large files are artifacts, not configuration: see [[artifact]]");
                 break;
             }
-            files.insert(path, Ready { draft, content });
+            files.insert(path, Ready { draft, content, fetched });
         }
         files
     }
@@ -185,7 +191,9 @@ fn origin(draft: &Draft<'_>) -> Origin {
 fn entry(ready: Ready<'_>, role: Option<Role>, contents: &mut BTreeMap<Digest, Vec<u8>>) -> Entry {
     let draft = ready.draft;
     let (origin, drift) = (origin(&draft), draft.drift);
+    let (fetched, artifact) = ready.fetched.unzip();
     let node = match draft.what {
+        What::Artifact(_) => fetched.unwrap_or(Node::Directory),
         What::Symlink(target) => Node::Symlink { target },
         What::Directory => Node::Directory,
         What::Bytes(_) | What::Template(_) => {
@@ -203,5 +211,6 @@ fn entry(ready: Ready<'_>, role: Option<Role>, contents: &mut BTreeMap<Digest, V
     });
     let readable = !matches!(node, Node::File { .. }) || draft.mode & 0o004 != 0;
     let state = FileState { node, mode: draft.mode, owner: draft.owner, group: draft.group };
-    Entry { state, role, shown: readable && !draft.sensitive, drift, ignored: draft.ignored.map(|declared| declared.value), origin }
+    let ignored = draft.ignored.map(|declared| declared.value);
+    Entry { state, role, shown: readable && !draft.sensitive, drift, ignored, artifact, origin }
 }

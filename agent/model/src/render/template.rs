@@ -11,7 +11,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior};
 use super::{FUEL, MAX_OUTPUT};
 use crate::facts::Host;
 use crate::finding::Findings;
-use crate::fleet::read::{Place, brief, did_you_mean};
+use crate::fleet::read::{Located, Place, brief, did_you_mean};
 use crate::fleet::value::Value;
 
 /// What templates are rendered with.
@@ -160,6 +160,21 @@ fn template_text<'t>(file: &str, bytes: &'t [u8], findings: &mut Findings) -> Op
         );
     }
     text
+}
+
+impl Engine {
+    /// Renders a string of a TOML file; `None` with the reason in `findings`, under the string.
+    pub(super) fn inline(&self, text: &Located<'_, String>, context: Option<&Context>, findings: &mut Findings) -> Option<String> {
+        let mut own = Findings::default();
+        let bytes = if let Some(context) = context {
+            self.render(text.place.file, text.value.as_bytes(), context, &mut own)
+        } else {
+            self.compile(text.place.file, text.value.as_bytes(), &mut own);
+            None
+        };
+        own.list.into_iter().for_each(|finding| findings.at_with(text.place, finding.message, finding.help));
+        bytes.and_then(|bytes| String::from_utf8(bytes).ok())
+    }
 }
 
 /// Turns minijinja's error into a finding under the spot.

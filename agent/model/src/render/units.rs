@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::layout::{Draft, Part, QUADLETS, SELF_UPDATE, What, ends_in, is_own_unit};
 use super::uses::{self, Inputs};
-use crate::desired::{Enablement, OnChange, Origin, Role, Unit};
+use crate::desired::{Artifact, Enablement, Node, OnChange, Origin, Role, Unit};
 use crate::drift::DriftPolicy;
 use crate::facts::PathPolicy;
 use crate::finding::Findings;
@@ -23,6 +23,8 @@ pub(super) struct Ready<'b> {
     pub(super) draft: Draft<'b>,
     /// `None`: it could not be rendered, and a finding says so.
     pub(super) content: Option<Vec<u8>>,
+    /// Of an artifact: what its bytes must be, and where they are.
+    pub(super) fetched: Option<(Node, Artifact)>,
 }
 
 /// All units of a host, and what their files are for.

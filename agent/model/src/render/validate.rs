@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::layout::{self, What};
 use super::template::Engine;
-use super::{Pass, resolve};
+use super::{Pass, artifact, resolve};
 use crate::bundle::Bundle;
 use crate::desired::Rendered;
 use crate::facts::{Facts, Host, OsRelease, PathPolicy};
@@ -141,8 +141,10 @@ fn component(bundle: &Bundle, name: &ComponentName, policy: &PathPolicy, used: b
     let read = Component::read(bundle, name, &mut report.errors);
     let engine = Engine::new();
     for draft in layout::lay_out(bundle, &read, policy, &mut report.errors) {
-        if let What::Template(bytes) = draft.what {
-            engine.compile(draft.place.file, bytes, &mut report.errors);
+        match draft.what {
+            What::Template(bytes) => drop(engine.compile(draft.place.file, bytes, &mut report.errors)),
+            What::Artifact(declared) => artifact::compile(&engine, &declared, &mut report.errors),
+            _ => {}
         }
     }
 }

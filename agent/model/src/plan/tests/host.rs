@@ -44,6 +44,8 @@ pub(crate) struct Host {
     pub(crate) tags: BTreeMap<String, String>,
     /// By which name each container was started, and what that meant.
     pub(crate) made_of: BTreeMap<UnitName, (String, String)>,
+    /// The contents of artifacts that are in the store.
+    pub(crate) contents: BTreeSet<Digest>,
     /// In memory.
     pub(crate) ledger: Ledger,
     /// As it was last saved.
@@ -94,7 +96,21 @@ pub(crate) fn entry(content: &str, role: Role) -> Entry {
 pub(crate) fn entry_of(component: &str, content: &str, role: Role) -> Entry {
     let node = Node::File { digest: Digest::of(content.as_bytes()), size: content.len() as u64 };
     let state = FileState { node, mode: 0o644, owner: "root".parse().unwrap(), group: "root".parse().unwrap() };
-    Entry { state, role, shown: true, drift: crate::drift::DriftPolicy::default(), ignored: None, origin: origin(component) }
+    Entry {
+        state,
+        role,
+        shown: true,
+        drift: crate::drift::DriftPolicy::default(),
+        ignored: None,
+        artifact: None,
+        origin: origin(component),
+    }
+}
+
+/// A file whose bytes are fetched.
+pub(crate) fn artifact_of(component: &str, content: &str) -> Entry {
+    let artifact = crate::desired::Artifact { url: format!("https://dl.example.org/{}", content.len()), minisign: None };
+    Entry { artifact: Some(artifact), ..entry_of(component, content, Role::Plain) }
 }
 
 pub(crate) fn service(definition: &str, uses: &[&str]) -> Unit {
@@ -140,6 +156,7 @@ impl Host {
             units,
             images: self.images.clone(),
             had: self.had.clone(),
+            contents: self.contents.clone(),
             users: BTreeMap::from([("root".to_owned(), Some(0))]),
             groups: BTreeMap::from([("root".to_owned(), Some(0))]),
             has_units: true,
@@ -342,6 +359,8 @@ impl Host {
             Action::Put { path, expected, .. } => {
                 assert_eq!(*expected, self.files.get(path).map_or(Found::Missing.expectation(), Found::expectation));
                 let Node::File { digest, size } = desired.entries[path].state.node else { panic!("only files here") };
+                let is_here = desired.entries[path].artifact.is_none() || self.contents.contains(&digest);
+                assert!(is_here, "{path} is written before its content was fetched");
                 let meta = self.meta(desired.entries[path].state.mode, 0);
                 self.files.insert(path.clone(), Found::File { digest, size, meta });
             }
@@ -377,6 +396,9 @@ impl Host {
             Action::Reload { unit } => return self.bring(desired, plan, unit, true),
             Action::Forget { unit } => {
                 self.ledger.units.remove(unit);
+            }
+            Action::Fetch { digest, .. } => {
+                self.contents.insert(*digest);
             }
             Action::Pull { image } => {
                 self.images.insert(image.clone());

@@ -8,11 +8,11 @@ pub(crate) mod properties;
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::desired::{Desired, Enablement, Node, OnChange, Role};
+use crate::desired::{Desired, Enablement, Entry, Node, OnChange, Role};
 use crate::drift::DriftPolicy;
 use crate::ledger::{Ledger, Owned};
 use crate::observed::Found;
-use host::{Host, entry, path, service, unit};
+use host::{Host, artifact_of, entry, path, service, unit};
 
 fn one_service() -> (Host, Desired) {
     let mut desired = Desired::default();
@@ -36,6 +36,45 @@ fn a_job_that_its_timer_starts_is_recorded_and_then_left_alone() {
     assert!(host.units["a.service"].active.is_empty());
     let again = host.plan(&desired);
     assert!(again.is_empty() && again.bookkeeping.is_empty(), "{again:#?}");
+}
+
+#[test]
+fn an_artifact_is_fetched_once_before_anything_is_switched() {
+    let (mut host, mut desired) = one_service();
+    desired.entries.insert(path("/usr/local/bin/tool"), artifact_of("c", "tool"));
+    let plan = host.plan(&desired);
+    assert_eq!(plan.steps.iter().map(word).collect::<Vec<_>>(), ["fetch", "put"]);
+    assert_eq!(verbs(&plan), [("file /usr/local/bin/tool".to_owned(), Verb::Create, Cause::Update)]);
+    let told = plan.changes[0].differs.iter().find(|differs| differs.property == "artifact").unwrap();
+    assert_eq!(told.wanted, "4 bytes from https://dl.example.org/4");
+    host.converge(&desired);
+    host.file("/usr/local/bin/tool", "spoiled", 0o644);
+    assert_eq!(host.plan(&desired).steps.iter().map(word).collect::<Vec<_>>(), ["put"], "repaired without a network");
+}
+
+#[test]
+fn what_stands_there_already_is_taken_into_the_store_and_is_no_change() {
+    let mut desired = Desired::default();
+    desired.entries.insert(path("/opt/tool"), artifact_of("c", "tool"));
+    let mut host = Host::default();
+    host.file("/opt/tool", "tool", 0o644);
+    let plan = host.plan(&desired);
+    assert_eq!((plan.steps.iter().map(word).collect::<Vec<_>>(), plan.changes.len()), (vec!["fetch".to_owned()], 0));
+    host.converge(&desired);
+    // What is left as it is needs no content.
+    desired.entries.insert(path("/opt/other"), artifact_of("c", "other"));
+    host.pinned.insert("file /opt/other".to_owned());
+    assert!(host.plan(&desired).steps.is_empty());
+}
+
+#[test]
+fn another_place_for_the_same_bytes_is_the_same_state() {
+    let (mut one, mut other) = (Desired::default(), Desired::default());
+    one.entries.insert(path("/opt/tool"), artifact_of("c", "tool"));
+    let moved = crate::desired::Artifact { url: "https://elsewhere.example.org/tool".to_owned(), minisign: None };
+    other.entries.insert(path("/opt/tool"), Entry { artifact: Some(moved), ..artifact_of("c", "tool") });
+    assert_eq!(one.effect(), other.effect());
+    assert_ne!(one.digest(), other.digest());
 }
 
 fn word(step: &Step) -> String {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::host::{Host, component, entry_of, origin, path, service_of, unit};
+use super::host::{Host, artifact_of, component, entry_of, origin, path, service_of, unit};
 use crate::desired::{Desired, Entry, OnChange, Role};
 use crate::drift::{Exclusive, Extra};
 use crate::ledger::Before;
@@ -59,6 +59,11 @@ pub(crate) fn any_desired() -> impl Strategy<Value = Desired> {
         let exclusive = |of: &str| Exclusive { extra: Extra::Purge, except: Vec::new(), origin: origin(of) };
         desired.exclusive.extend(own_is_read.then(|| (path("/etc/app.d"), exclusive("app"))));
         desired.exclusive.extend(shared_by_web.then(|| (path("/etc/web.d"), exclusive("web"))));
+        for (at, is_fetched) in [("/etc/own", isolated), ("/etc/shared", reload)] {
+            if let Some(entry) = desired.entries.get_mut(&path(at)).filter(|_| is_fetched) {
+                entry.artifact = artifact_of("app", at).artifact;
+            }
+        }
         desired.isolated.extend(isolated.then(|| component("web")));
         desired
     })
@@ -128,7 +133,12 @@ fn check_order(plan: &Plan, host: &Host, desired: &Desired) -> Result<(), TestCa
                     prop_assert!(!runs || stopped.contains(unit), "{} loses its file while it runs", unit);
                 }
             }
-            Action::Put { .. } | Action::Start { .. } | Action::Restart { .. } | Action::Reload { .. } | Action::Pull { .. } => {
+            Action::Put { .. }
+            | Action::Start { .. }
+            | Action::Restart { .. }
+            | Action::Reload { .. }
+            | Action::Pull { .. }
+            | Action::Fetch { .. } => {
                 prop_assert!(at < plan.prune_from, "{:?} comes after what only takes away", step.action);
             }
             _ => {}
@@ -232,9 +242,10 @@ proptest! {
         host.converge(&first);
         let mut plan = host.plan(&then).without_prune();
         plan.without_pulls();
-        let pulls = plan.steps.iter().filter(|step| matches!(step.action, Action::Pull { .. })).count();
+        let pulls = plan.steps.iter().filter(|step| matches!(step.action, Action::Pull { .. } | Action::Fetch { .. })).count();
         prop_assert_eq!((pulls, plan.prune_from), (0, plan.steps.len()));
         host.images.extend(then.images.keys().cloned());
+        host.contents.extend(then.artifacts().map(|(_, _, _, digest, _)| digest));
         host.apply(&then, &plan).unwrap();
         let rest = host.plan(&then);
         prop_assert_eq!(rest.prune_from, 0, "{:#?}", rest);

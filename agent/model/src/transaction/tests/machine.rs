@@ -234,6 +234,10 @@ impl Machine {
             self.host.burn()?;
             self.host.images.insert(image.clone());
         }
+        for (_, _, _, digest, _) in wanted.desired.artifacts() {
+            self.host.burn()?;
+            self.host.contents.insert(digest);
+        }
         plan.without_pulls();
         let is_same = self.current.as_ref().is_some_and(|current| current.desired.effect() == wanted.desired.effect());
         let number = match &self.current {
