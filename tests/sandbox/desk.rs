@@ -9,6 +9,8 @@ use trimtab_tests::git::{Key, command, run};
 use trimtab_tests::server::{Authority, GitServer, Tls};
 use trimtab_tests::trimtab_binary;
 
+use crate::Agent;
+
 /// A clone with a fleet in it, its bare remote, and a home whose owner has no habits.
 struct Desk {
     folder: tempfile::TempDir,
@@ -136,7 +138,8 @@ fn one_person_with_one_key_in_an_agent_needs_three_commands() {
     desk.refused(&["release", "production"], &["there is no .trimtab/root/1.toml", "trimtab trust init"]);
     // The secret half is in the agent only.
     let socket = desk.path("agent.sock");
-    let mut agent = Command::new("ssh-agent").args(["-D", "-a"]).arg(&socket).stdout(Stdio::null()).spawn().unwrap();
+    let agent = Command::new("ssh-agent").args(["-D", "-a"]).arg(&socket).stdout(Stdio::null()).spawn().unwrap();
+    let agent = Agent(agent);
     while !socket.exists() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
@@ -154,8 +157,7 @@ fn one_person_with_one_key_in_an_agent_needs_three_commands() {
     assert!(said.contains("complete") && said.contains("release to production:       ann"), "{said}");
     desk.commit("note", "root 1\n");
     let said = with_agent(&["release", "production", "--push", "--json"]);
-    let _ = agent.kill();
-    let _ = agent.wait();
+    drop(agent);
     let (_, json) = said.split_once('{').map(|(before, rest)| (before, format!("{{{rest}"))).unwrap();
     let said: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&said["complete"], &said["seq"], &said["pushed"]), (&true.into(), &1.into(), &PRODUCTION.into()), "{said}");
@@ -272,6 +274,10 @@ fn signatures_that_do_not_count_are_not_added() {
     };
     let words = attach("other.sig", &bob.sign("git", b"something else\n"));
     desk.refused(&words.each_ref().map(String::as_str), &["does not fit what is to be signed", "--export"]);
+    // A newer one was made here and not pushed: the older one at the remote was given up by that.
+    desk.good(&["release", "production", "--sign", &signing(&ann)]);
+    let said = desk.good(&["release", "production", "--draft"]);
+    assert!(said.contains("production/1.2: commit") && desk.served(DRAFT) == draft, "{said}");
     let statement = desk.path("statement");
     desk.good(&["release", "production", "--export", statement.to_str().unwrap()]);
     let exported = std::fs::read(&statement).unwrap();
