@@ -32,8 +32,15 @@ struct Options {
     idle: u64,
     json: bool,
     check: bool,
-    only_drift: bool,
-    only_history: bool,
+    part: Part,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    All,
+    Drift,
+    History,
 }
 
 fn main() -> std::process::ExitCode {
@@ -61,8 +68,7 @@ fn main() -> std::process::ExitCode {
 }
 
 fn options() -> Result<Options, String> {
-    let mut options =
-        Options { binary: PathBuf::new(), runs: 20, idle: 60, json: false, check: false, only_drift: false, only_history: false };
+    let mut options = Options { binary: PathBuf::new(), runs: 20, idle: 60, json: false, check: false, part: Part::All };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number =
@@ -71,8 +77,8 @@ fn options() -> Result<Options, String> {
             "--runs" => options.runs = number()?,
             "--idle" => options.idle = number()? as u64,
             "--json" => options.json = true,
-            "--drift" => options.only_drift = true,
-            "--history" => options.only_history = true,
+            "--drift" => options.part = Part::Drift,
+            "--history" => options.part = Part::History,
             "--check" => options.check = true,
             "--binary" => options.binary = words.next().map(PathBuf::from).ok_or("--binary needs a file")?,
             _ => return Err(format!("unknown word {word}")),
@@ -88,11 +94,11 @@ fn rows(options: &Options) -> Vec<Row> {
     let size = fs::metadata(&options.binary).expect("because it was found").len();
     row("binary", mib(size), "MiB", Some(10.0));
 
-    if options.only_history {
+    if options.part == Part::History {
         history::rows(options.runs, &options.binary, &mut row);
         return rows;
     }
-    if options.only_drift {
+    if options.part == Part::Drift {
         drift::rows(options.runs, options.idle, &options.binary, &mut row);
         return rows;
     }
