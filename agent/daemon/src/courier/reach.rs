@@ -145,8 +145,9 @@ impl Reach {
     fn artifacts(config: &CourierConfig) -> Self {
         let mut all = Self { ports: Some(BTreeSet::new()), ..Self::default() };
         for place in fetch::places(config) {
-            if let Ok(folder) = place.to_file_path() {
-                all.read.push(folder);
+            // By the scheme: of `https://localhost/`, too, it would say that it is a folder, the root.
+            if place.scheme() == "file" {
+                all.read.extend(place.to_file_path().ok());
                 continue;
             }
             let one = Self::web(place.as_str(), config.source.proxy.as_deref());
