@@ -26,14 +26,20 @@ struct Row {
     goal: Option<f64>,
 }
 
+/// What is measured alone.
+#[derive(PartialEq)]
+enum Part {
+    Drift,
+    History,
+}
+
 struct Options {
     binary: PathBuf,
     runs: usize,
     idle: u64,
     json: bool,
     check: bool,
-    only_drift: bool,
-    only_history: bool,
+    only: Option<Part>,
 }
 
 fn main() -> std::process::ExitCode {
@@ -61,8 +67,7 @@ fn main() -> std::process::ExitCode {
 }
 
 fn options() -> Result<Options, String> {
-    let mut options =
-        Options { binary: PathBuf::new(), runs: 20, idle: 60, json: false, check: false, only_drift: false, only_history: false };
+    let mut options = Options { binary: PathBuf::new(), runs: 20, idle: 60, json: false, check: false, only: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number =
@@ -71,8 +76,8 @@ fn options() -> Result<Options, String> {
             "--runs" => options.runs = number()?,
             "--idle" => options.idle = number()? as u64,
             "--json" => options.json = true,
-            "--drift" => options.only_drift = true,
-            "--history" => options.only_history = true,
+            "--drift" => options.only = Some(Part::Drift),
+            "--history" => options.only = Some(Part::History),
             "--check" => options.check = true,
             "--binary" => options.binary = words.next().map(PathBuf::from).ok_or("--binary needs a file")?,
             _ => return Err(format!("unknown word {word}")),
@@ -88,11 +93,11 @@ fn rows(options: &Options) -> Vec<Row> {
     let size = fs::metadata(&options.binary).expect("because it was found").len();
     row("binary", mib(size), "MiB", Some(10.0));
 
-    if options.only_history {
+    if options.only == Some(Part::History) {
         history::rows(options.runs, &options.binary, &mut row);
         return rows;
     }
-    if options.only_drift {
+    if options.only == Some(Part::Drift) {
         drift::rows(options.runs, options.idle, &options.binary, &mut row);
         return rows;
     }
