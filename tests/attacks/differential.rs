@@ -102,7 +102,7 @@ fn bend(genuine: &Genuine, commit: &[u8], dice: &mut Dice) -> Vec<u8> {
         2 => bytes.insert(at, *dice.of(b"\0\r\n \t=<>Aa0")),
         3 => drop(bytes.remove(at)),
         4 => bytes.truncate(at),
-        5 => bytes.extend_from_slice(*dice.of(&[&b"\n"[..], b"more\n", b"\0", b"\n\nX: y\n"])),
+        5 => bytes.extend(*dice.of(&[&b"\n"[..], b"more\n", b"\0", b"\n\nX: y\n"])),
         6 | 7 => {
             let names = [
                 "gpgsig x",
@@ -311,10 +311,10 @@ fn bend_tag(tag: &[u8], dice: &mut Dice) -> Vec<u8> {
         2 => bytes.insert(at, *dice.of(b"\0\r\n \t=<>Aa0")),
         3 => drop(bytes.remove(at)),
         4 => bytes.truncate(at),
-        5 => bytes.extend_from_slice(*dice.of(&[&b"\n"[..], b"more\n", b"\0", b"-----BEGIN SSH SIGNATURE-----\n", b"x"])),
+        5 => bytes.extend(*dice.of(&[&b"\n"[..], b"more\n", b"\0", b"-----BEGIN SSH SIGNATURE-----\n", b"x"])),
         6 => bytes = [&tag[..place], *dice.of(&[&b"\n"[..], b"x\n", b"-----BEGIN PGP SIGNATURE-----\n"]), &tag[place..]].concat(),
         7 if signed.is_some() => {
-            bytes = [&tag[..place], &armor_folded(&dearmor(&tag[place..]), *dice.of(&[20, 64, 76, 1000]))].concat()
+            bytes = [&tag[..place], &armor_folded(&dearmor(&tag[place..]), *dice.of(&[20, 64, 76, 1000]))].concat();
         }
         _ => {
             let (from, to) = *dice.of(&[

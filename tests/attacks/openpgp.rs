@@ -179,7 +179,7 @@ fn a_signing_subkey_counts_until_it_is_revoked_or_expires() {
     // Revoked: gpg says so and yet calls the signature good.
     gpg.edit(&primary, "key 1\nrevkey\ny\n0\n\ny\nsave\n");
     assert!(gpg.accepts(&text, &by_subkey));
-    let trust = pinned(&gpg.export(&primary).replace("\r", ""), &primary);
+    let trust = pinned(&gpg.export(&primary).replace('\r', ""), &primary);
     let revoked = verdict(&repo, &trust, &text, &by_subkey);
     assert_code(&revoked, "unusable-key");
     assert!(revoked.to_string().contains("revoked"), "{revoked}");
