@@ -104,6 +104,11 @@ pub(super) fn run(places: &Places, args: &Args) -> ExitCode {
             return ExitCode::from(64);
         }
     };
+    record(places, args, &agent_text, &trust_text, root.as_deref(), &trust)
+}
+
+/// Writes it all down, and says what was written.
+fn record(places: &Places, args: &Args, agent_text: &str, trust_text: &str, root: Option<&str>, trust: &TrustConfig) -> ExitCode {
     let (agent_path, trust_path) = (places.agent_toml(), places.trust_toml());
     if !args.force
         && let Some(existing) = [&agent_path, &trust_path].into_iter().find(|path| path.exists())
@@ -113,8 +118,8 @@ pub(super) fn run(places: &Places, args: &Args) -> ExitCode {
     }
     let root_path = places.root_toml();
     // What trust.toml names lies there before it does.
-    let root = root.as_ref().map(|text| (&root_path, text));
-    for (path, text) in root.into_iter().chain([(&agent_path, &agent_text), (&trust_path, &trust_text)]) {
+    let root = root.map(|text| (&root_path, text));
+    for (path, text) in root.into_iter().chain([(&agent_path, agent_text), (&trust_path, trust_text)]) {
         if let Err(error) = write(path, text) {
             return fail(&error, 1);
         }
@@ -123,7 +128,7 @@ pub(super) fn run(places: &Places, args: &Args) -> ExitCode {
         Ok(device) => device,
         Err(error) => return fail(&error, 1),
     };
-    say(&explain(places, args, &trust, &device))
+    say(&explain(places, args, trust, &device))
 }
 
 fn explain(places: &Places, args: &Args, trust: &TrustConfig, device: &DeviceKey) -> String {
