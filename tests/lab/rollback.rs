@@ -225,7 +225,7 @@ fn half_of_all_files_does_not_go_by_mistake() {
 }
 
 #[test]
-fn a_hook_that_hangs_holds_up_no_undoing() {
+fn soak_a_hook_that_hangs_holds_up_no_undoing() {
     let Some(m) = lab::boot("edge-1") else { return };
     let ana = begun(&m, "exec sleep infinity");
     // A webhook whose other end never answers, and that does not even heed being told to stop.

@@ -131,6 +131,16 @@ fn a_build_that_crashes_is_given_up_and_the_old_one_goes_on() {
     given_up(&m, &commit, "2", "systemd has started it anew");
     let causes = field(&m, ".denied[0].causes[0].message");
     assert!(causes.contains("my last words"), "{causes}");
+    // The way out that the repository has.
+    let commit = bring(&ana, &good("3"), "3");
+    committed(&m, &commit, REAL);
+}
+
+#[test]
+fn soak_a_build_that_ends_as_if_a_person_were_needed_or_leaves_a_later_ledger_is_given_up() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    let ana = host(&m);
+    m.sh("sed -i 's/^confirm-timeout.*/confirm-timeout = \"5min\"/' /etc/trimtab/agent.toml && systemctl reload trimtab");
     // 78 is never started again by systemd.
     let commit = bring(&ana, "#!/bin/sh\nexit 78\n", "3");
     given_up(&m, &commit, "3", "it failed (exit-code)");
@@ -143,7 +153,7 @@ fn a_build_that_crashes_is_given_up_and_the_old_one_goes_on() {
 }
 
 #[test]
-fn a_first_state_with_a_build_that_crashes_leaves_the_host_as_it_was_found() {
+fn soak_a_first_state_with_a_build_that_crashes_leaves_the_host_as_it_was_found() {
     let Some(m) = lab::boot("edge-1") else { return };
     let ana = Person::new(&m, "ana");
     let commit = bring(&ana, "#!/bin/sh\nexit 1\n", "1");
@@ -219,7 +229,7 @@ fn soak_a_build_that_hangs_is_given_up_also_when_the_power_is_cut() {
 }
 
 #[test]
-fn a_good_build_is_taken_wherever_the_power_is_cut() {
+fn soak_a_good_build_is_taken_wherever_the_power_is_cut() {
     let Some(m) = lab::boot("edge-1") else { return };
     let ana = host(&m);
     for round in 2..5 {
