@@ -112,11 +112,13 @@ impl std::str::FromStr for Channel {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         let shape = (1..=60).contains(&text.len()) && text.bytes().all(plain) && text.as_bytes()[0].is_ascii_alphanumeric();
         let dots = text.contains("..") || text.ends_with('.') || text.ends_with(".lock") || text.ends_with(ALIVE_ENDING);
-        if shape && !dots {
+        // Below these references other things of trimtab's are: unfinished releases, and what hosts report.
+        let taken = matches!(text, "draft" | "status");
+        if shape && !dots && !taken {
             Ok(Self(text.to_owned()))
         } else {
             Err(
-                "the name of a channel is a word of at most 60 letters, digits, `-`, `_` and `.`, such as `production`, and does not end in `.alive`",
+                "the name of a channel is a word of at most 60 letters, digits, `-`, `_` and `.`, such as `production`; it does not end in `.alive`, and is neither `draft` nor `status`",
             )
         }
     }

@@ -59,9 +59,6 @@ impl Rule {
 
 impl Session {
     pub(super) fn open(args: &ReleaseArgs) -> Result<Self, AuthorError> {
-        if args.channel.as_str() == DRAFT {
-            return Err(AuthorError::refused("a channel cannot be called `draft`: that is where unfinished statements lie"));
-        }
         let desk = Desk::open(&args.repo)?;
         let remote = Some(args.remote.clone()).filter(|remote| !args.offline && desk.has_remote(remote));
         match &remote {

@@ -63,6 +63,8 @@ fn refusals_name_the_spot_and_what_to_do() {
         (good().replace("[commit.main]", "[commit.\"ma in\"]"), "17:9", "name of a branch"),
         (good().replace("[release.production]", "[release.\"a/b\"]"), "11:10", "name of a channel"),
         (good().replace("[alive.production]", "[alive.\"x.alive\"]"), "14:8", "does not end in `.alive`"),
+        (good().replace("[release.production]", "[release.draft]"), "11:10", "neither `draft` nor `status`"),
+        (good().replace("[alive.production]", "[alive.status]"), "14:8", "neither `draft` nor `status`"),
         (good() + "threshold = 1\n", "19:1", "unknown field"),
         (good().replace("epoch = 1", "epoch = 1\nexpires = 1"), "5:1", "unknown field"),
         (good().replace("epoch = 1\n", ""), "", "epoch"),
