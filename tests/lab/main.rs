@@ -23,6 +23,7 @@ mod operator;
 mod package;
 mod policy;
 mod refuse;
+mod releases;
 mod reports;
 mod rollback;
 mod selfupdate;

@@ -1,0 +1,76 @@
+//! A fleet in release mode on a real machine: two people release with the installed commands, over TLS, and the device follows nobody else.
+
+use trimtab_tests::lab::trimtab::start_agent;
+use trimtab_tests::lab::{self, Machine, Person, eventually};
+
+use crate::fleet;
+
+/// A signature of this person's, as the commands ask for one.
+fn sign(person: &Person<'_>) -> String {
+    format!("--sign ssh:{}", person.key_file().trim_end_matches(".pub"))
+}
+
+/// `trimtab` in a person's clone.
+fn desk(person: &Person<'_>, words: &str) -> String {
+    person.machine().sh(&format!("cd {} && trimtab {words}", person.working_copy()))
+}
+
+fn status(m: &Machine, field: &str) -> String {
+    m.try_sh(&format!("trimtab status --json | jq -r '{field}'")).out
+}
+
+#[test]
+fn two_of_two_release_and_neither_one_nor_the_past_does() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    let (ana, bob) = (Person::new(&m, "ana"), Person::new(&m, "bob"));
+    fleet::service(&ana, "one", "one");
+    fleet::assign(&ana, &["one"]);
+    let keys = format!("--key ana={} --key bob={}", ana.key_file(), bob.key_file());
+    desk(&ana, &format!("trust init {keys} --threshold 2 --channel production=2 {}", sign(&ana)));
+    ana.push("Root 1");
+    bob.git("pull -q origin main");
+    desk(&bob, &format!("trust sign {}", sign(&bob)));
+    bob.push("Root 1, signed by bob");
+    let pin = desk(&bob, "trust show --json | jq -r .pin");
+
+    m.sh(&format!(
+        "trimtab init --mode release --channel production --root-digest {pin} --url https://localhost/fleet.git \
+         --ca-file /etc/ssl/lab-ca.pem --host edge-1"
+    ));
+    m.sh("sed -i 's/^\\[agent\\]$/[guard]\\nsettle = \"1s\"\\n\\n[agent]/' /etc/trimtab/agent.toml");
+    start_agent(&m);
+    let version = || m.try_sh("cat /etc/one.conf").out;
+    let sequence = || status(&m, ".trust.sequence // 0");
+    let release = |first: &Person<'_>, second: &Person<'_>| {
+        let before = sequence();
+        first.git("pull -q origin main");
+        desk(first, &format!("release production {} --push", sign(first)));
+        m.try_sh("trimtab sync");
+        assert_eq!(sequence(), before, "one of two is nothing to a device");
+        second.git("pull -q origin main");
+        desk(second, &format!("release production --countersign {} --push", sign(second)));
+    };
+    release(&ana, &bob);
+    eventually("the first release is in force", 20, || version() == "SETTING=one");
+    assert_eq!((status(&m, ".trust.mode").as_str(), status(&m, ".trust.freshness").as_str()), ("release", "fresh"));
+    let first = ana.git("ls-remote origin refs/trimtab/production | cut -f1");
+
+    fleet::service(&ana, "one", "two");
+    ana.push("Two");
+    m.sh("trimtab sync");
+    assert_eq!(version(), "SETTING=one", "what is pushed is not released");
+    release(&bob, &ana);
+    eventually("the second release is in force", 20, || version() == "SETTING=two");
+
+    // The host of the repository serves the first release again.
+    m.sh(&format!("git -C /srv/git/fleet.git update-ref refs/trimtab/production {first}"));
+    eventually("it is refused, and told", 20, || status(&m, ".lastPass.trust.verdict") == "rolled-back");
+    assert_eq!((version().as_str(), status(&m, ".ready").as_str()), ("SETTING=two", "false"));
+    let verdict = m.try_sh(&format!(
+        "trimtab verify https://localhost/fleet.git --ca-file /etc/ssl/lab-ca.pem --channel production --root-digest {pin} \
+         --memory /var/lib/trimtab/trust-state.json --json | jq -r '.accepted, .verdict'"
+    ));
+    assert_eq!(verdict.out, "false\nrolled-back", "the desk says what the device says\n{verdict}");
+    let explained = m.sh("trimtab trust explain");
+    assert!(explained.contains("1.2"), "{explained}");
+}
