@@ -78,18 +78,7 @@ mod tests {
     use trimtab_model::status::Status;
 
     fn event(id: u64, severity: Severity, resource: &str) -> Event {
-        Event {
-            id,
-            at_ms: 1_700_000_000_123,
-            kind: EventKind::DriftFound,
-            severity,
-            pass: 3,
-            revision: "c0ffee".to_owned(),
-            resource: resource.to_owned(),
-            message: "somebody changed it".to_owned(),
-            drift: None,
-            count: 1,
-        }
+        super::super::tests::event(id, EventKind::DriftFound, severity, resource)
     }
 
     fn parcel(sequence: u64, events: Vec<Event>) -> Parcel {

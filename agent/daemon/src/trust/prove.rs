@@ -57,6 +57,11 @@ impl Proven {
         if self.signers.is_empty() { self.signer.to_string() } else { self.signers.join(", ") }
     }
 
+    /// What a signed commit stands for. Only [`prove`] may say so.
+    fn of_commit(commit: &Commit, signer: Signer, first: bool, state: TrustState) -> Self {
+        Self { commit: commit.id, tree: commit.tree, payload: commit.digest, signer, signers: Vec::new(), first, state }
+    }
+
     /// What a release stands for. Only [`super::release`] may say so.
     pub(super) fn of_release(commit: ObjectId, tree: ObjectId, signers: Vec<String>, first: bool, state: TrustState) -> Self {
         let signer = Signer { fingerprint: state.signer, name: state.signer_name.clone() };
@@ -101,16 +106,7 @@ fn examine(
     channel(&commit, trust)?;
     if let Some(state) = state {
         if commit.digest == state.payload {
-            let proven = Proven {
-                commit: tip,
-                tree: commit.tree,
-                payload: commit.digest,
-                signer,
-                signers: Vec::new(),
-                first: false,
-                state: state.clone(),
-            };
-            return Ok(Verdict::Unchanged(Box::new(proven)));
+            return Ok(Verdict::Unchanged(Box::new(Proven::of_commit(&commit, signer, false, state.clone()))));
         }
         let accepted = Accepted { payload: state.payload, commit: state.commit };
         let (descent, bound) = match trust.verify() {
@@ -137,16 +133,7 @@ fn examine(
         // Neither this host's clock nor the signer's date proves that a time has passed: the floor is only carried along.
         floor,
     );
-    let proven = Proven {
-        commit: tip,
-        tree: commit.tree,
-        payload: commit.digest,
-        signer,
-        signers: Vec::new(),
-        first: state.is_none(),
-        state: next,
-    };
-    Ok(Verdict::Accepted(Box::new(proven)))
+    Ok(Verdict::Accepted(Box::new(Proven::of_commit(&commit, signer, state.is_none(), next))))
 }
 
 fn signer(commit: &Commit, trust: &TrustConfig, time: u64) -> Result<Signer, Verdict> {
