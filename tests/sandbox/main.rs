@@ -12,6 +12,7 @@ mod policy;
 mod releases;
 mod reports;
 mod signing;
+mod spooled;
 
 use std::fs;
 use std::path::{Path, PathBuf};
