@@ -262,7 +262,7 @@ fn frames_that_are_none_end_the_conversation_at_once_and_cost_nothing() {
 fn answers_without_end_are_answers_to_nothing() {
     // It goes on talking after its answer: what it says is never read beyond the next question, and never held.
     let (_folder, socket) = liar(|stream, _| {
-        let polled = Reply::Polled { id: None, peeled: None, beside: None, traffic: Traffic::default() };
+        let polled = Reply::Polled { id: None, peeled: None, beside: None, traffic: Traffic::default(), courier: None };
         while wire::send(stream, "agent", &polled, &[]).is_ok() {}
     });
     let mut client = Client::connect(&socket, Duration::from_secs(2)).unwrap();
