@@ -14,6 +14,7 @@ use trimtab::courier::{Class, Client, ClientError, Part};
 use trimtab::trust::hash::{FetchError, Verified};
 use trimtab::wire::{self, ObjectKind, ObjectSource};
 use trimtab_model::outbound::Signed;
+use trimtab_model::status::{CourierStatus, Landlock};
 use trimtab_tests::server::{Auth, Fault, GitServer, Tls};
 use trimtab_tests::trimtab_binary;
 
@@ -256,6 +257,18 @@ fn frames_that_are_none_end_the_conversation_at_once_and_cost_nothing() {
         // The next try is a new conversation, and as bounded.
         assert!(client.poll("HEAD").is_err(), "{name}");
     }
+}
+
+#[test]
+fn what_a_courier_says_of_itself_is_listened_to_and_cut() {
+    let (_folder, socket) = liar(|stream, _| {
+        let courier = CourierStatus { landlock: Landlock::Whole, detail: "\u{1b}[2Jno wall\n".repeat(10_000) };
+        let polled = Reply::Polled { id: None, peeled: None, beside: None, traffic: Traffic::default(), courier: Some(courier) };
+        let _ = wire::send(stream, "agent", &polled, &[]);
+    });
+    let courier = Client::connect(&socket, PATIENCE).unwrap().poll("HEAD").unwrap().courier;
+    assert!(courier.detail.starts_with("[2Jno wall[2J") && courier.detail.len() == 300, "{courier:?}");
+    assert!(!courier.detail.contains(char::is_control), "{courier:?}");
 }
 
 #[test]
