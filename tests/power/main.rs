@@ -113,29 +113,15 @@ fn a_pass_after_one_that_was_killed() {
 }
 
 #[test]
-fn a_new_revision_that_is_fetched() {
-    sweep(&Case {
-        name: "fetched",
-        story: Story::Change,
-        options: STRICT,
-        many: 0,
-        fetched: true,
-        released: false,
-        disturbed: true,
-        seed: 7,
-    });
-}
-
-#[test]
-fn a_release_that_brings_the_next_root() {
+fn a_release_that_is_fetched_and_brings_the_next_root() {
     sweep(&Case {
         name: "released",
         story: Story::Change,
         options: STRICT,
         many: 0,
-        fetched: false,
+        fetched: true,
         released: true,
         disturbed: true,
-        seed: 8,
+        seed: 7,
     });
 }
