@@ -230,6 +230,9 @@ fn outside(status: &Status, now: u64, text: &mut String) {
         Clock::Behind => text.push_str("clock       behind what this host has seen\n"),
         Clock::Synchronised | Clock::Unknown => {}
     }
+    if status.courier.landlock.lacks() {
+        let _ = writeln!(text, "courier     not wholly confined by Landlock: {}", status.courier.detail);
+    }
     if status.queue.reports > 0 {
         let _ = writeln!(
             text,
