@@ -125,7 +125,7 @@ fn a_disk_with_little_left_is_told_of_and_what_was_delivered_leaves_it() {
     assert_eq!(sandbox.said(&["reports", "flush"]).0, 0);
     assert_eq!(receiver.requests(), requests, "nothing is sent twice");
     // A pass on that disk has a report like any other.
-    fs::write(sandbox.root().join("etc/one.conf"), "mine\n").unwrap();
+    sandbox.revise("one more\n");
     sandbox.once();
     let before = *reports(&receiver).last_key_value().unwrap().0;
     assert_eq!(sandbox.said(&["reports", "flush"]).0, 0);
@@ -144,6 +144,7 @@ fn from_a_disk_with_nothing_left_reports_arrive_one_after_the_other() {
     let agent = sandbox.agent();
     until("the first state is told", || !reports(&receiver).is_empty() && sandbox.waiting() == 0);
     small.leave(0);
+    sandbox.revise("one more\n");
     until("the fleet hears of the full disk", || {
         reports(&receiver).values().any(|report| !report.status.ready && report.status.reason.contains("space"))
     });

@@ -30,12 +30,12 @@ impl Kept {
     pub(super) fn open(store: &Store, sent: u64, now_ms: u64, remarks: &mut Vec<String>) -> Self {
         let mut book = match store.load_book() {
             Ok(Some(book)) => book,
-            // Nothing was told yet, or it was lost and the device's key was not: no number is given twice. More than one a second were never given
-            // for long.
-            Ok(None) => DriftBook { last_event: now_ms / 1000, ..DriftBook::default() },
+            // Nothing was told yet, or it was lost and the device's key was not: no number is given twice. A pass tells thousands of events at most,
+            // and takes seconds for that: of milliseconds there are more.
+            Ok(None) => DriftBook { last_event: now_ms, ..DriftBook::default() },
             Err(error) => {
                 remarks.push(format!("the book of drift is damaged and begun anew: {}", chain(&error)));
-                DriftBook { last_id: now_ms / 1000, last_event: now_ms / 1000, ..DriftBook::default() }
+                DriftBook { last_id: now_ms / 1000, last_event: now_ms, ..DriftBook::default() }
             }
         };
         book.last_event = book.last_event.max(sent);
