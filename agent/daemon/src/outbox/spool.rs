@@ -165,30 +165,32 @@ impl Spool {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed("read", &state)(error)),
         }
-        spool.list()?;
+        let emptied = spool.list()?;
         // Seconds are far beyond any count of reports: a number that was given before the loss is not given again. Where reports lie and nothing
         // was lost, nothing was delivered yet, and they know what was given.
-        let begin = if damaged || spool.entries.is_empty() { now_ms / 1000 } else { 0 };
+        let begin = if damaged || (spool.entries.is_empty() && emptied.is_empty()) { now_ms / 1000 } else { 0 };
         spool.state = known.unwrap_or_else(|| State { sequence: begin, ..State::default() });
-        for entry in spool.entries.values() {
+        for entry in spool.entries.values().chain(&emptied) {
             spool.state.sequence = spool.state.sequence.max(entry.sequence);
             spool.state.last_event = spool.state.last_event.max(entry.event);
         }
         Ok(spool)
     }
 
-    fn list(&mut self) -> Result<(), SpoolError> {
+    /// Finds what lies there. What was emptied (see [`Self::make_way`]) waits for nobody, and is returned for its numbers.
+    fn list(&mut self) -> Result<Vec<Entry>, SpoolError> {
         let entries = match std::fs::read_dir(&self.folder) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(failed("look into", &self.folder)(error)),
         };
-        let mut found: Vec<Entry> = Vec::new();
+        let mut found = Vec::new();
         for entry in entries.flatten() {
             let Some(mut known) = entry.file_name().to_str().and_then(Entry::parse) else { continue };
             known.bytes = entry.metadata().map_or(0, |data| data.len());
             found.push(known);
         }
+        let (emptied, mut found): (Vec<Entry>, Vec<Entry>) = found.into_iter().partition(|entry| entry.bytes == 0);
         // Merging was cut short: what is in another one as well counts once. It goes with the next delivery.
         found.sort_by_key(|entry| (entry.since, std::cmp::Reverse(entry.sequence)));
         let mut covered = 0;
@@ -198,7 +200,7 @@ impl Spool {
                 self.entries.insert(entry.sequence, entry);
             }
         }
-        Ok(())
+        Ok(emptied)
     }
 
     pub(super) fn entries(&self) -> impl DoubleEndedIterator<Item = &Entry> {
@@ -361,7 +363,8 @@ impl Spool {
         Ok(())
     }
 
-    /// Removes what every sink has, but for what the numbers stand in: after a crash now that is sent once more, and no number is given twice.
+    /// Removes what every sink has, but for what the numbers stand in: that is emptied, for its name is enough. After a crash now what else waits is
+    /// sent once more, and no number is given twice.
     fn make_way(&mut self, through: u64) -> Result<(), SpoolError> {
         let newest = self.entries.keys().next_back().copied();
         let telling = self.entries.values().max_by_key(|entry| (entry.event, entry.sequence)).map(|entry| entry.sequence);
@@ -370,6 +373,11 @@ impl Spool {
         for entry in gone {
             self.remove(&entry.name())?;
             self.entries.remove(&entry.sequence);
+        }
+        for entry in self.entries.values_mut().filter(|entry| entry.sequence <= through) {
+            let path = self.folder.join(entry.name());
+            std::fs::OpenOptions::new().write(true).truncate(true).open(&path).map_err(failed("empty", &path))?;
+            entry.bytes = 0;
         }
         Ok(())
     }

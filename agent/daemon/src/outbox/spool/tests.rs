@@ -120,6 +120,28 @@ fn reports_that_wait_know_the_numbers_though_nothing_was_delivered_yet() {
     }
 }
 
+#[test]
+fn what_is_emptied_on_a_full_disk_keeps_its_numbers_and_is_sent_to_nobody() {
+    let (_folder, key, place) = scene();
+    let mut spool = Spool::open(&place, 5_000).unwrap();
+    for id in 1..=3 {
+        let sequence = spool.next_sequence();
+        spool.put(report(sequence, vec![event(id)], &key), &key).unwrap();
+    }
+    spool.make_way(8).unwrap();
+    assert_eq!((spool.entries().count(), spool.bytes()), (1, 0), "the newest alone, and nothing of it but its name");
+    // The plug is pulled before the state was written.
+    let mut spool = Spool::open(&place, 90_000_000).unwrap();
+    assert_eq!((spool.entries().count(), spool.state.last_event, spool.next_sequence()), (0, 3, 9));
+    assert!(spool.take_remarks().is_empty());
+    spool.settle(8).unwrap();
+    assert_eq!(
+        std::fs::read_dir(&place).unwrap().flatten().filter(|entry| entry.path().extension().is_some()).count(),
+        1,
+        "the state"
+    );
+}
+
 /// What a person does to a spool in one life of the agent.
 #[derive(Debug, Clone)]
 enum Act {
