@@ -13,6 +13,7 @@ mod releases;
 mod reports;
 mod signing;
 mod sticks;
+mod verdicts;
 
 use std::fs;
 use std::path::{Path, PathBuf};
