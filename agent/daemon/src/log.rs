@@ -82,17 +82,17 @@ pub fn start(audience: Audience) {
 
 /// Tells at debug level how long each stage of a pass took, for whoever wonders where the time goes.
 #[derive(Debug)]
-pub struct Laps(std::cell::Cell<std::time::Instant>);
+pub struct Laps(Cell<Instant>);
 
 impl Laps {
     /// Starts now.
     pub fn start() -> Self {
-        Self(std::cell::Cell::new(std::time::Instant::now()))
+        Self(Cell::new(Instant::now()))
     }
 
     /// Ends a stage and begins the next one.
     pub fn lap(&self, what: &'static str) {
-        let now = std::time::Instant::now();
+        let now = Instant::now();
         let took = now.duration_since(self.0.replace(now));
         tracing::debug!("{what} in {:.1} ms", took.as_secs_f64() * 1e3);
     }

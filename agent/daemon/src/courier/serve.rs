@@ -74,7 +74,7 @@ pub(super) fn serve_behind(
                     raise();
                     let (mut head, body) = courier.reply(request).map_err(Rc::new)?;
                     if let Reply::Polled { courier, .. } = &mut head {
-                        *courier = Some(walls.clone());
+                        *courier = Some(Box::new(walls.clone()));
                     }
                     Ok((head, body))
                 }
