@@ -13,6 +13,8 @@ mod policy;
 mod releases;
 mod reports;
 mod signing;
+mod sticks;
+mod verdicts;
 mod walls;
 
 use std::fs;

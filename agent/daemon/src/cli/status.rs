@@ -186,7 +186,7 @@ fn advice(one: &Condition) -> Option<&'static str> {
         (ConditionKind::Stale, "MemoryLost") => Some(
             "set min-epoch and min-seq in trust.toml to the newest release that you know; it is over with the second release from now",
         ),
-        (ConditionKind::Stale, "ClockBehind") => Some("set the clock, and have something keep it in step"),
+        (ConditionKind::Stale, "ClockBehind" | "FreshnessUnknown") => Some("set the clock, and have something keep it in step"),
         _ => None,
     }
 }
