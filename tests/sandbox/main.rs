@@ -12,6 +12,7 @@ mod policy;
 mod releases;
 mod reports;
 mod signing;
+mod sticks;
 
 use std::fs;
 use std::path::{Path, PathBuf};

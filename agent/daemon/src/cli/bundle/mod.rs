@@ -1,5 +1,6 @@
 //! `bundle`: offline updates. `create` where the repository is, `show` anywhere, `apply` on the host.
 
+mod commits;
 mod create;
 
 use std::path::{Path, PathBuf};
