@@ -25,7 +25,10 @@ pub(crate) fn rows(runs: usize, binary: &Path, row: &mut impl FnMut(&'static str
     write("root.toml", root.text());
     write(
         "trust.toml",
-        format!("mode = \"release\"\nchannel = \"production\"\nrepo = \"{REPO_ID}\"\nroot = \"{}\"\n", etc.join("root.toml").display()),
+        format!(
+            "mode = \"release\"\nchannel = \"production\"\nrepo = \"{REPO_ID}\"\nroot = \"{}\"\n",
+            etc.join("root.toml").display()
+        ),
     );
     root.write(&fleet.repo, &hands);
     fleet.push("The first root");

@@ -139,7 +139,10 @@ fn a_machine_that_reaches_nothing_is_brought_up_from_a_stick_with_program_and_im
         ));
         let forged = m.try_sh("trimtab bundle apply --json /root/forged.bundle");
         assert!(forged.code != 0 && forged.out.contains(expected), "{expected}: {forged}");
-        assert!(forged.out.contains(&format!("image localhost:5000/busybox@{digest}")), "it was read, and its image refused\n{forged}");
+        assert!(
+            forged.out.contains(&format!("image localhost:5000/busybox@{digest}")),
+            "it was read, and its image refused\n{forged}"
+        );
         assert_eq!(m.sh("podman images -a --format '{{.Id}} {{.Names}}'"), "", "nothing was loaded");
     }
     assert!(m.try_sh("curl -sf --max-time 2 http://localhost:8080/hostname").code != 0);

@@ -419,7 +419,7 @@ fn nothing_is_written_through_a_link_in_the_couriers_folder() {
     let far = Far::new();
     let root = far.sandbox.root();
     // A bundle that takes a while to be laid out.
-    let noise: Vec<u8> = (0..24_000_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[n as usize % 3]).collect();
+    let noise: Vec<u8> = (0..8_000_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[n as usize % 3]).collect();
     far.sandbox.repo.write("far-too-much", noise);
     far.sandbox.push();
     far.created("large", &[]);

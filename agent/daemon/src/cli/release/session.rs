@@ -54,7 +54,8 @@ pub(super) struct Session {
     here: Option<Known>,
     there: Option<Known>,
     pointed: Pointed,
-    /// The text of the first root of this clone: where trust begins for the person.
+    /// The text of the first root, where trust begins: of what this clone saw in force, else of what is in force, else of what is checked out. Not that
+    /// before the others: whoever may push to a branch could exchange it.
     first: Option<String>,
     /// What lies where statements belong and is none that counts, and how to take it away.
     pub(super) remarks: Vec<String>,
@@ -110,8 +111,6 @@ impl Session {
 
     /// Looks at all that there is of this channel. Whoever may push can put anything there; only what counts is known afterwards.
     fn look(&mut self) -> Result<(), AuthorError> {
-        let first = self.desk.commit("HEAD").and_then(|head| self.roots(head)).ok().and_then(|roots| roots.0.into_iter().next());
-        self.first = first.map(|version| version.text);
         let (public, unfinished, remote) = (self.reference(), self.draft_reference(), self.remote.clone());
         self.pointed = Pointed {
             public: self.pointed(remote.as_deref(), &public)?,
@@ -121,12 +120,21 @@ impl Session {
         };
         let Pointed { public: served, seen, here, there } = self.pointed;
         self.seen = self.known(seen, None, &public)?;
+        self.first = self.seen.as_ref().and_then(|known| self.first_of(known.draft.commit));
         self.in_force = self.published(served, &public)?;
+        if self.first.is_none() {
+            let commit = self.in_force.as_ref().map(|known| known.draft.commit).or_else(|| self.desk.commit("HEAD").ok());
+            self.first = commit.and_then(|commit| self.first_of(commit));
+        }
         let release = self.channel.reference();
         self.release = self.published(self.pointed(remote.as_deref(), &release)?, &release)?;
         self.here = self.known(here, None, &unfinished)?;
         self.there = self.known(there, remote.as_deref(), &unfinished)?;
         Ok(())
+    }
+
+    fn first_of(&self, commit: ObjectId) -> Option<String> {
+        self.roots(commit).ok()?.0.into_iter().next().map(|version| version.text)
     }
 
     fn pointed(&self, remote: Option<&str>, name: &str) -> Result<Option<ObjectId>, AuthorError> {
@@ -176,7 +184,7 @@ impl Session {
         Ok(None)
     }
 
-    /// Whether somebody who may sign for this channel did: by roots that begin where this clone's do, each signed as it must be.
+    /// Whether somebody who may sign for this channel did: by roots that begin where they should, each signed as it must be.
     fn stands(&self, draft: &Draft) -> bool {
         let Ok(roots) = self.roots(draft.commit) else { return false };
         let first = roots.0.first().map(|version| &version.text);
