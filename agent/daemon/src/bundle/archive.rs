@@ -154,11 +154,11 @@ fn judged(image: &str, index: &[u8], blobs: &BTreeMap<String, u64>) -> Result<St
     }
     let size = wanted.strip_prefix("sha256:").and_then(|hex| blobs.get(hex)).ok_or("the manifest that it names is not in it")?;
     let ending = format!("@{wanted}");
-    let names = NAMES.iter().filter_map(|name| one.annotations.get(*name)).map(String::as_str);
+    let mut names = NAMES.iter().filter_map(|name| one.annotations.get(*name)).map(String::as_str);
     if let Some(other) = names.clone().find(|name| !name.ends_with(&ending) || !super::manifest::is_pinned(name)) {
         return Err(Fault::Wrong(format!("it would be called {} beside its digest, which nobody asked for", shown(other))));
     }
-    let name = names.last().unwrap_or(image);
+    let name = names.next_back().unwrap_or(image);
     let kind = &one.media_type;
     // No text of these three needs an escape: they were looked at above.
     Ok(format!(
@@ -250,7 +250,7 @@ mod tests {
         assert!(once == twice && String::from_utf8_lossy(&once).contains(&format!("\"{REF}\":\"{}\"", made.image)));
         // One that was not named is, by what was asked for.
         let mut bare = self::made();
-        bare.files[2].1 = index(&bare.digest().to_owned(), "");
+        bare.files[2].1 = index(bare.digest(), "");
         assert_eq!(bare.taken().unwrap(), once);
     }
 
@@ -263,7 +263,7 @@ mod tests {
             let error = made.taken().map(drop).unwrap_err();
             assert!(error.contains(expected) && error.contains(&made.image), "{expected}: {error}");
         };
-        let with_index = |more: String| move |made: &mut Made| made.files[2].1 = index(&made.digest().to_owned(), &more);
+        let with_index = |more: String| move |made: &mut Made| made.files[2].1 = index(made.digest(), &more);
         refused(&with_index(named(REF, "localhost/other:1")), "it would be called \"localhost/other:1\"");
         refused(&with_index(named(NAMES[1], "localhost/other:1")), "it would be called \"localhost/other:1\"");
         let other = format!("localhost/other:1@sha256:{}", "1".repeat(64));
@@ -271,7 +271,7 @@ mod tests {
         refused(&|made| made.files[2].1 = index(&format!("sha256:{}", "1".repeat(64)), ""), "the image in it is \"sha256:1111");
         refused(
             &|made| {
-                let one = String::from_utf8(index(&made.digest().to_owned(), "")).unwrap();
+                let one = String::from_utf8(index(made.digest(), "")).unwrap();
                 let (from, to) = (one.find("[{").unwrap() + 1, one.rfind(']').unwrap());
                 made.files[2].1 = format!("{},{}]}}", &one[..to], &one[from..to]).into_bytes();
             },
