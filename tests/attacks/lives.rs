@@ -312,23 +312,3 @@ fn what_signs_here_signs_as_ssh_keygen_does() {
     let key = trimtab_tests::git::Key::from_line(&quick.line());
     assert!(key.openssh_accepts("git", b"text", &Hand::Quick(&quick).block("git", b"text")));
 }
-
-#[test]
-fn what_it_costs_to_verify_a_release() {
-    const TIMES: u32 = 200;
-    let mut life = Life::new();
-    let shown = life.shown(0, None);
-    let served = life.release((1, 9), &members(0b00011), &shown);
-    let cpu = || {
-        let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_THREAD).unwrap();
-        let micros = |time: nix::sys::time::TimeVal| time.tv_sec() * 1_000_000 + time.tv_usec();
-        micros(usage.user_time()) + micros(usage.system_time())
-    };
-    let before = cpu();
-    for _ in 0..TIMES {
-        let judged = decide(served.tag, None, &mut life.objects, &life.trust, &life.memory, life.moment);
-        assert_eq!(judged.verdict.code(), "accepted");
-    }
-    let each = (cpu() - before) / i64::from(TIMES);
-    println!("a release of two signatures, with its roots looked at: {each} us of CPU (debug: {})", cfg!(debug_assertions));
-}

@@ -11,6 +11,8 @@ use trimtab_tests::trimtab_binary;
 
 use crate::Agent;
 
+mod strangers;
+
 /// A clone with a fleet in it, its bare remote, and a home whose owner has no habits.
 struct Desk {
     folder: tempfile::TempDir,
