@@ -2,6 +2,7 @@
 //! here is what needs many passes or an agent that is watched, quickly.
 
 mod artifacts;
+mod artifacts_amiss;
 mod bundles;
 mod desk;
 mod explain;
@@ -14,6 +15,7 @@ mod reports;
 mod signing;
 mod sticks;
 mod verdicts;
+mod walls;
 
 use std::fs;
 use std::path::{Path, PathBuf};

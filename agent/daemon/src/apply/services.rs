@@ -154,7 +154,7 @@ impl Pass<'_> {
                 }
                 let mut message = chain(&error);
                 if let Some((blamed, invocation)) = error.invocation() {
-                    message.push_str(&last_words(&self.machine.runner, Some(blamed), invocation, begun.elapsed()).await);
+                    message.push_str(&last_words(&self.machine.runner, Some(blamed), invocation, begun.elapsed(), None).await);
                 }
                 Outcome::Failed { message }
             }
@@ -241,12 +241,20 @@ async fn tool(runner: &Runner, what: &'static str, programs: &[&str], options: &
 
 /// What a run of a unit said at the end, for whoever must find out why it does not run: its own words, and systemd's about it.
 /// A process that ends at once may be gone before the journal has looked up its run: its unit is known all the same, so what that said since
-/// a time ago is taken as well, if the unit is given.
-pub(crate) async fn last_words(runner: &Runner, unit: Option<&str>, invocation: &str, ago: Duration) -> String {
+/// a time ago is taken as well, if the unit is given; `until`: what was said less long ago than that is somebody else's.
+pub(crate) async fn last_words(
+    runner: &Runner,
+    unit: Option<&str>,
+    invocation: &str,
+    ago: Duration,
+    until: Option<Duration>,
+) -> String {
     let (own, systemds) = (format!("_SYSTEMD_INVOCATION_ID={invocation}"), format!("INVOCATION_ID={invocation}"));
     let (units, since) = (unit.map(|unit| format!("_SYSTEMD_UNIT={unit}")), format!("--since=-{}s", ago.as_secs() + 1));
+    let until = until.map(|until| format!("--until=-{}s", until.as_secs()));
     let mut words = vec!["journalctl", &own, "+", &systemds];
     words.extend(units.iter().flat_map(|units| ["+", units.as_str()]));
+    words.extend(until.as_deref());
     words.extend([&since, "-n", "10", "--no-pager", "-q", "-o", "cat"]);
     // What it said a moment ago may still be on its way into the journal.
     let flush = Command::new("journal", ["journalctl", "--sync"]).timeout(Duration::from_secs(10));

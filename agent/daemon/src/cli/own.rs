@@ -70,6 +70,8 @@ struct Guard {
     unit: UnitName,
     /// The agent was asked to start after everything was put back.
     started: bool,
+    /// In seconds since the boot: when the new one was first seen to have been started anew.
+    crashing_since: Option<u64>,
     not_before: Instant,
 }
 
@@ -78,7 +80,7 @@ impl Guard {
         let unit = AGENT.parse().expect("because it is the name of a unit");
         let root = Root::open(&places.root)?;
         let systemd = if places.is_sandbox() { None } else { Systemd::of_this_machine() };
-        Ok(Self { root, places: places.store(), systemd, unit, started: false, not_before: Instant::now() })
+        Ok(Self { root, places: places.store(), systemd, unit, started: false, crashing_since: None, not_before: Instant::now() })
     }
 
     async fn run(mut self) -> Result<(), GuardError> {
@@ -113,13 +115,17 @@ impl Guard {
             Some(systemd) => systemd.fares(&self.unit).await.ok(),
             None => None,
         };
+        if look.as_ref().is_some_and(|look| watch.restarts_of(look) > 0) {
+            self.crashing_since.get_or_insert(now.uptime);
+        }
         if let Some(reason) = watch.verdict(&now, look.as_ref()) {
             let invocation = look.map(|look| look.invocation).unwrap_or_default();
-            self.restore(watch, Restored { reason, invocation }).await;
+            let restored = Restored { reason, invocation, crashing_since: self.crashing_since, stopped: now.uptime };
+            self.restore(watch, restored).await;
         }
     }
 
-    async fn restore(&mut self, watch: &mut Watch, restored: Restored) {
+    async fn restore(&mut self, watch: &mut Watch, mut restored: Restored) {
         tracing::warn!(
             trimtab_revision = watch.revision,
             trimtab_outcome = "restoring",
@@ -128,6 +134,7 @@ impl Guard {
         );
         // Stopped first: two of them must not write at once.
         self.job(JobVerb::Stop).await;
+        restored.stopped = uptime();
         if !self.places.has_watch() {
             // It has proven itself in the last moment.
             self.job(JobVerb::Start).await;

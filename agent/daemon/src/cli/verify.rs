@@ -28,7 +28,7 @@ use crate::trust::decide::decide;
 use crate::trust::keys::TrustConfig;
 use crate::trust::memory::{Memory, Moment};
 use crate::trust::release::Rules;
-use crate::trust::statement::Channel;
+use crate::trust::statement::{Channel, show_time};
 use crate::trust::verdict::Verdict;
 use steps::Steps;
 
@@ -81,6 +81,10 @@ fn verify(places: &Places, args: &VerifyArgs) -> Result<ExitCode, AuthorError> {
     reached.courier().advance(&tip, have.as_ref())?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_secs());
     let moment = Moment { clock: now, synchronised: true };
+    steps.add("clock", true, "a time to judge by".to_owned(), format!(
+        "{} by the clock here, as a host whose clock is kept in step (one whose clock nobody keeps does not refuse for time alone)",
+        show_time(now)
+    ));
     let alive = match trust.alive_reference() {
         Some(reference) => reached.courier().poll(&reference)?.id,
         None => None,

@@ -479,12 +479,15 @@ impl Cycle {
             let message = format!("looking at the source ended unexpectedly: {error}");
             Answer::Trouble { message, class: Class::Retry, commit: String::new() }.into()
         });
-        self.note_contact(answer.answer.is_reached());
+        self.note_contact(&answer);
         answer
     }
 
     /// Why nothing may be fetched, staged or remembered: a file system of ours is full.
-    fn no_room(&self) -> Option<String> {
+    fn no_room(&mut self) -> Option<String> {
+        if self.hold != Hold::ReadOnly && self.store.is_short() && self.store.give_up_parts() {
+            tracing::warn!("the disk is full: what had come of artifacts is given up, and fetched again when there is room");
+        }
         let cache = self.places.cache();
         let cache = if cache.exists() { crate::store::require_at(&cache, 0) } else { Ok(()) };
         let full = self.store.require(0).and(cache).err();

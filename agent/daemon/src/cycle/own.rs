@@ -20,7 +20,7 @@ use trimtab_model::names::{ComponentName, HostPath, UnitName};
 use trimtab_model::observed::Found;
 use trimtab_model::plan::{AGENT, GUARD, PROGRAM, Plan, before};
 use trimtab_model::report::{Failure, Outcome, Pass};
-use trimtab_model::transaction::{DeniedBy, ITSELF, Now, Phase, Previous, Resume, Trial, WATCH_FORMAT, Watch};
+use trimtab_model::transaction::{DeniedBy, ITSELF, Now, Phase, Previous, Restored, Resume, Trial, WATCH_FORMAT, Watch};
 
 use super::attempt::Attempt;
 use super::carry::tell;
@@ -41,6 +41,9 @@ pub(super) const SWITCHING: Duration = Duration::from_secs(60);
 
 /// What a trimtab said in this time before it was given up is told.
 const SPOKE: Duration = Duration::from_secs(3600);
+
+/// So long before the guard saw it start again its first run may have spoken.
+const BEFORE_SEEN: Duration = Duration::from_secs(4);
 
 /// systemd ends this process long before that.
 const HAND_OVER: Duration = Duration::from_secs(60);
@@ -208,7 +211,11 @@ impl Cycle {
             Ok(outcome) => Err(format!("{GUARD} does not run ({})", outcome.found.active)),
             Err(error) => Err(match error.invocation() {
                 Some((unit, invocation)) => {
-                    format!("{}{}", chain(&error), last_words(&self.machine.runner, Some(unit), invocation, GUARD_START).await)
+                    format!(
+                        "{}{}",
+                        chain(&error),
+                        last_words(&self.machine.runner, Some(unit), invocation, GUARD_START, None).await
+                    )
                 }
                 None => chain(&error),
             }),
@@ -268,15 +275,28 @@ impl Cycle {
         }
     }
 
+    /// What the trimtab that was given up said at the end.
+    async fn words_of(&self, restored: &Restored) -> String {
+        let (runner, now) = (&self.machine.runner, uptime());
+        let ago = |then: u64| Duration::from_secs(now.saturating_sub(then));
+        let in_this_boot = self.itself.watch.as_ref().is_some_and(|watch| watch.boot == boot_id(&self.machine.root));
+        match (restored.invocation.as_str(), restored.crashing_since) {
+            ("", _) => String::new(),
+            // It was seen at most a second or two after it had been started anew, and systemd waits for one before that.
+            (invocation, Some(since)) if in_this_boot => {
+                let (since, stopped) = (ago(since) + BEFORE_SEEN, ago(restored.stopped));
+                last_words(runner, Some(AGENT), invocation, since, Some(stopped)).await
+            }
+            (invocation, _) => last_words(runner, None, invocation, SPOKE, None).await,
+        }
+    }
+
     /// What falls, and why, when a trial is undone at a start.
     pub(super) async fn blame(&self, why: String, trial: &Trial, tried: &Desired) -> (Fallen, Failure) {
         let Some(restored) = self.itself.watch.as_ref().and_then(|watch| watch.restored.clone()) else {
             return (Fallen::All, Failure { resource: "trial".to_owned(), message: why, skipped: false });
         };
-        let words = match restored.invocation.as_str() {
-            "" => String::new(),
-            invocation => last_words(&self.machine.runner, None, invocation, SPOKE).await,
-        };
+        let words = self.words_of(&restored).await;
         let cause = Failure { resource: ITSELF.to_owned(), message: format!("{why}{words}"), skipped: false };
         // Where more than trimtab could have cut the host off, nobody knows whether that was it.
         let others = trial

@@ -369,7 +369,7 @@ fn found(trial: &Trial, what: &Resume) -> String {
             )
         }
         Resume::Forward => format!("revision {revision} was being put in place when the agent ended; it goes on with that"),
-        Resume::Undo(_) => format!("revision {revision} has been begun too often, and is undone"),
+        Resume::Undo(why) => format!("revision {revision} is undone: {why}"),
         Resume::GoOnUndoing | Resume::Wait => {
             format!("revision {revision} was being undone when the agent ended; it goes on with that")
         }

@@ -69,6 +69,13 @@ pub struct Restored {
     /// The run of the unit that was given up, whose journal may say more; empty when it never ran.
     #[serde(default)]
     pub invocation: String,
+    /// Since when it was seen to be started again and again, in seconds since the boot; `None`: it was not, or a guard of before this field.
+    /// Of one that crashes the last run may have said nothing yet, and the one before it said why.
+    #[serde(default)]
+    pub crashing_since: Option<u64>,
+    /// When it had been stopped, in seconds since the boot: what the unit says after that is the one before it.
+    #[serde(default)]
+    pub stopped: u64,
 }
 
 /// A moment in the life of the host.
@@ -98,6 +105,12 @@ impl Watch {
         true
     }
 
+    /// How often systemd has started the new one anew by itself.
+    pub fn restarts_of(&self, look: &UnitLook) -> u32 {
+        // A start that was asked for sets systemd's count back.
+        look.restarts.checked_sub(self.restarts).unwrap_or(look.restarts)
+    }
+
     /// Why the previous trimtab must be put back now; `None`: the new one still has time. `look` is the agent's unit, if systemd could say.
     pub fn verdict(&self, now: &Now, look: Option<&UnitLook>) -> Option<String> {
         if self.boots > MAX_BOOTS {
@@ -108,8 +121,7 @@ impl Watch {
             if look.active == "failed" && !look.sub.ends_with("before-auto-restart") {
                 return Some(format!("it failed ({why})"));
             }
-            // A start that was asked for sets systemd's count back.
-            let restarts = look.restarts.checked_sub(self.restarts).unwrap_or(look.restarts);
+            let restarts = self.restarts_of(look);
             if restarts >= MAX_RESTARTS {
                 return Some(format!("systemd has started it anew {restarts} times ({why})"));
             }
