@@ -8,6 +8,9 @@ use trimtab_tests::release::Say;
 use super::NOW;
 use super::releases::{Fleet, People, kept, place};
 
+/// What puts a signature behind a tag.
+type Signs<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+
 /// Three people, two of whom have tokens, an ed25519 and an ECDSA one.
 fn people() -> People {
     People { ann: Key::sk_ed25519("ann"), bob: Key::sk_ecdsa("bob"), ..People::new() }
@@ -41,8 +44,7 @@ fn what_nobody_touched_counts_for_nobody() {
     let fleet = Fleet::of(people());
     let (ann, bob) = (&fleet.people.ann, &fleet.people.bob);
     let bytes = Say::of(&fleet.repo, "production", (1, 1)).tag(&[]);
-    let signed =
-        |blocks: &[&dyn Fn(&[u8]) -> Vec<u8>]| blocks.iter().fold(bytes.clone(), |tag, block| [&tag[..], &block(&tag)].concat());
+    let signed = |blocks: &[Signs<'_>]| blocks.iter().fold(bytes.clone(), |tag, block| [&tag[..], &block(&tag)].concat());
     let untouched = |tag: &[u8]| ann.sign_with_flags("git", tag, 0);
     let verified = |tag: &[u8]| ann.sign_with_flags("git", tag, TOUCHED | 4);
     let bobs = |tag: &[u8]| bob.sign("git", tag);

@@ -201,9 +201,9 @@ fn what_is_refused_from_the_network_is_refused_from_a_stick_in_the_same_words() 
         make(host);
         let name = format!("stick-{at}");
         if at % 2 == 0 {
-            stick.created(&name)
+            stick.created(&name);
         } else {
-            stick.plain(&name, &[PRODUCTION])
+            stick.plain(&name, &[PRODUCTION]);
         }
         let (near, far) = (host.sandbox.once(), stick.apply(&lonely, &name));
         assert_eq!((near.outcome, near.trust.verdict.as_str()), (Outcome::Held, *verdict), "{what}: {near:?}");

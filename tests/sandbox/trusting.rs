@@ -101,7 +101,9 @@ fn a_host_in_release_mode_says_what_it_trusts_and_why_in_each_state() {
     let good = fs::read_to_string(&copies(sandbox)[0]).unwrap();
     let mut memory: Value = serde_json::from_str(&good).unwrap();
     memory["time-floor"] = (expires + 1).into();
-    copies(sandbox).iter().for_each(|copy| fs::write(copy, memory.to_string()).unwrap());
+    for copy in copies(sandbox) {
+        fs::write(copy, memory.to_string()).unwrap();
+    }
     explained(sandbox, &["Freshness  expired (it has run out): what it brought stays in force; a new release"], &[]);
 
     // One copy, none, and what comes of that.
