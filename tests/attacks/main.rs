@@ -16,6 +16,7 @@ mod releases;
 mod roots;
 mod signatures;
 mod sources;
+mod tokens;
 mod trees;
 mod vouched;
 

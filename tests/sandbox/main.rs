@@ -12,8 +12,10 @@ mod past;
 mod policy;
 mod releases;
 mod reports;
+mod rotations;
 mod signing;
 mod sticks;
+mod trusting;
 mod verdicts;
 mod walls;
 

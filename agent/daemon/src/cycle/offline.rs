@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use trimtab_model::report::{Failure, Outcome, Pass, Wake};
 
+use super::source::Answered;
 use super::{Cycle, Hold, worsen};
 use crate::bundle::{self, BundleError, Opened};
 use crate::courier::Way;
@@ -163,10 +164,14 @@ impl Cycle {
     }
 
     /// What came of asking the source; to read a stick is no contact with it.
-    pub(super) fn note_contact(&mut self, is_reached: bool) {
-        if self.offline.as_ref().is_none_or(|offline| offline.is_past) {
-            self.is_source_open = is_reached;
-            self.history.polled(is_reached, super::now_ms() / 1000);
+    pub(super) fn note_contact(&mut self, answered: &Answered) {
+        if self.offline.as_ref().is_some_and(|offline| !offline.is_past) {
+            return;
+        }
+        self.is_source_open = answered.answer.is_reached();
+        self.history.polled(self.is_source_open, super::now_ms() / 1000);
+        if let Some(courier) = &answered.courier {
+            self.history.heard(courier);
         }
     }
 

@@ -350,7 +350,9 @@ impl Session {
         if !is_complete {
             // Into this very clone there is nothing to push.
             if remote != "." {
-                self.desk.push(remote, &[(&unfinished, Some(object), there)])?;
+                self.desk
+                    .push(remote, &[(&unfinished, Some(object), there)])
+                    .map_err(|error| kept(error, &self.channel, self.alive))?;
             }
             return Ok(unfinished);
         }
@@ -359,10 +361,24 @@ impl Session {
             self.desk.set(&public, Some(object), in_force)?;
         } else {
             moves.extend(there.map(|there| (unfinished.as_str(), None, Some(there))));
-            self.desk.push(remote, &moves)?;
+            let left = self.desk.push(remote, &moves).map_err(|error| kept(error, &self.channel, self.alive))?;
+            if !left.is_empty() {
+                // No host looks there, and it is not taken for a new one: its number is not higher.
+                crate::cli::complain(&format!(
+                    "it is published; only the draft at {remote} could not be taken away: git push {remote} :{unfinished}"
+                ));
+            }
             self.desk.set(&public, Some(object), seen)?;
         }
         self.desk.set(&unfinished, None, Some(object))?;
         Ok(public)
     }
+}
+
+/// What becomes of a statement that could not be pushed.
+fn kept(error: AuthorError, channel: &Channel, alive: bool) -> AuthorError {
+    let alive = if alive { " --alive" } else { "" };
+    AuthorError::refused(format!(
+        "{error}\nThe statement and its signatures are kept in this clone: `trimtab release {channel}{alive} --draft --push` tries again"
+    ))
 }
