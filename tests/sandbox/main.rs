@@ -14,6 +14,7 @@ mod releases;
 mod reports;
 mod rotations;
 mod signing;
+mod spooled;
 mod sticks;
 mod trusting;
 mod verdicts;

@@ -163,6 +163,8 @@ pub enum ConditionKind {
     Stale,
     /// The last change was undone.
     RolledBack,
+    /// Reports cannot be written, or what was delivered cannot be noted.
+    Silenced,
 }
 
 /// Kubernetes' three values.
@@ -298,6 +300,8 @@ pub struct Queue {
     pub bytes: u64,
     /// When the oldest of them was made, milliseconds since 1970; 0: there is none.
     pub oldest_ms: u64,
+    /// Why the last report could not be written, or what a sink took could not be noted; empty when it could.
+    pub trouble: String,
     /// How each sink is.
     pub sinks: Vec<SinkStatus>,
 }
@@ -318,6 +322,8 @@ pub struct SinkStatus {
     pub failures: u32,
     /// Why it failed last; empty when it did not.
     pub error: String,
+    /// How many reports it never took, whatever was left out of them, and were passed over.
+    pub passed_over: u64,
 }
 
 /// What is watched by events.

@@ -14,6 +14,7 @@ use trimtab_model::status::{Clock, ConditionKind, Status, TrialLine, TrustStatus
 use super::{Cycle, Hold, now_ms};
 use crate::host::sys::is_clock_kept;
 use crate::log::chain;
+use crate::outbox::Outbox;
 use crate::trust::fresh;
 use crate::trust::memory::Moment as Clocked;
 use crate::trust::release::Rules;
@@ -78,9 +79,8 @@ impl Cycle {
             changes: ledger.history.clone(),
             ..self.history.status()
         };
-        if let Some(outbox) = &self.sending.outbox {
-            (status.device, status.queue) = (outbox.device(), outbox.queue());
-        }
+        status.device = self.sending.outbox.as_ref().map(Outbox::device).unwrap_or_default();
+        status.queue = self.sending.queue();
         status.tell_drift(book);
         let moment = Moment {
             now: now_ms / 1000,

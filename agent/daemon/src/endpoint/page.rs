@@ -159,6 +159,7 @@ fn is(status: &Status, ago: &dyn Fn(u64) -> String) -> Markup {
                 @if status.watch.watched > 0 { dt { "watched" } dd { (status.watch.watched) " paths by " (status.watch.files) @if status.watch.unwatched > 0 { ", " (status.watch.unwatched) " not" } } }
                 @if !status.queue.sinks.is_empty() {
                     dt { "reports" } dd { (status.queue.reports) " not delivered"
+                        @if !status.queue.trouble.is_empty() { div { (status.queue.trouble) } }
                         @for sink in &status.queue.sinks { div { (sink.name) ": " @if sink.failures > 0 { "failed " (sink.failures) " times, " (sink.error) } @else { "delivers" } } }
                     }
                 }

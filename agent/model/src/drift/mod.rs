@@ -263,6 +263,9 @@ pub struct DriftBook {
     pub said: Said,
     /// Events that are not in the spool yet, oldest first, at most [`MAX_UNSENT`].
     pub unsent: Vec<Event>,
+    /// Events that were not said to the journal yet, each of them, oldest first: taken by who says them once the book is on the disk.
+    #[serde(skip)]
+    pub unsaid: Vec<Event>,
 }
 
 /// What the event sources are to watch.
