@@ -48,6 +48,8 @@ pub(super) fn run(places: &Places, args: &ExplainArgs) -> Result<ExitCode, Autho
             "repo": trust.anchor().map(|anchor| anchor.repo.as_str()),
             "root": root.map(|file| json!({ "version": file.root.version, "epoch": file.root.epoch, "digest": file.digest() })),
             "release": memory.release,
+            "earlier": memory.earlier,
+            "former": memory.former,
             "alive": memory.alive,
             "commit": memory.accepted.as_ref().map(|accepted| accepted.commit.to_string()),
             "freshness": fresh.map(crate::trust::fresh::Freshness::code),
@@ -73,8 +75,9 @@ pub(super) fn run(places: &Places, args: &ExplainArgs) -> Result<ExitCode, Autho
     if let Some(lost) = memory.lost {
         let _ = writeln!(
             text,
-            "! An earlier memory was lost ({} ago): until the next release the floor in trust.toml is what keeps old ones out",
-            status::ago(clock, lost)
+            "! An earlier memory was lost ({} ago): until the next one {} is what keeps old ones out",
+            status::ago(clock, lost),
+            memory.base.map_or("the floor in trust.toml".to_owned(), |base| format!("{base}, which is in force,"))
         );
     }
     Ok(say(&text))
@@ -138,10 +141,23 @@ fn release(policy: &ReleasePolicy, trust: &TrustConfig, memory: &Memory) -> Stri
                 show_time(release.expires),
                 release.root
             );
+            let _ = writeln!(text, "           statement {}", release.statement);
             let _ = writeln!(text, "           so no release below {} is taken, whoever signs it", release.place);
         }
     }
-    if let Some(alive) = &memory.alive {
+    for passed in &memory.earlier {
+        let _ = writeln!(
+            text,
+            "Earlier    {}/{}: if this host follows that channel again, nothing below is taken",
+            passed.channel, passed.place
+        );
+    }
+    if memory.former.is_some() {
+        text.push_str(
+            "! Another root is pinned than that under which this was accepted: whether it counts is settled by the next release\n",
+        );
+    }
+    if let Some(alive) = memory.heard(policy.channel.as_str()) {
         let _ = writeln!(
             text,
             "Alive      {} was the newest on {}, and counts so until {}",
@@ -197,6 +213,12 @@ fn commit(trust: &TrustConfig, memory: &Memory) -> String {
     }
     if let Some(trailer) = trust.trailer() {
         let _ = writeln!(text, "Trailer    a commit must say `Trimtab-Channel: {trailer}`");
+    }
+    if let Some(least) = trust.min_commit() {
+        let _ = writeln!(
+            text,
+            "Floor      {least} (min-commit): what a first commit must be or descend from, even if this host loses its memory"
+        );
     }
     match &memory.accepted {
         None => text.push_str("Nothing was accepted yet.\n"),
