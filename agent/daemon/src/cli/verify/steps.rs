@@ -13,7 +13,7 @@ use crate::trust::blocks;
 use crate::trust::chain;
 use crate::trust::hash::Verified;
 use crate::trust::memory::{Memory, Moment};
-use crate::trust::policy::RootFile;
+use crate::trust::policy::{Anchor, RootFile};
 use crate::trust::release::Rules;
 use crate::trust::statement::{Statement, show_time};
 use crate::trust::tag::MAX_TAG;
@@ -73,7 +73,7 @@ impl Steps {
                 return;
             }
         };
-        let Some(root) = self.roots(tree, reached, rules, memory) else { return };
+        let Some(root) = self.roots(tree, reached, rules.anchor, memory) else { return };
         self.signatures(&draft, &root, rules);
         self.binding(statement, &draft, tree, &root, rules);
         self.order(statement, &draft, rules, memory);
@@ -114,8 +114,8 @@ impl Steps {
     }
 
     /// The newest root that the tree leads to.
-    fn roots(&mut self, tree: ObjectId, reached: &mut Reached, rules: Rules<'_>, memory: &Memory) -> Option<RootFile> {
-        let first = match begin::first(tree, reached.courier(), rules.anchor, memory) {
+    pub(super) fn roots(&mut self, tree: ObjectId, reached: &mut Reached, anchor: &Anchor, memory: &Memory) -> Option<RootFile> {
+        let first = match begin::first(tree, reached.courier(), anchor, memory) {
             Ok(first) => first,
             Err(error) => {
                 self.add("root", false, "the root that trust begins with".to_owned(), error.to_string());
