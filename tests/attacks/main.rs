@@ -11,6 +11,7 @@ mod commits;
 mod differential;
 mod history;
 mod lives;
+mod memories;
 mod openpgp;
 mod releases;
 mod roots;

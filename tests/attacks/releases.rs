@@ -323,7 +323,7 @@ fn r14_r15_r16_r17_time() {
     assert_eq!(fresh(&ahead, loose(2_060_000_000)), Freshness::Unknown);
     assert_eq!(fresh(&ahead, kept(NOW)), Freshness::Fresh, "a clock that was wrong leaves nothing behind");
     // What has certainly passed counts without any clock.
-    let certain = Memory { time_floor: NOW + 61 * DAY, ..Memory::default() };
+    let certain = Memory { time_floor: NOW + 61 * DAY, time_epoch: 1, ..Memory::default() };
     assert_code(&fleet.judge(one, &certain, loose(0)).verdict, "expired");
     // R17: dated into the future.
     let mut late = Say::of(&fleet.repo, "production", (1, 2));

@@ -208,7 +208,14 @@ pub struct TrustStatus {
     /// The version of the root whose keys count, where a root is pinned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root_version: Option<u64>,
-    /// What was remembered of accepted releases was lost; the floor in trust.toml counts instead.
+    /// The digest of that root. Two hosts of one channel with one version and two digests are told different things.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root_digest: Option<String>,
+    /// The digest of the newest accepted release's statement, in release mode. Two hosts of one channel with one epoch and sequence and two digests are
+    /// told different things.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statement: Option<String>,
+    /// What was remembered of accepted revisions was lost; the floor in trust.toml counts instead, or the commit that was in force.
     pub state_lost: bool,
 }
 

@@ -118,12 +118,14 @@ impl Cycle {
             trust.last_contact = trust.last_contact.max(state.accepted_at);
         }
         trust.root_version = memory.root.as_ref().map(|file| file.root.version);
+        trust.root_digest = memory.root.as_ref().map(|file| file.digest().to_string());
         if let Some(rules) = Rules::of(&self.trust) {
             "release".clone_into(&mut trust.mode);
             if let Some(release) = &memory.release {
                 trust.signer = release.signers.join(", ");
                 (trust.epoch, trust.sequence) = (Some(release.place.epoch), Some(release.place.seq));
-                trust.expires = fresh::expires(memory);
+                trust.statement = Some(release.statement.to_string());
+                trust.expires = memory.ends();
                 fresh::freshness(memory, rules, self.moment()).code().clone_into(&mut trust.freshness);
             }
         }
@@ -139,7 +141,7 @@ impl Cycle {
 
     fn clock(&self, now: u64) -> Clock {
         let floor = match (&self.memory.release, &self.memory.accepted) {
-            (Some(release), _) => self.memory.floor(release.place.epoch),
+            (Some(_), _) => self.memory.floor_now(),
             (None, Some(state)) => state.time_floor.max(state.accepted_at),
             (None, None) => 0,
         };

@@ -50,6 +50,8 @@ pub(super) fn run(places: &Places, args: &ExplainArgs) -> Result<ExitCode, Autho
             "repo": trust.anchor().map(|anchor| anchor.repo.as_str()),
             "root": root.map(|file| json!({ "version": file.root.version, "epoch": file.root.epoch, "digest": file.digest() })),
             "release": memory.release,
+            "earlier": memory.earlier,
+            "former": memory.former,
             "alive": memory.alive,
             "commit": memory.accepted.as_ref().map(|accepted| accepted.commit.to_string()),
             "freshness": fresh.map(Freshness::code),
@@ -85,8 +87,9 @@ pub(super) fn run(places: &Places, args: &ExplainArgs) -> Result<ExitCode, Autho
     if let Some(lost) = memory.lost {
         let _ = writeln!(
             text,
-            "! An earlier memory was lost ({} ago): until the next release the floor in trust.toml is what keeps old ones out",
-            status::ago(clock, lost)
+            "! An earlier memory was lost ({} ago): until the next one {} is what keeps old ones out",
+            status::ago(clock, lost),
+            memory.base.map_or("the floor in trust.toml".to_owned(), |base| format!("{base}, which is in force,"))
         );
     }
     Ok(say(&text))
@@ -180,10 +183,25 @@ fn release(policy: &ReleasePolicy, trust: &TrustConfig, memory: &Memory) -> Stri
                 show_time(release.expires),
                 release.root
             );
+            let _ = writeln!(text, "           statement {}", release.statement);
             let _ = writeln!(text, "           so no release below {} is taken, whoever signs it", release.place);
         }
     }
-    if let (Some(alive), true) = (&memory.alive, memory.release.as_ref().is_none_or(|release| is_of(release, policy, trust))) {
+    for passed in &memory.earlier {
+        let _ = writeln!(
+            text,
+            "Earlier    {}/{}: if this host follows that channel again, nothing below is taken",
+            passed.channel, passed.place
+        );
+    }
+    if memory.former.is_some() {
+        text.push_str(
+            "! Another root is pinned than that under which this was accepted: whether it counts is settled by the next release\n",
+        );
+    }
+    if let (Some(alive), true) =
+        (memory.heard(policy.channel.as_str()), memory.release.as_ref().is_none_or(|release| is_of(release, policy, trust)))
+    {
         let _ = writeln!(
             text,
             "Alive      {} was the newest on {}, and counts so until {}",
@@ -244,6 +262,12 @@ fn commit(trust: &TrustConfig, memory: &Memory) -> String {
     }
     if let Some(trailer) = trust.trailer() {
         let _ = writeln!(text, "Trailer    a commit must say `Trimtab-Channel: {trailer}`");
+    }
+    if let Some(least) = trust.min_commit() {
+        let _ = writeln!(
+            text,
+            "Floor      {least} (min-commit): what a first commit must be or descend from, even if this host loses its memory"
+        );
     }
     match &memory.accepted {
         None => text.push_str("Nothing was accepted yet.\n"),
