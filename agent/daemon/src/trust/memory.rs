@@ -284,6 +284,9 @@ impl Memory {
         }
         let memory =
             Self { accepted, release, earlier, root, pin, former, alive, time_floor, time_epoch, last_poll, lost, base, turn };
+        if head.format == u64::from(FORMAT) {
+            return Ok(memory);
+        }
         // Before it was bounded, one wrong day of the clock wrote any year there.
         Ok(Self { time_floor: memory.time_floor.min(memory.reach()), ..memory })
     }
