@@ -254,19 +254,18 @@ fn accept(seen: Seen<'_>, memory: &mut Memory, passed: Option<&Passed>, moment: 
     let (repo, channel) = (statement.repo.as_str(), statement.channel.as_str());
     let is_it = |release: &&Released| release.is_of(repo, channel) && release.statement == digest;
     let same = memory.release.as_ref().filter(is_it).map(|release| release.since);
-    let (accepted, is_same) = match (memory.accepted.clone(), same) {
-        (Some(accepted), Some(_)) => (accepted, true),
-        _ => {
-            if passed.is_some() {
-                memory.lost = None;
-            }
-            // What was issued later in this epoch has been seen: time does not go back with a statement that is dated earlier.
-            memory.reached(epoch, passed.filter(|passed| passed.place.epoch == epoch).map_or(0, |passed| passed.issued));
-            let print = signers.first().map_or_else(|| Fingerprint::of(b""), |named| Fingerprint::of(named.key.print().as_bytes()));
-            let reference = statement.channel.reference();
-            let state = TrustState::new(reference, statement.commit, digest, (print, names.join(", ")), now, 0).of_release();
-            (state, false)
+    let (accepted, is_same) = if let (Some(accepted), Some(_)) = (memory.accepted.clone(), same) {
+        (accepted, true)
+    } else {
+        if passed.is_some() {
+            memory.lost = None;
         }
+        // What was issued later in this epoch has been seen: time does not go back with a statement that is dated earlier.
+        memory.reached(epoch, passed.filter(|passed| passed.place.epoch == epoch).map_or(0, |passed| passed.issued));
+        let print = signers.first().map_or_else(|| Fingerprint::of(b""), |named| Fingerprint::of(named.key.print().as_bytes()));
+        let reference = statement.channel.reference();
+        let state = TrustState::new(reference, statement.commit, digest, (print, names.join(", ")), now, 0).of_release();
+        (state, false)
     };
     // By a clock that nobody keeps it may be any year.
     let since = if moment.synchronised { now } else { statement.issued };
