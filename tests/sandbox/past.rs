@@ -265,7 +265,7 @@ fn a_boot_changes_no_transition_and_the_passes_go_on() {
     boot();
     assert_eq!(sandbox.once().outcome, Outcome::Converged);
     for (was, is) in before.iter().zip(times()) {
-        let moves = matches!(was.0, ConditionKind::Suspended | ConditionKind::Ready);
+        let moves = matches!(was.0, ConditionKind::Suspended | ConditionKind::Ready | ConditionKind::Reconciling);
         assert!(was.0 == is.0 && moves == (is.2 > now), "{was:?} {is:?}");
     }
     assert!(book() != written);
