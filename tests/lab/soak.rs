@@ -78,7 +78,9 @@ fn soak_drift_at_speed_is_found_told_and_delivered_once() {
     let ana = Person::new(&m, "ana");
     let units: Vec<String> = (0..UNITS).map(|number| format!("unit{number:02}")).collect();
     fleet::assign(&ana, &["many"].into_iter().chain(units.iter().map(String::as_str)).collect::<Vec<_>>());
-    units.iter().for_each(|name| fleet::service(&ana, name, "1"));
+    for name in &units {
+        fleet::service(&ana, name, "1");
+    }
     m.sh(&format!(
         "cd {} && mkdir -p components/many/files/etc/many && for n in $(seq 0 {}); do echo \"value $n\" > components/many/files/etc/many/$(printf %04d $n).conf; done",
         ana.working_copy(),

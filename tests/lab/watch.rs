@@ -169,7 +169,9 @@ fn soak_stopped_units_run_again_within_two_seconds() {
     // Each is stopped once: what is stopped again and again is fought over.
     let names: Vec<String> = (0..UNITS).map(|number| format!("u{number:02}")).collect();
     fleet::assign(&ana, &names.iter().map(String::as_str).collect::<Vec<_>>());
-    names.iter().for_each(|name| fleet::service(&ana, name, "1"));
+    for name in &names {
+        fleet::service(&ana, name, "1");
+    }
     ana.push("Many services");
     enrol(&m, &ana, "");
     converge(&m);
