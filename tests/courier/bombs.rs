@@ -11,10 +11,20 @@ use trimtab::wire::{ObjectError, ObjectKind, ObjectSource};
 use trimtab_tests::server::{Fault, GitServer, Tls};
 use trimtab_tests::trimtab_binary;
 
-use crate::{Fleet, PATIENCE, id};
+use crate::{Fleet, PATIENCE, git, id};
 
 /// The most memory that a courier may ever have used here.
 const MEMORY: u64 = 80 << 20;
+
+/// The most time that one of these may take in all, on a machine that does other things as well.
+const TIME: Duration = Duration::from_secs(30);
+
+/// The peak of a courier's memory so far.
+fn peak(client: &Client) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", client.child_id().unwrap())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
 
 /// zlib data of `size` zeros: one literal, then runs of 258 in fixed Huffman codes, 13 bits each.
 fn zipped_zeros(size: u64) -> Vec<u8> {
@@ -159,6 +169,7 @@ pub(crate) struct Scene {
     pub(crate) fleet: Fleet,
     pub(crate) server: GitServer,
     pub(crate) client: Client,
+    begun: Instant,
 }
 
 impl Scene {
@@ -175,20 +186,15 @@ impl Scene {
         let text = format!("[source]\nurl = '{}/fleet/.git'\nallow-http = true\n{settings}\n[other]\nkey = 1\n", server.url());
         fs::write(&config, text).unwrap();
         let client = Client::spawn(&trimtab_binary(), &config, &fleet.root().join("cache"), patience).unwrap();
-        Self { fleet, server, client }
+        Self { fleet, server, client, begun: Instant::now() }
     }
 
-    /// The peak of the courier's memory so far.
-    fn peak(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.client.child_id().unwrap())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-    }
-
-    /// The courier survived, used little memory, left nothing lying about, and works.
+    /// The courier survived, used little memory and time, left nothing lying about, and works.
     pub(crate) fn survived(mut self) {
-        println!("peak: {} KiB", self.peak() >> 10);
-        assert!(self.peak() < MEMORY, "{}", self.peak());
+        let peak = peak(&self.client);
+        println!("peak: {} KiB, {:?} in all", peak >> 10, self.begun.elapsed());
+        assert!(peak < MEMORY, "{peak}");
+        assert!(self.begun.elapsed() < TIME, "{:?}", self.begun.elapsed());
         assert!(fs::read_dir(self.fleet.root().join("cache/tmp")).unwrap().next().is_none());
         self.server.set_fault(Fault::None);
         let tip = self.fleet.id("HEAD");
@@ -321,4 +327,39 @@ fn p5_packs_that_lie_about_themselves_are_refused() {
     let error = scene.client.objects(ObjectKind::Blob, &[id(&"3".repeat(40))], 16 << 20).unwrap_err();
     assert!(matches!(error, ObjectError::Missing { .. }), "{error}");
     scene.survived();
+}
+
+#[test]
+fn bombs_in_a_bundle_cost_no_more_than_those_of_a_server() {
+    let fleet = Fleet::new();
+    let tip = fleet.commit(&[("file", "x")]);
+    let path = |name: &str| fleet.root().join(name);
+    git(&fleet.work(), &["bundle", "create", "-q", path("good").to_str().unwrap(), "main"]);
+    let config = path("agent.toml");
+    let text = format!("[source]\nurl = 'file://{}'\ntotal-timeout = '1s'\n", path("stick").display());
+    fs::write(&config, text).unwrap();
+    let zeros = pack(1, &[head(3, 1 << 28), zipped_zeros(1 << 28)].concat());
+    let many = (0..300_000u32).flat_map(|n| [head(3, 4), stored(&n.to_le_bytes())].concat()).collect::<Vec<_>>();
+    for (name, bomb) in [
+        ("a blob of endless zeros", zeros),
+        ("deltas that unpack to much", delta_bomb(64, 200)),
+        ("deltas that unpack to as much as is legal", delta_bomb(64, 60)),
+        ("deltas that burn time", delta_bomb(15_000, 8)),
+        ("three hundred thousand blobs", pack(300_000, &many)),
+        ("more objects than are legal", pack(u32::MAX, &[])),
+        ("an entry of a tebibyte", pack(1, &[head(3, 1 << 40), stored(b"hello")].concat())),
+    ] {
+        let reference = format!("# v2 git bundle\n{tip} refs/heads/main\n\n");
+        fs::write(path("stick"), [reference.as_bytes(), &bomb].concat()).unwrap();
+        let mut client = Client::spawn(&trimtab_binary(), &config, &path("cache"), PATIENCE).unwrap();
+        let begun = Instant::now();
+        let got = client.objects(ObjectKind::Commit, &[tip], 1 << 20).unwrap_err();
+        println!("{name}: {got:.100} after {:?}, peak {} KiB", begun.elapsed(), peak(&client) >> 10);
+        assert!(begun.elapsed() < Duration::from_secs(15), "{name}: {:?}", begun.elapsed());
+        assert!(peak(&client) < 2 * MEMORY, "{name}: {}", peak(&client));
+        drop(client);
+        fs::copy(path("good"), path("stick")).unwrap();
+        let mut client = Client::spawn(&trimtab_binary(), &config, &path("cache"), PATIENCE).unwrap();
+        assert_eq!(client.poll("refs/heads/main").unwrap().id, Some(tip), "{name}: a good one is taken after it");
+    }
 }

@@ -14,6 +14,7 @@ use trimtab::courier::{Class, Client, ClientError, Part};
 use trimtab::trust::hash::{FetchError, Verified};
 use trimtab::wire::{self, ObjectKind, ObjectSource};
 use trimtab_model::outbound::Signed;
+use trimtab_model::status::{CourierStatus, Landlock};
 use trimtab_tests::server::{Auth, Fault, GitServer, Tls};
 use trimtab_tests::trimtab_binary;
 
@@ -259,10 +260,23 @@ fn frames_that_are_none_end_the_conversation_at_once_and_cost_nothing() {
 }
 
 #[test]
+fn what_a_courier_says_of_itself_is_listened_to_and_cut() {
+    let (_folder, socket) = liar(|stream, _| {
+        let courier = CourierStatus { landlock: Landlock::Whole, detail: "\u{1b}[2Jno wall\n".repeat(10_000) };
+        let polled =
+            Reply::Polled { id: None, peeled: None, beside: None, traffic: Traffic::default(), courier: Some(Box::new(courier)) };
+        let _ = wire::send(stream, "agent", &polled, &[]);
+    });
+    let courier = Client::connect(&socket, PATIENCE).unwrap().poll("HEAD").unwrap().courier;
+    assert!(courier.detail.starts_with("[2Jno wall[2J") && courier.detail.len() == 300, "{courier:?}");
+    assert!(!courier.detail.contains(char::is_control), "{courier:?}");
+}
+
+#[test]
 fn answers_without_end_are_answers_to_nothing() {
     // It goes on talking after its answer: what it says is never read beyond the next question, and never held.
     let (_folder, socket) = liar(|stream, _| {
-        let polled = Reply::Polled { id: None, peeled: None, beside: None, traffic: Traffic::default() };
+        let polled = Reply::Polled { id: None, peeled: None, beside: None, traffic: Traffic::default(), courier: None };
         while wire::send(stream, "agent", &polled, &[]).is_ok() {}
     });
     let mut client = Client::connect(&socket, Duration::from_secs(2)).unwrap();

@@ -1,6 +1,6 @@
 //! Small fleets that the scenarios are played with.
 
-use trimtab_tests::lab::Person;
+use trimtab_tests::lab::{Machine, Person};
 
 /// Gives these components to every host.
 pub(crate) fn assign(person: &Person<'_>, components: &[&str]) {
@@ -31,4 +31,18 @@ pub(crate) fn container(person: &Person<'_>, name: &str, digest: &str) {
              StopTimeout=0\n\n[Install]\nWantedBy=multi-user.target\n"
         ),
     );
+}
+
+/// The agent may not ask the kernel whether something keeps the clock, as in many containers; it counts from its next start.
+pub(crate) fn no_asking_for_the_clock(m: &Machine) {
+    m.write(
+        "/etc/systemd/system/trimtab.service.d/clock.conf",
+        "[Service]\nSystemCallFilter=~adjtimex clock_adjtime clock_adjtime64\n",
+    );
+    m.sh("systemctl daemon-reload");
+}
+
+/// Leaves the mark of a systemd-timesyncd that has set the clock.
+pub(crate) fn keep_the_clock(m: &Machine) {
+    m.sh("mkdir -p /run/systemd/timesync && touch /run/systemd/timesync/synchronized");
 }

@@ -78,3 +78,39 @@ fn two_of_two_release_and_neither_one_nor_the_past_does() {
     let explained = m.sh("trimtab trust explain");
     assert!(explained.contains("1.2"), "{explained}");
 }
+
+#[test]
+fn what_has_run_out_is_refused_and_told_by_a_clock_that_is_kept() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    let ana = Person::new(&m, "ana");
+    fleet::service(&ana, "one", "one");
+    fleet::assign(&ana, &["one"]);
+    desk(&ana, &format!("trust init --key ana={} --channel production=1 {}", ana.key_file(), sign(&ana)));
+    ana.push("Root 1");
+    let pin = desk(&ana, "trust show --json | jq -r .pin");
+    m.sh(&format!(
+        "trimtab init --mode release --channel production --root-digest {pin} --url https://localhost/fleet.git \
+         --ca-file /etc/ssl/lab-ca.pem --host edge-1"
+    ));
+    m.sh("sed -i 's/^\\[agent\\]$/[guard]\\nsettle = \"1s\"\\n\\n[agent]/' /etc/trimtab/agent.toml");
+    fleet::no_asking_for_the_clock(&m);
+    fleet::keep_the_clock(&m);
+    let release = |expires: &str| desk(&ana, &format!("release production {} --expires {expires} --push", sign(&ana)));
+    let stale = || status(&m, ".conditions[] | select(.type == \"Stale\") | .status + \" \" + .reason");
+    let version = || m.try_sh("cat /etc/one.conf").out;
+
+    // It ran out before the host ever saw it.
+    release("1s");
+    m.sh("sleep 2");
+    start_agent(&m);
+    eventually("it is refused, and told", 20, || status(&m, ".lastPass.trust.verdict") == "expired");
+    assert_eq!(version(), "");
+    // One that lives for a while is taken, runs out in force, and stays.
+    release("25s");
+    eventually("it is in force, and fresh", 24, || version() == "SETTING=one" && status(&m, ".trust.freshness") == "fresh");
+    eventually("it has run out, and that is told", 40, || stale() == "True Expired");
+    assert_eq!((version().as_str(), status(&m, ".trust.freshness").as_str()), ("SETTING=one", "expired"));
+    // Nobody keeps the clock any more: then it is not certain, and that is told as well.
+    m.sh("rm /run/systemd/timesync/synchronized");
+    eventually("it is not certain", 10, || stale() == "Unknown FreshnessUnknown");
+}

@@ -3,8 +3,11 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use trimtab::trust::statement::show_time;
 use trimtab_tests::git::{Key, Repo};
+use trimtab_tests::release::{Hand, Mini, REPO_ID, RootText, Say};
 use trimtab_tests::server::{GitServer, Tls};
 
 /// Contents of the operator's that must be somewhere at every moment, each with the path where it stood.
@@ -30,17 +33,20 @@ pub(crate) struct Fleet {
     key: Key,
     /// So many more files change with the new revision: beyond a handful they are synced otherwise.
     many: usize,
+    /// Who signs its releases, where the host follows those.
+    hands: Option<(Mini, Key)>,
     /// It is fetched from here, and so goes through the courier's cache; else it is read where it lies.
     server: Option<GitServer>,
 }
 
 impl Fleet {
     /// The repository at its old revision.
-    pub(crate) fn new(many: usize, fetched: bool) -> Self {
+    pub(crate) fn new(many: usize, fetched: bool, released: bool) -> Self {
         let repo = Repo::new();
         repo.git(&["config", "uploadpack.allowFilter", "true"]);
         let server = fetched.then(|| GitServer::start(repo.path(), Tls::Off));
-        let fleet = Self { repo, key: Key::new("person"), many, server };
+        let hands = released.then(|| (Mini::new(), Key::new("bob")));
+        let fleet = Self { repo, key: Key::new("person"), many, hands, server };
         fleet.repo.write("fleet.toml", "format = 1\n[[group]]\nname = \"all\"\nselect = \"*\"\ncomponents = [\"one\"]\n");
         for name in ["original", "given-back", "drifted", "spoiled", "drifted-leaving", "leaving", "mode", "replaced"] {
             fleet.file(&format!("etc/app/{name}.conf"), &format!("{name}, the old one\n"));
@@ -51,7 +57,7 @@ impl Fleet {
         let directory = "[[directory]]\npath = \"/srv/data\"\nmode = \"0750\"\n";
         let symlink = "[[symlink]]\npath = \"/etc/app/link\"\ntarget = \"replaced.conf\"\n";
         fleet.repo.write(COMPONENT, format!("{directory}{symlink}"));
-        fleet.commit("The old one");
+        fleet.commit("The old one", 1);
         fleet
     }
 
@@ -81,7 +87,7 @@ impl Fleet {
         let symlink = "[[symlink]]\npath = \"/etc/app/link\"\ntarget = \"mode.conf\"\n";
         let files = mode("/etc/app/mode.conf", "0600") + &mode("/etc/app/replaced.conf", "0640");
         self.repo.write(COMPONENT, format!("{files}{directory}{symlink}"));
-        self.commit("The new one");
+        self.commit("The new one", 2);
     }
 
     /// The commit that is asked for.
@@ -93,8 +99,30 @@ impl Fleet {
         self.repo.write(&format!("components/one/files/{path}"), content);
     }
 
-    fn commit(&self, message: &str) {
-        self.repo.commit(message, Some(&self.key));
+    /// The `number`th revision; where releases are followed, release 1.`number` under root `number`.
+    fn commit(&self, message: &str, number: u64) {
+        if let (Some(root), Some((safe, _))) = (self.root(number), &self.hands) {
+            let by = [Hand::Mini(safe), Hand::Ssh(&self.key)];
+            root.write(&self.repo, &by);
+            self.repo.commit(message, Some(&self.key));
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("because no clock is before 1970").as_secs();
+            let times = (show_time(now - 60), show_time(now + 60 * 86_400));
+            Say { root: number, times, ..Say::of(&self.repo, "production", (1, number)) }.release(&self.repo, &by);
+        } else {
+            self.repo.commit(message, Some(&self.key));
+        }
+    }
+
+    /// The root of a version: in the second one a key is gone.
+    fn root(&self, version: u64) -> Option<RootText<'_>> {
+        let (safe, bob) = self.hands.as_ref()?;
+        let (both, three): (&[&str], &[&str]) = (&["person", "safe"], &["person", "safe", "bob"]);
+        let mut keys = vec![("person", Hand::Ssh(&self.key)), ("safe", Hand::Mini(safe))];
+        let names = if version == 1 { three } else { both };
+        if version == 1 {
+            keys.push(("bob", Hand::Ssh(bob)));
+        }
+        Some(RootText { version, ..RootText::new(&keys, &[("root", 2, names), ("release.production", 2, names)]) })
     }
 
     /// The machine before trimtab came: its local settings, and what its operator has.
@@ -109,8 +137,14 @@ impl Fleet {
             None => format!("url = \"{}\"", self.repo.path().display()),
         };
         write("/etc/trimtab/agent.toml", &format!("[source]\n{source}\n[host]\nname = \"box\"\n"));
-        let keys = self.key.line();
-        write("/etc/trimtab/trust.toml", &format!("mode = \"commit\"\nbranch = \"main\"\nkeys = [\"{keys}\"]\n"));
+        if let Some(root) = self.root(1) {
+            write("/etc/trimtab/root.toml", &root.text());
+            let text = format!("mode = \"release\"\nchannel = \"production\"\nrepo = \"{REPO_ID}\"\nroot = \"root.toml\"\n");
+            write("/etc/trimtab/trust.toml", &text);
+        } else {
+            let keys = self.key.line();
+            write("/etc/trimtab/trust.toml", &format!("mode = \"commit\"\nbranch = \"main\"\nkeys = [\"{keys}\"]\n"));
+        }
         for (path, content) in ORIGINALS {
             write(path, content);
         }

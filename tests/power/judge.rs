@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use trimtab_model::digest::Digest;
+use trimtab_tests::release::Floor;
 
 use crate::run::{Ended, pass};
 use crate::tree::{self, Thing, Tree};
@@ -27,6 +28,8 @@ pub(crate) struct Judge<'a> {
     pub(crate) treasures: &'a [(&'a str, &'a str)],
     /// The new revision.
     pub(crate) revision: &'a str,
+    /// It is release 1.2 under root 2; the old one is 1.1 under root 1.
+    pub(crate) released: bool,
 }
 
 /// What was judged already: a disk with the same content leads to the same passes.
@@ -55,6 +58,7 @@ impl Judge<'_> {
         tree::is_old_or_new(&visible, self.old, self.new)?;
         documents(&found)?;
         self.nothing_is_lost(&found).map_err(|why| format!("as found: {why}"))?;
+        self.is_held(&found, reported || visible != *self.old)?;
         if reported {
             tree::is_same(&visible, self.new).map_err(|why| format!("it was reported, and is lost: {why}"))?;
             self.revision_in_force(&found)?;
@@ -100,6 +104,7 @@ impl Judge<'_> {
         tree::is_same(&tree::visible(&found), &wanted).map_err(after)?;
         self.revision_in_force(&found).map_err(after)?;
         documents(&found).map_err(after)?;
+        self.is_held(&found, true).map_err(after)?;
         self.nothing_is_lost(&found).map_err(after)?;
         blobs_are_whole(&found).map_err(after)?;
         let second = pass(root);
@@ -115,6 +120,21 @@ impl Judge<'_> {
             if !in_place {
                 let digest = Digest::of(content.as_bytes()).to_string();
                 blob(found, &digest).map_err(|why| format!("the operator's {path} is lost: it is not in its place, and {why}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Both copies of what the host is held to are of before or of after; of after once anything else is (`begun`).
+    fn is_held(&self, found: &Tree, begun: bool) -> Result<(), String> {
+        let (before, after) = (Floor { place: (1, 1), root: 1 }, Floor { place: (1, 2), root: 2 });
+        for copy in
+            ["/var/lib/trimtab/trust-state.json", "/etc/trimtab/state/trust-state.json"].into_iter().filter(|_| self.released)
+        {
+            let Some(Thing::File(text, ..)) = found.get(copy) else { return Err(format!("{copy} is gone")) };
+            let floor = Floor::read(text).map_err(|why| format!("{copy}: {why}"))?;
+            if floor != after && (begun || floor != before) {
+                return Err(format!("{copy} holds the host to {floor:?}, and something of the new release is there: {begun}"));
             }
         }
         Ok(())

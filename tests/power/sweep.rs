@@ -50,6 +50,8 @@ pub(crate) struct Case {
     pub(crate) many: usize,
     /// The repository is fetched from a server, not read where it lies.
     pub(crate) fetched: bool,
+    /// The host follows releases, and the new revision is one, with a new root in it.
+    pub(crate) released: bool,
     /// The journal is committed in the middle of everything.
     pub(crate) disturbed: bool,
     /// Of chance.
@@ -130,7 +132,7 @@ impl Bench {
     }
 
     fn record(&self, case: &Case, dice: &mut Dice) -> Recording {
-        let fleet = Fleet::new(case.many, case.fetched);
+        let fleet = Fleet::new(case.many, case.fetched, case.released);
         let base = self.prepare(case, &fleet);
         fleet.renew();
         let root = self.at("root");
@@ -216,7 +218,7 @@ impl Bench {
             Story::First => ORIGINALS.to_vec(),
             Story::Change | Story::Killed => ORIGINALS.into_iter().chain(DRIFT).collect(),
         };
-        let judge = Judge { old, new, treasures: &treasures, revision: &fleet.head() };
+        let judge = Judge { old, new, treasures: &treasures, revision: &fleet.head(), released: case.released };
         // Twice the same walk: the disks of a whole sweep are too many to be held at once.
         let mut disks = 0;
         each(recording, seed, &mut |_| disks += 1);

@@ -12,21 +12,21 @@ use trimtab_tests::server::{Auth, Authority, Fault, GitServer, Tls};
 
 use crate::{FLEET, Sandbox};
 
-const TOOL: &str = "usr/local/bin/tool";
+pub(crate) const TOOL: &str = "usr/local/bin/tool";
 
 /// A sandbox whose artifacts lie on a server of their own.
-struct Shop {
-    sandbox: Sandbox,
-    server: GitServer,
-    folder: tempfile::TempDir,
+pub(crate) struct Shop {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) server: GitServer,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Shop {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with("")
     }
 
-    fn with(more: &str) -> Self {
+    pub(crate) fn with(more: &str) -> Self {
         let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
         fs::create_dir(folder.path().join("files")).unwrap();
         fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
@@ -45,12 +45,12 @@ impl Shop {
     }
 
     /// Puts a file on the server; `[[artifact]]` of component `one` says what it is.
-    fn offer(&self, name: &str, bytes: &[u8]) {
+    pub(crate) fn offer(&self, name: &str, bytes: &[u8]) {
         fs::write(self.folder.path().join("files").join(name), bytes).unwrap();
         self.declare(&format!("{}/files/{name}", self.server.url()), bytes, "");
     }
 
-    fn declare(&self, url: &str, bytes: &[u8], more: &str) {
+    pub(crate) fn declare(&self, url: &str, bytes: &[u8], more: &str) {
         let (size, digest) = (bytes.len(), Digest::of(bytes).hex());
         let text = format!(
             "[[artifact]]\npath = \"/{TOOL}\"\nurl = \"{url}\"\nsize = {size}\nsha256 = \"{digest}\"\nmode = \"0755\"\n{more}"
@@ -59,21 +59,21 @@ impl Shop {
         self.sandbox.push();
     }
 
-    fn tool(&self) -> Option<Vec<u8>> {
+    pub(crate) fn tool(&self) -> Option<Vec<u8>> {
         fs::read(self.sandbox.root().join(TOOL)).ok()
     }
 
-    fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         self.server.log()
     }
 
-    fn parts(&self) -> usize {
+    pub(crate) fn parts(&self) -> usize {
         fs::read_dir(self.sandbox.root().join("var/lib/trimtab/parts")).map_or(0, Iterator::count)
     }
 }
 
 /// Bytes that look like a program.
-fn program(seed: u8, size: usize) -> Vec<u8> {
+pub(crate) fn program(seed: u8, size: usize) -> Vec<u8> {
     let mut state = u32::from(seed) + 1;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -93,7 +93,7 @@ fn key(folder: &Path, name: &str) -> String {
     fs::read_to_string(folder.join(format!("{name}.pub"))).unwrap().lines().nth(1).unwrap().to_owned()
 }
 
-fn told(pass: &Pass) -> String {
+pub(crate) fn told(pass: &Pass) -> String {
     pass.failures.iter().map(|failure| format!("{}: {}", failure.resource, failure.message)).collect::<Vec<_>>().join("\n")
 }
 

@@ -2,6 +2,7 @@
 //! here is what needs many passes or an agent that is watched, quickly.
 
 mod artifacts;
+mod artifacts_amiss;
 mod bundles;
 mod desk;
 mod explain;
@@ -12,6 +13,9 @@ mod policy;
 mod releases;
 mod reports;
 mod signing;
+mod sticks;
+mod verdicts;
+mod walls;
 
 use std::fs;
 use std::path::{Path, PathBuf};

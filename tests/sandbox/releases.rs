@@ -13,15 +13,15 @@ use trimtab_tests::server::{Authority, GitServer, Tls};
 
 use crate::Sandbox;
 
-const DAY: u64 = 86_400;
+pub(crate) const DAY: u64 = 86_400;
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// A sandbox whose host follows `production`, of which two of ann, bob and an offline key must sign releases.
-struct Released {
-    sandbox: Sandbox,
+pub(crate) struct Released {
+    pub(crate) sandbox: Sandbox,
     server: GitServer,
     ann: Key,
     bob: Key,
@@ -31,7 +31,7 @@ struct Released {
 const ALL: &[&str] = &["ann", "bob", "safe"];
 
 impl Released {
-    fn new(more: &str) -> Self {
+    pub(crate) fn new(more: &str) -> Self {
         let (sandbox, authority) = (Sandbox::new(""), Authority::new());
         let server = GitServer::start(sandbox.repo.path(), Tls::On(&authority));
         sandbox.repo.git(&["config", "uploadpack.allowFilter", "true"]);
@@ -51,44 +51,44 @@ impl Released {
         released
     }
 
-    fn trust(&self, more: &str) {
+    pub(crate) fn trust(&self, more: &str) {
         let text = format!("mode = \"release\"\nchannel = \"production\"\nrepo = \"{REPO_ID}\"\nroot = \"root.toml\"\n{more}");
         fs::write(self.sandbox.root().join("etc/trimtab/trust.toml"), text).unwrap();
     }
 
-    fn ann(&self) -> Hand<'_> {
+    pub(crate) fn ann(&self) -> Hand<'_> {
         Hand::Ssh(&self.ann)
     }
 
-    fn bob(&self) -> Hand<'_> {
+    pub(crate) fn bob(&self) -> Hand<'_> {
         Hand::Ssh(&self.bob)
     }
 
-    fn safe(&self) -> Hand<'_> {
+    pub(crate) fn safe(&self) -> Hand<'_> {
         Hand::Mini(&self.safe)
     }
 
-    fn root(&self) -> RootText<'_> {
+    pub(crate) fn root(&self) -> RootText<'_> {
         let keys = [("ann", self.ann()), ("bob", self.bob()), ("safe", self.safe())];
         RootText::new(&keys, &[("root", 2, ALL), ("release.production", 2, ALL), ("alive.production", 1, &["bob"])])
     }
 
-    fn say(&self, seq: u64) -> Say {
+    pub(crate) fn say(&self, seq: u64) -> Say {
         let mut say = Say::of(&self.sandbox.repo, "production", (1, seq));
         say.times = (show_time(now() - 60), show_time(now() + 60 * DAY));
         say
     }
 
     /// A release of what is checked out, by ann and the offline key.
-    fn release(&self, seq: u64) -> ObjectId {
+    pub(crate) fn release(&self, seq: u64) -> ObjectId {
         self.say(seq).release(&self.sandbox.repo, &[self.safe(), self.ann()])
     }
 
-    fn serve(&self, tag: ObjectId) {
+    pub(crate) fn serve(&self, tag: ObjectId) {
         self.sandbox.repo.git(&["update-ref", "refs/trimtab/production", &tag.to_string()]);
     }
 
-    fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         self.sandbox.status().unwrap()
     }
 
@@ -261,7 +261,7 @@ fn a_host_that_followed_releases_does_not_go_back_to_commits() {
 }
 
 /// A copy of all that a host is.
-fn copy(from: &std::path::Path, to: &std::path::Path) {
+pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {
     let done = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
     assert!(done.success());
 }

@@ -260,3 +260,24 @@ pub fn signed_tag(commit: ObjectId, name: &str, text: &str, hands: &[Hand<'_>]) 
     }
     tag
 }
+
+/// What a copy of a host's trust state holds it to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Floor {
+    /// Epoch and sequence of the newest accepted release.
+    pub place: (u64, u64),
+    /// The version of the root whose keys count.
+    pub root: u64,
+}
+
+impl Floor {
+    /// Reads a copy, as it lies on the disk. An error: it cannot be read, or holds the host to nothing.
+    pub fn read(copy: &[u8]) -> Result<Self, String> {
+        let text: serde_json::Value = serde_json::from_slice(copy).map_err(|error| format!("{} bytes: {error}", copy.len()))?;
+        let place = &text["release"]["place"];
+        let place = place["epoch"].as_u64().zip(place["seq"].as_u64()).ok_or("it names no release")?;
+        let root =
+            text["root"].as_str().and_then(|root| root.lines().find_map(|line| line.strip_prefix("version = ")?.parse().ok()));
+        Ok(Self { place, root: root.ok_or("it names no root")? })
+    }
+}

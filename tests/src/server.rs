@@ -90,6 +90,8 @@ pub enum Fault {
     Status(u16, String),
     /// Sends the client there.
     Redirect(String),
+    /// Sends there who asks for a file; repositories are served.
+    RedirectFiles(String),
     /// Refuses a command before which nobody has asked for the handshake.
     RejectBarePost,
     /// Speaks only the protocol of before 2018.
@@ -102,6 +104,8 @@ pub enum Fault {
     EndlessHead,
     /// Sends files whole, whatever part was asked for.
     NoRanges,
+    /// Sends another part of a file than was asked for, and says so.
+    OtherRange,
 }
 
 /// Which credentials the server wants to see.
@@ -348,6 +352,11 @@ impl Shared {
                 response.headers.push(("Location".to_owned(), to.clone()));
                 response
             }
+            Fault::RedirectFiles(to) if request.path.starts_with(FILES) => {
+                let mut response = Response::plain("302 Found", "");
+                response.headers.push(("Location".to_owned(), to.clone()));
+                response
+            }
             Fault::RejectBarePost if post && !self.shaken.load(Ordering::Relaxed) => {
                 Response::plain("400 Bad Request", "ask for info/refs first")
             }
@@ -356,7 +365,7 @@ impl Shared {
                 let kind = format!("application/x-git-{service}-pack-result");
                 Response { status: "200 OK".to_owned(), headers: vec![("Content-Type".to_owned(), kind)], body: bytes.clone() }
             }
-            _ if request.path.starts_with(FILES) => self.file(request, matches!(fault, Fault::NoRanges)),
+            _ if request.path.starts_with(FILES) => self.file(request, fault),
             _ => self
                 .backend(request, matches!(fault, Fault::OldProtocol))
                 .unwrap_or_else(|error| Response::plain("502 Bad Gateway", &format!("git http-backend: {error}"))),
@@ -364,7 +373,8 @@ impl Shared {
     }
 
     /// A plain file, or the end of it.
-    fn file(&self, request: &Request, whole: bool) -> Response {
+    fn file(&self, request: &Request, fault: &Fault) -> Response {
+        let whole = matches!(fault, Fault::NoRanges);
         let Ok(body) = std::fs::read(self.root.join(&request.path[1..])) else {
             return Response::plain("404 Not Found", "no such file");
         };
@@ -375,6 +385,7 @@ impl Shared {
         if from >= body.len() {
             return Response::plain("416 Range Not Satisfiable", "");
         }
+        let from = if matches!(fault, Fault::OtherRange) { from / 2 } else { from };
         let place = format!("bytes {from}-{}/{}", body.len() - 1, body.len());
         let headers = vec![("Content-Range".to_owned(), place)];
         Response { status: "206 Partial Content".to_owned(), headers, body: body[from..].to_vec() }

@@ -8,5 +8,6 @@
 mod faults;
 mod full;
 mod kill;
+mod released;
 mod scene;
 mod tree;

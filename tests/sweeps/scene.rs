@@ -41,18 +41,20 @@ impl Scene {
         let etc = root.join("etc/trimtab");
         fs::create_dir_all(&etc).unwrap();
         let url = repo.path().display();
+        let files = folder.path().join("files");
+        fs::create_dir(&files).unwrap();
         // At last all but one file leave, and that is meant.
-        let guard = "[guard]\nmax-removals = \"100%\"\n";
+        let guard = format!("[guard]\nmax-removals = \"100%\"\n[artifacts]\nallow = [\"file://{}/\"]\n", files.display());
         fs::write(etc.join("agent.toml"), format!("[source]\nurl = \"{url}\"\n[host]\nname = \"box\"\n{guard}")).unwrap();
         fs::write(etc.join("trust.toml"), trust(&key, "main")).unwrap();
         fleet(&repo, &["one", "two"]);
-        first(&repo);
+        first(&repo, &artifact(&files, "1"));
         repo.commit("The first revision", Some(&key));
         let host = Host { root, words: folder.path().join("base") };
         host.expect(2, "converged");
         host.expect(0, "unchanged");
         let old = Tree::of(&host.root);
-        second(&repo);
+        second(&repo, &artifact(&files, "2"));
         repo.commit("The second revision", Some(&key));
         repo.git(&["checkout", "--quiet", "-b", "later"]);
         fleet(&repo, &["rest"]);
@@ -83,11 +85,7 @@ impl Scene {
 
     /// As [`Scene::copy`], on another disk.
     pub(crate) fn copy_to(&self, root: &Path) -> Host {
-        let copied = Command::new("cp").arg("-a").arg(self.base()).arg(root).status();
-        assert!(copied.unwrap().success(), "the start state could not be copied to {}", root.display());
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let words = self.folder.path().join(format!("words-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-        Host { root: root.to_owned(), words }
+        Host::copied(&self.base(), root, self.folder.path())
     }
 
     /// Whether a host whose pass was cut off is whole: each file old or new, nobody else's touched, the originals kept, the ledger readable.
@@ -135,7 +133,7 @@ fn none(wrong: Vec<String>, what: &str) -> Result<(), String> {
 }
 
 /// Sandboxes lie in memory where they can: what a power cut does is another sweep's business.
-fn disk() -> PathBuf {
+pub(crate) fn disk() -> PathBuf {
     let shm = PathBuf::from("/dev/shm");
     if tempfile::tempdir_in(&shm).is_ok() { shm } else { std::env::temp_dir() }
 }
@@ -171,7 +169,16 @@ fn large(letter: &str) -> String {
     letter.repeat(100_000)
 }
 
-fn first(repo: &Repo) {
+/// A program that is no file of the repository: it comes through a courier, and lies in the store before it is placed.
+fn artifact(files: &Path, version: &str) -> String {
+    let (file, bytes) = (files.join(version), large(version));
+    fs::write(&file, &bytes).unwrap();
+    let (size, digest) = (bytes.len(), digest(bytes.as_bytes()));
+    let url = file.display();
+    format!("[[artifact]]\npath = \"/opt/tool\"\nurl = \"file://{url}\"\nsize = {size}\nsha256 = \"{digest}\"\nmode = \"0755\"\n")
+}
+
+fn first(repo: &Repo, artifact: &str) {
     repo.write("components/one/files/etc/app/replaced.conf", "old\n");
     repo.write("components/one/files/etc/app/mode.conf", "the same\n");
     repo.write("components/one/files/etc/app/leaving.conf", "leaving\n");
@@ -180,15 +187,17 @@ fn first(repo: &Repo) {
     repo.write("components/one/files/srv/deep/er/leaving.conf", "leaving\n");
     repo.write(
         "components/one/component.toml",
-        "[[symlink]]\npath = \"/etc/app/current\"\ntarget = \"replaced.conf\"\n\
+        format!(
+            "{artifact}[[symlink]]\npath = \"/etc/app/current\"\ntarget = \"replaced.conf\"\n\
          [[symlink]]\npath = \"/etc/app/leaving-link\"\ntarget = \"replaced.conf\"\n\
          [[directory]]\npath = \"/var/lib/app\"\nmode = \"0755\"\n\
-         [[directory]]\npath = \"/var/lib/leaving\"\nmode = \"0755\"\n",
+         [[directory]]\npath = \"/var/lib/leaving\"\nmode = \"0755\"\n"
+        ),
     );
     repo.write("components/two/files/etc/two.conf", "two\n");
 }
 
-fn second(repo: &Repo) {
+fn second(repo: &Repo, artifact: &str) {
     for path in ["etc/app/leaving.conf", "etc/returned.conf", "srv/deep/er/leaving.conf"] {
         repo.git(&["rm", "--quiet", &format!("components/one/files/{path}")]);
     }
@@ -200,12 +209,14 @@ fn second(repo: &Repo) {
     repo.write("components/one/files/srv/new/deep/er/file", "in directories that are made on the way\n");
     repo.write(
         "components/one/component.toml",
-        "[[file]]\npath = \"/etc/app/mode.conf\"\nmode = \"0600\"\n\
+        format!(
+            "{artifact}[[file]]\npath = \"/etc/app/mode.conf\"\nmode = \"0600\"\n\
          [[file]]\npath = \"/srv/large\"\nmode = \"0640\"\n\
          [[symlink]]\npath = \"/etc/app/current\"\ntarget = \"created.conf\"\n\
          [[symlink]]\npath = \"/etc/app/new-link\"\ntarget = \"created.conf\"\n\
          [[directory]]\npath = \"/var/lib/app\"\nmode = \"0700\"\n\
-         [[directory]]\npath = \"/var/lib/new\"\nmode = \"0750\"\n",
+         [[directory]]\npath = \"/var/lib/new\"\nmode = \"0750\"\n"
+        ),
     );
     repo.write("components/two/files/etc/two.conf", "two, the second\n");
     repo.write("components/two/component.toml", "depends = [\"one\"]\n");
@@ -252,6 +263,15 @@ impl Ran {
 }
 
 impl Host {
+    /// A copy of the host in a folder; what it says is written to another, which is not on its disk.
+    pub(crate) fn copied(from: &Path, to: &Path, words: &Path) -> Self {
+        let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
+        assert!(copied.unwrap().success(), "the start state could not be copied to {}", to.display());
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let words = words.join(format!("words-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        Self { root: to.to_owned(), words }
+    }
+
     pub(crate) fn run(&self, words: &[&str]) -> Ran {
         let output =
             Command::new(trimtab_binary()).arg("--root").arg(&self.root).args(words).stdin(Stdio::null()).output().unwrap();
@@ -260,7 +280,7 @@ impl Host {
     }
 
     #[track_caller]
-    fn expect(&self, code: i32, outcome: &str) {
+    pub(crate) fn expect(&self, code: i32, outcome: &str) {
         let ran = self.run(&["once", "--json"]);
         assert_eq!((ran.code, ran.outcome().as_str()), (code, outcome), "{ran}");
     }

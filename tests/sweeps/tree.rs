@@ -86,7 +86,8 @@ pub(crate) fn leftovers(root: &Path) -> Vec<String> {
         for entry in fs::read_dir(&folder).unwrap() {
             let entry = entry.unwrap();
             let path = entry.path();
-            if is_temp(&path.display().to_string()) {
+            // Of an artifact that is in its place nothing is on its way any more.
+            if is_temp(&path.display().to_string()) || path.parent().is_some_and(|above| above.ends_with("var/lib/trimtab/parts")) {
                 left.push(path.strip_prefix(root).unwrap().display().to_string());
             }
             if entry.file_type().unwrap().is_dir() && !path.ends_with("var/cache/trimtab") {

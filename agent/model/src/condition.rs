@@ -175,6 +175,10 @@ fn stale(status: &Status, at: Moment) -> Told {
         }
         _ => {}
     }
+    if trust.freshness == "unknown" && trust.expires.is_some_and(|expires| expires < at.now) {
+        let why = "the source's last statement has run out by the clock of this host, but nothing keeps that clock in step";
+        return (Truth::Unknown, "FreshnessUnknown", why.to_owned());
+    }
     if trust.state_lost {
         return yes(
             "MemoryLost",

@@ -5,7 +5,7 @@
 //! (revisions are told as numbers, resources not at all). Limits: what is not known has no point, and a family without points is left out.
 
 use crate::report::Outcome;
-use crate::status::{Clock, Condition, ConditionKind, Mode, Status, Truth};
+use crate::status::{Clock, Condition, ConditionKind, Landlock, Mode, Status, Truth};
 
 /// What kind of value it is, in OpenMetrics' words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub struct Point {
 }
 
 /// Name, kind and help of every family, in the order in which they are told.
-const TABLE: [(&str, Kind, &str); 46] = [
+const TABLE: [(&str, Kind, &str); 47] = [
     ("trimtab_build_info", Kind::Info, "Version of the agent."),
     ("trimtab_ready", Kind::Gauge, "1 when the host is as the newest accepted revision wants it and nobody holds anything back."),
     ("trimtab_condition", Kind::Gauge, "The conditions of the host: 1 for the status that each has."),
@@ -67,6 +67,7 @@ const TABLE: [(&str, Kind, &str); 46] = [
     ("trimtab_trust_freshness", Kind::Gauge, "1 for how fresh the newest accepted release is, 0 for the others."),
     ("trimtab_trust_state_lost", Kind::Gauge, "1 while what was remembered of accepted releases is lost."),
     ("trimtab_clock_synchronised", Kind::Gauge, "1 when the kernel says that something keeps the clock in step."),
+    ("trimtab_courier_confined", Kind::Gauge, "1 when Landlock confines the courier as a whole, as it says of itself."),
     ("trimtab_managed_resources", Kind::Gauge, "How many resources are managed."),
     ("trimtab_units", Kind::Gauge, "How the managed units are."),
     ("trimtab_drift_standing", Kind::Gauge, "How many resources differ and are not repaired."),
@@ -151,6 +152,10 @@ fn points(name: &str, status: &Status) -> Vec<Point> {
         "trimtab_clock_synchronised" => match status.clock {
             Clock::Unknown => Vec::new(),
             clock => one(flag(clock == Clock::Synchronised)),
+        },
+        "trimtab_courier_confined" => match status.courier.landlock {
+            Landlock::Unknown => Vec::new(),
+            landlock => one(flag(landlock == Landlock::Whole)),
         },
         _ => standing(name, status),
     }

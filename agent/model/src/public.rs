@@ -29,6 +29,7 @@ pub fn for_everybody(mut status: Status) -> Status {
     for drift in status.drift.iter_mut().chain(&mut status.past_drift) {
         drift.kept = None;
     }
+    cut(&mut status.courier.detail);
     for sink in &mut status.queue.sinks {
         cut(&mut sink.error);
     }

@@ -70,6 +70,9 @@ pub struct Status {
     /// How far the clock can be believed.
     #[serde(default)]
     pub clock: Clock,
+    /// The process that asks the source.
+    #[serde(default)]
+    pub courier: CourierStatus,
     /// How many files and units are managed.
     pub managed_files: usize,
     /// Likewise.
@@ -220,6 +223,40 @@ pub enum Clock {
     /// The kernel did not say.
     #[default]
     Unknown,
+}
+
+/// The courier, as it says of itself when it polls the source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CourierStatus {
+    /// Whether Landlock confines it.
+    pub landlock: Landlock,
+    /// Why that is not `whole`, in one line; empty where it is, and where nothing is known.
+    pub detail: String,
+}
+
+/// How far Landlock confines the courier to what it needs, beside what systemd's directives do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Landlock {
+    /// Wholly.
+    Whole,
+    /// As far as this kernel can.
+    Partial,
+    /// This kernel has none, or it is not switched on.
+    Missing,
+    /// Not at all, for what this host is configured to do cannot be confined.
+    None,
+    /// No courier has said it in this boot.
+    #[default]
+    Unknown,
+}
+
+impl Landlock {
+    /// Whether less than all of it is known to stand.
+    pub fn lacks(self) -> bool {
+        !matches!(self, Self::Whole | Self::Unknown)
+    }
 }
 
 /// One managed unit.

@@ -1,11 +1,12 @@
 //! Artifacts: into the store, from this host where it has them already, else through the courier; before anything is switched.
 //!
 //! Guarantees: nothing is a content of the store before its length, its SHA-256 and (where one is asked for) its minisign signature were found to be
-//! right; memory does not grow with the artifact; a break in the middle is gone on from, also by a later pass; room is made sure of before.
+//! right; memory does not grow with the artifact; a break in the middle is gone on from, also by a later pass; room is made sure of before, and what is
+//! kept free for the rest of the host is not written into: who runs short of it meanwhile gets back what came.
 //! Limits: a file that lies there under the right length and digest is not asked for its signature again: the digest is the commit's.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -55,7 +56,7 @@ pub(super) enum ArtifactError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The part could not be written.
-    #[error("could not write what came of {url}")]
+    #[error("could not write what came of {url}{}", advice(.source))]
     Write { url: String, source: io::Error },
     /// There is no way to a courier.
     #[error("{url} ({digest}) is not in the bundle, and nobody else is asked")]
@@ -66,6 +67,17 @@ pub(super) enum ArtifactError {
     /// The work itself broke.
     #[error("fetching {url} ended unexpectedly")]
     Died { url: String },
+}
+
+/// What to do about it, in brackets.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            " (the disk is full: free some space on its file system, `df -h`, or inodes, `df -i`)"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => " (the file system is mounted read-only: see the kernel's log for why)",
+        _ => "",
+    }
 }
 
 /// Gets the content of a path into the store.
@@ -86,6 +98,7 @@ pub(super) async fn fetch(
     }
     let url = artifact.shown_url().to_owned();
     let file = store.part(&digest)?;
+    let folder = store.parts();
     let cancelled = Cancelled(Arc::new(AtomicBool::new(false)));
     let got = Arc::new(AtomicU64::new(0));
     let job = Job {
@@ -95,6 +108,7 @@ pub(super) async fn fetch(
         digest,
         size,
         file,
+        folder: Some(folder),
         deadline: Instant::now() + machine.patience.pull,
         patience: machine.patience.pull,
         cancelled: cancelled.0.clone(),
@@ -118,7 +132,9 @@ pub(super) async fn fetch(
             Ok(())
         }
         Err(error) => {
-            if matches!(error, ArtifactError::Other { .. } | ArtifactError::Unsigned { .. }) {
+            let is_wrong = matches!(error, ArtifactError::Other { .. } | ArtifactError::Unsigned { .. });
+            // On a full disk it may be what keeps others from their work, and fetching it again costs only time.
+            if is_wrong || store.is_short() {
                 store.drop_part(&digest);
             }
             Err(error)
@@ -144,6 +160,7 @@ pub fn fetch_to(
         digest,
         size,
         file,
+        folder: None,
         deadline: Instant::now() + patience,
         patience,
         cancelled: Arc::default(),
@@ -239,6 +256,8 @@ struct Job {
     digest: Digest,
     size: u64,
     file: std::fs::File,
+    /// Where room is to be left for others.
+    folder: Option<PathBuf>,
     deadline: Instant,
     patience: Duration,
     cancelled: Arc<AtomicBool>,
@@ -322,6 +341,9 @@ impl Job {
             if bytes.len() > room || end && bytes.len() < room {
                 // The courier itself should have said so.
                 return Err(ArtifactError::Fetch { url, source: ClientError::Unexpected });
+            }
+            if let Some(folder) = &self.folder {
+                require_at(folder, bytes.len() as u64)?;
             }
             hashes.update(&bytes);
             self.file.write_all(&bytes).map_err(|source| ArtifactError::Write { url: url.clone(), source })?;

@@ -174,6 +174,20 @@ impl Desk {
             error => error,
         })
     }
+
+    /// Makes an empty repository in `folder`, with ids of the kind that `format` names.
+    pub fn bare(&self, folder: &Path, format: &str) -> Result<(), AuthorError> {
+        let mut command = self.git(&["init", "--quiet", "--bare", "--template=", "--object-format", format, "--"]);
+        programs::output(GIT, command.arg(folder), b"")?;
+        let info = folder.join("objects/info");
+        std::fs::create_dir_all(&info).map_err(|source| AuthorError::File { path: info, source })
+    }
+
+    /// Writes a git bundle of these references.
+    pub fn bundle<'n>(&self, to: &Path, references: impl Iterator<Item = &'n str>) -> Result<(), AuthorError> {
+        let mut command = self.git(&["bundle", "create", "--quiet"]);
+        programs::output(GIT, command.arg(to).args(references), b"").map(drop)
+    }
 }
 
 fn id(hex: &str) -> Result<ObjectId, AuthorError> {

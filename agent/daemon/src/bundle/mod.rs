@@ -16,11 +16,14 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use sha2::Digest as _;
 use trimtab_model::digest::Digest;
 
 pub use self::manifest::{Manifest, Part};
 use crate::trust::blocks::{self, AnyKey, BlockFault};
+use crate::trust::pubkey::PublicKey;
 
 /// The SSH namespace of a manifest's signature.
 pub const NAMESPACE: &[u8] = b"trimtab-bundle";
@@ -31,6 +34,8 @@ pub const MINISIG: &str = "manifest.minisig";
 /// Its signature by ssh-keygen.
 pub const SSHSIG: &str = "manifest.sig";
 const MAX_SIGNATURE: u64 = 32 << 10;
+/// Before a minisign key in a root file.
+const MINISIGN_KEY: &str = "minisign:";
 
 /// Why a file is no bundle that can be used. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +87,14 @@ pub struct Opened {
     signature: Option<Vec<u8>>,
     /// Where each part begins, in the order of the manifest.
     places: Vec<u64>,
+}
+
+/// The public key in a text: a file of ssh-keygen's or minisign's, or a key as root files write it.
+pub fn key_in(text: &str) -> Option<AnyKey> {
+    let minisign = |line: &str| line.trim().trim_start_matches(MINISIGN_KEY).parse().ok().map(AnyKey::Minisign);
+    let blob = |line: &str| STANDARD.decode(line.split_whitespace().nth(1)?).ok();
+    let ssh = || text.lines().find_map(|line| PublicKey::parse(&blob(line)?).ok().map(AnyKey::Ssh));
+    text.lines().find_map(minisign).or_else(ssh)
 }
 
 /// Reads and hashes all of a file. `tell` is told how many bytes of how many were read.

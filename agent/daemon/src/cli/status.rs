@@ -186,7 +186,7 @@ fn advice(one: &Condition) -> Option<&'static str> {
         (ConditionKind::Stale, "MemoryLost") => Some(
             "set min-epoch and min-seq in trust.toml to the newest release that you know; it is over with the second release from now",
         ),
-        (ConditionKind::Stale, "ClockBehind") => Some("set the clock, and have something keep it in step"),
+        (ConditionKind::Stale, "ClockBehind" | "FreshnessUnknown") => Some("set the clock, and have something keep it in step"),
         _ => None,
     }
 }
@@ -229,6 +229,9 @@ fn outside(status: &Status, now: u64, text: &mut String) {
         Clock::Unsynchronised => text.push_str("clock       nothing keeps it in step\n"),
         Clock::Behind => text.push_str("clock       behind what this host has seen\n"),
         Clock::Synchronised | Clock::Unknown => {}
+    }
+    if status.courier.landlock.lacks() {
+        let _ = writeln!(text, "courier     not wholly confined by Landlock: {}", status.courier.detail);
     }
     if status.queue.reports > 0 {
         let _ = writeln!(

@@ -16,11 +16,15 @@ use std::time::{Duration, Instant};
 use gix_hash::ObjectId;
 
 use trimtab_model::outbound::Signed;
+use trimtab_model::status::CourierStatus;
 
 use super::protocol::{COMFORTABLE_BODY, Class, MAX_BODY, MAX_IDS, MAX_PIECE, Part, Piece, Reply, Request, Traffic};
 use crate::wire::{self, ObjectError, ObjectKind, ObjectSource, WireError};
 
 const COURIER: &str = "courier";
+/// So many characters of what it says of itself are listened to.
+const DETAIL: usize = 300;
+
 /// Why the courier brought nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -82,6 +86,8 @@ pub struct Polled {
     pub beside: Option<ObjectId>,
     /// What it took.
     pub traffic: Traffic,
+    /// How the courier is, as it says of itself.
+    pub courier: CourierStatus,
 }
 
 /// What a sink made of what was sent.
@@ -169,11 +175,13 @@ impl Client {
     pub fn poll_beside(&mut self, reference: &str, beside: Option<&str>) -> Result<Polled, ClientError> {
         let request = Request::Poll { reference: reference.to_owned(), beside: beside.map(str::to_owned) };
         match self.ask(&request, 0)? {
-            (Reply::Polled { id, peeled, beside, traffic }, _) => {
+            (Reply::Polled { id, peeled, beside, traffic, courier }, _) => {
+                let mut courier = courier.map_or_else(CourierStatus::default, |courier| *courier);
+                courier.detail = courier.detail.chars().filter(|c| !c.is_control()).take(DETAIL).collect();
                 let parse = |hex: Option<String>| hex.map(|hex| Self::id(&hex)).transpose();
                 let (id, peeled, beside) = (parse(id), parse(peeled), parse(beside));
                 match (id, peeled, beside) {
-                    (Ok(id), Ok(peeled), Ok(beside)) => Ok(Polled { id, peeled, beside, traffic }),
+                    (Ok(id), Ok(peeled), Ok(beside)) => Ok(Polled { id, peeled, beside, traffic, courier }),
                     _ => Err(self.unexpected()),
                 }
             }

@@ -13,9 +13,10 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, NetPort, Ruleset, RulesetAttr as _,
-    RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope, make_bitflags, path_beneath_rules,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, LandlockStatus, NetPort, RestrictionStatus,
+    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope, make_bitflags, path_beneath_rules,
 };
+use trimtab_model::status::{CourierStatus, Landlock};
 
 use super::CourierConfig;
 use super::reach::{Duty, Reach};
@@ -30,12 +31,25 @@ const WITH_NET: ABI = ABI::V4;
 pub enum Wall {
     /// All of it.
     Whole,
-    /// As much as this kernel can.
-    Partial,
-    /// The kernel has no Landlock, or it is not switched on.
-    Missing,
+    /// As much as this kernel can; what that is.
+    Partial(String),
+    /// The kernel has no Landlock, or it is not switched on; which.
+    Missing(String),
     /// There is none, for this reason.
     Not(String),
+}
+
+impl Wall {
+    /// As the status document tells it.
+    pub(super) fn told(self) -> CourierStatus {
+        let (landlock, detail) = match self {
+            Self::Whole => (Landlock::Whole, String::new()),
+            Self::Partial(what) => (Landlock::Partial, what),
+            Self::Missing(why) => (Landlock::Missing, why),
+            Self::Not(why) => (Landlock::None, why),
+        };
+        CourierStatus { landlock, detail }
+    }
 }
 
 /// Confines the calling thread, and the threads and programs that it starts, to what `duty` takes. There is no way back.
@@ -55,14 +69,27 @@ pub fn confine(config: &CourierConfig, duty: &Duty) -> Wall {
 /// The same for what is reached in so many words.
 pub fn confine_to(reach: &Reach) -> Wall {
     match raise(reach) {
-        Ok(RulesetStatus::FullyEnforced) => Wall::Whole,
-        Ok(RulesetStatus::PartiallyEnforced) => Wall::Partial,
-        Ok(RulesetStatus::NotEnforced) => Wall::Missing,
+        Ok(RestrictionStatus { ruleset: RulesetStatus::FullyEnforced, .. }) => Wall::Whole,
+        Ok(RestrictionStatus { ruleset: RulesetStatus::PartiallyEnforced, landlock, .. }) => Wall::Partial(lacking(landlock)),
+        Ok(RestrictionStatus { landlock, .. }) => Wall::Missing(lacking(landlock)),
         Err(error) => Wall::Not(super::chain(&error)),
     }
 }
 
-fn raise(reach: &Reach) -> Result<RulesetStatus, RulesetError> {
+/// What keeps the wall from being whole.
+fn lacking(landlock: LandlockStatus) -> String {
+    match landlock {
+        LandlockStatus::NotEnabled => {
+            "this kernel has Landlock, and it is not switched on (lsm= on the kernel's command line)".to_owned()
+        }
+        LandlockStatus::NotImplemented => "this kernel was built without Landlock (CONFIG_SECURITY_LANDLOCK)".to_owned(),
+        LandlockStatus::Available { effective_abi, .. } => {
+            format!("this kernel has Landlock {effective_abi:?}, and the courier asks for {NEWEST:?}")
+        }
+    }
+}
+
+fn raise(reach: &Reach) -> Result<RestrictionStatus, RulesetError> {
     let read: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let run = read | AccessFs::Execute;
     // No sockets, no devices: a cache has none.
@@ -89,7 +116,7 @@ fn raise(reach: &Reach) -> Result<RulesetStatus, RulesetError> {
         // Whichever port the kernel picks: ssh may be told which of this host's addresses to come from.
         rules = rules.add_rule(NetPort::new(0, AccessNet::BindTcp))?;
     }
-    Ok(rules.restrict_self()?.ruleset)
+    rules.restrict_self()
 }
 
 /// Rules for the paths that are there; for a file what files know of it.

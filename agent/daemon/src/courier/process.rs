@@ -9,8 +9,9 @@ use std::process::ExitCode;
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
+use trimtab_model::status::CourierStatus;
 
-use super::confine::{Wall, confine};
+use super::confine::confine;
 use super::reach::Duty;
 use super::serve::{refuse, serve_behind};
 use super::{Artifacts, CourierConfig, CourierError, SourceConfig, chain, remark};
@@ -47,22 +48,16 @@ pub fn run_as_process(config: &Path, cache: &Path) -> ExitCode {
     }
 }
 
-/// Puts up the wall for this life. Where there is none it goes on without: systemd's stands all the same, and a device that no longer
-/// follows its repository would be the greater harm.
+/// Puts up the wall for this life, and says whether it stands. Where there is none it goes on without: systemd's stands all the same, and a device
+/// that no longer follows its repository would be the greater harm.
 #[allow(clippy::print_stderr)]
-fn confine_self(config: &CourierConfig, duty: &Duty) {
-    let (level, told) = match confine(config, duty) {
-        Wall::Whole => return,
-        Wall::Partial => ("<7>", "this kernel's Landlock does not know all that the courier wants taken".to_owned()),
-        Wall::Missing => {
-            ("<7>", "there is no Landlock here (Linux 5.19 and newer have it, if nothing keeps it away); systemd's directives alone confine the courier".to_owned())
-        }
-        Wall::Not(why) => ("<7>", format!("Landlock does not confine the courier for {duty}: {why}")),
-    };
-    // For who looks for it in the journal; on a terminal it would be told with each poll.
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        eprintln!("{level}trimtab courier: {told}");
+fn confine_self(config: &CourierConfig, duty: &Duty) -> CourierStatus {
+    let wall = confine(config, duty).told();
+    // The agent tells of the source's courier, once. This is for who looks in the journal for the others; on a terminal it would be told with each.
+    if wall.landlock.lacks() && std::env::var_os("JOURNAL_STREAM").is_some() {
+        eprintln!("<7>trimtab courier: Landlock does not wholly confine the courier for {duty}: {}", wall.detail);
     }
+    wall
 }
 
 /// The `[source]` table of agent.toml.

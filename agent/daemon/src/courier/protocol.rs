@@ -7,6 +7,7 @@
 //! more than [`MAX_BODY`] bytes of objects.
 
 use serde::{Deserialize, Serialize};
+use trimtab_model::status::CourierStatus;
 
 use crate::wire::ObjectKind;
 
@@ -150,6 +151,9 @@ pub enum Reply {
         beside: Option<String>,
         /// What it took.
         traffic: Traffic,
+        /// Whether its walls stand, as it says of itself: for the operator's eyes, nothing follows from it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        courier: Option<Box<CourierStatus>>,
     },
     /// To [`Request::Advance`].
     Advanced {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use gix_hash::ObjectId;
 use gix_object::Kind;
+use trimtab_model::status::CourierStatus;
 
 use super::deliver::Deliverer;
 use super::fetch::Fetcher;
@@ -24,16 +25,16 @@ const AGENT: &str = "agent";
 
 /// Answers requests on `stream` until its other end is closed. A source that cannot be used is told to whoever asks.
 pub fn serve(stream: UnixStream, config: CourierConfig, cache: &Path) -> Result<(), CourierError> {
-    serve_behind(stream, config, cache, |_, _| {})
+    serve_behind(stream, config, cache, |_, _| CourierStatus::default())
 }
 
 /// As [`serve`]; `wall` is called once, when it is known what this life is for and everything for it has been read from the disk. From then on
-/// requests for anything else are refused.
+/// requests for anything else are refused. What it says is told with each poll.
 pub(super) fn serve_behind(
     stream: UnixStream,
     config: CourierConfig,
     cache: &Path,
-    wall: impl Fn(&CourierConfig, &Duty),
+    wall: impl Fn(&CourierConfig, &Duty) -> CourierStatus,
 ) -> Result<(), CourierError> {
     let config = CourierConfig { cache: cache.to_owned(), ..config };
     let mut desk = Deliverer::new(&config, secrets(&config));
@@ -41,6 +42,7 @@ pub(super) fn serve_behind(
     let mut courier = None;
     let mut fetcher = None;
     let mut confined: Option<Duty> = None;
+    let mut walls = CourierStatus::default();
     answer(stream, &secrets(&config), |request, body| {
         let duty = Duty::of(&request);
         if let Some(only) = confined.as_ref().filter(|only| **only != duty) {
@@ -48,7 +50,7 @@ pub(super) fn serve_behind(
         }
         let mut raise = || {
             if confined.is_none() {
-                wall(&config, &duty);
+                walls = wall(&config, &duty);
                 confined = Some(duty.clone());
             }
         };
@@ -70,7 +72,11 @@ pub(super) fn serve_behind(
             request => match courier.get_or_insert_with(|| Courier::open(&config).map_err(Rc::new)) {
                 Ok(courier) => {
                     raise();
-                    courier.reply(request).map_err(Rc::new)
+                    let (mut head, body) = courier.reply(request).map_err(Rc::new)?;
+                    if let Reply::Polled { courier, .. } = &mut head {
+                        *courier = Some(Box::new(walls.clone()));
+                    }
+                    Ok((head, body))
                 }
                 Err(error) => Err(error.clone()),
             },
@@ -209,7 +215,7 @@ impl Courier {
         let id = found.map(|Pointer { id, .. }| hex(id));
         let peeled = found.and_then(|pointer| pointer.peeled).map(hex);
         let beside = beside.map(|pointer| hex(pointer.id));
-        Ok((Reply::Polled { id, peeled, beside, traffic: self.traffic() }, Vec::new()))
+        Ok((Reply::Polled { id, peeled, beside, traffic: self.traffic(), courier: None }, Vec::new()))
     }
 
     fn advance(&mut self, tip: &str, have: Option<&str>) -> Served {

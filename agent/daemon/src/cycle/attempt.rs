@@ -97,6 +97,7 @@ impl Cycle {
             _ => None,
         });
         self.unfetched = left.collect();
+        self.forget_parts(&wanted.desired);
         part(pass, "prefetch", begun);
         let mut failed: BTreeMap<ComponentName, Option<Failure>> = BTreeMap::new();
         for (image, (component, message)) in missing {

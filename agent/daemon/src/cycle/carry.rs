@@ -234,9 +234,15 @@ impl Cycle {
         };
         keep.extend(self.ledger.entries.values().filter_map(|owned| original(&owned.before)));
         self.store.gc(&keep)?;
-        let wanted = self.current.iter().flat_map(|current| current.desired.artifacts()).map(|(_, _, _, digest, _)| digest);
-        self.store.keep_parts(&wanted.chain(self.unfetched.iter().copied()).collect());
+        self.forget_parts(&Desired::default());
         Ok(())
+    }
+
+    /// What came of artifacts that neither the state in force nor the one that is tried wants takes room for nothing.
+    pub(super) fn forget_parts(&mut self, tried: &Desired) {
+        let in_force = self.current.iter().flat_map(|current| current.desired.artifacts());
+        let wanted = in_force.chain(tried.artifacts()).map(|(_, _, _, digest, _)| digest);
+        self.store.keep_parts(&wanted.chain(self.unfetched.iter().copied()).collect());
     }
 }
 

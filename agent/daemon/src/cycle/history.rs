@@ -8,7 +8,7 @@ use trimtab_model::drift::DriftBook;
 use trimtab_model::event::EventKind;
 use trimtab_model::plan::Cause;
 use trimtab_model::report::{Outcome, Pass, PassLine};
-use trimtab_model::status::{Counters, HISTORY, STATUS_FORMAT, Since, Status, TrustStatus, Truth};
+use trimtab_model::status::{Counters, CourierStatus, HISTORY, Landlock, STATUS_FORMAT, Since, Status, TrustStatus, Truth};
 
 /// Past passes, as far as the status document tells of them.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub(super) struct History {
     last_contact: u64,
     /// What trust said when it last said something.
     verdict: String,
+    /// How the courier was when it last said so.
+    courier: CourierStatus,
     /// What was last said to the journal, so that a matter that lasts is not said every minute.
     said: String,
 }
@@ -44,6 +46,7 @@ impl History {
             counters: earlier.counters,
             last_contact: earlier.trust.last_contact,
             verdict: earlier.trust.verdict,
+            courier: earlier.courier,
             said: String::new(),
         }
     }
@@ -127,6 +130,7 @@ impl History {
             last_pass: self.last.clone(),
             history: self.lines.clone(),
             counters: self.counters.clone(),
+            courier: self.courier.clone(),
             ..Status::default()
         }
     }
@@ -156,6 +160,19 @@ impl History {
             self.last_contact = now;
         } else {
             self.counters.poll_failures += 1;
+        }
+    }
+
+    /// The courier told how it is. That a wall is missing is said once, and once more when it stands again.
+    pub(super) fn heard(&mut self, courier: &CourierStatus) {
+        let before = std::mem::replace(&mut self.courier, courier.clone());
+        if before.landlock == courier.landlock {
+            return;
+        }
+        if courier.landlock.lacks() {
+            tracing::warn!("Landlock does not wholly confine the courier (systemd's directives do): {}", courier.detail);
+        } else if before.landlock.lacks() && courier.landlock == Landlock::Whole {
+            tracing::info!("Landlock confines the courier as a whole again");
         }
     }
 

@@ -152,7 +152,7 @@ impl Cycle {
         }
     }
 
-    /// What systemd-timesyncd leaves when it has set the clock; the agent's own unit does not let it ask the kernel.
+    /// What systemd-timesyncd leaves when it has set the clock; for where the kernel may not be asked (containers, units of others).
     fn is_marked(&self) -> Option<bool> {
         let mark = self.places.root.join("run/systemd/timesync/synchronized");
         (!self.places.is_sandbox() && mark.exists()).then_some(true)

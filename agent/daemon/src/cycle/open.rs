@@ -178,6 +178,8 @@ impl Cycle {
             fights: super::contend::Fights::new(std::time::Instant::now()),
             waiting_for: String::new(),
             offline: None,
+            stick: None,
+            is_source_open: false,
             unfetched: std::collections::BTreeSet::new(),
             in_vain: 0,
         })

@@ -12,6 +12,7 @@ use trimtab_model::digest::Digest;
 use trimtab_model::facts::Host;
 use trimtab_model::finding::{Finding, Findings, Spot};
 use trimtab_model::names::RepoPath;
+use trimtab_model::status::CourierStatus;
 
 use crate::courier::{self, Client, ClientError, Way};
 use crate::log::{Laps, chain};
@@ -57,11 +58,13 @@ pub(super) struct Answered {
     pub(super) answer: Answer,
     pub(super) memory: Option<Memory>,
     pub(super) remarks: Vec<String>,
+    /// What the courier said of itself, where it came to answer.
+    pub(super) courier: Option<CourierStatus>,
 }
 
 impl From<Answer> for Answered {
     fn from(answer: Answer) -> Self {
-        Self { answer, memory: None, remarks: Vec::new() }
+        Self { answer, memory: None, remarks: Vec::new(), courier: None }
     }
 }
 
@@ -98,7 +101,7 @@ impl Answer {
 
 impl Ask {
     pub(super) fn run(self) -> Answered {
-        let mut learned = Answered { answer: Answer::Same { key: self.of(String::new()) }, memory: None, remarks: Vec::new() };
+        let mut learned = Answered::from(Answer::Same { key: self.of(String::new()) });
         match self.look(&mut learned) {
             Ok(answer) | Err(answer) => Answered { answer, ..learned },
         }
@@ -114,6 +117,7 @@ impl Ask {
         let beside = self.trust.alive_reference();
         let polled = courier.poll_beside(self.trust.reference(), beside.as_deref()).map_err(|error| of_client(&error, ""))?;
         clock.lap("polled");
+        learned.courier = Some(polled.courier);
         let Some(tip) = polled.id else { return Err(self.nothing_there()) };
         let commit = tip.to_string();
         if let Some(key) = self.is_known(tip) {

@@ -152,6 +152,7 @@ fn is(status: &Status, ago: &dyn Fn(u64) -> String) -> Markup {
                 dt { "generation" } dd { (status.generation) @if status.good_generation != status.generation { ", the last good one is " (status.good_generation) } }
                 dt { "managed" } dd { (status.managed_files) " files, " (status.managed_units) " units" }
                 dt { "clock" } dd { (clock) }
+                @if status.courier.landlock.lacks() { dt { "courier" } dd { "not wholly confined by Landlock: " (status.courier.detail) } }
                 @if let Some(pass) = &status.last_pass {
                     dt { "last pass" } dd { (ago(pass.started)) " ago, " (pass.duration_ms) " ms " span class=(format!("pill {}", tint(pass.outcome))) { (pass.outcome.word()) } }
                 }

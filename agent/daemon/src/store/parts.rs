@@ -1,6 +1,9 @@
 //! Contents that are on their way: written piece by piece, perhaps over several passes, and contents only when they are whole and proven.
 //!
 //! A part lies in `parts/`, named by the digest that it is to have; nothing reads it but who goes on with it, and who does hashes it anew.
+//!
+//! Guarantee: parts are of what the newest revision that was tried wants, and none is there while the disk is full ([`Store::give_up_parts`]): they can be
+//! fetched again, and what others have to write cannot.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -31,6 +34,23 @@ impl Store {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
         options.open(&path).map_err(StoreError::io("write", &path))
+    }
+
+    /// Where they lie.
+    pub fn parts(&self) -> PathBuf {
+        self.file(PARTS)
+    }
+
+    /// Whether less room is left than is to be kept free.
+    pub fn is_short(&self) -> bool {
+        self.require(0).is_err()
+    }
+
+    /// Gives up all parts, so that their room is there for who needs it more. Whether there was one.
+    pub fn give_up_parts(&mut self) -> bool {
+        let had = fs::read_dir(self.file(PARTS)).is_ok_and(|mut parts| parts.next().is_some());
+        self.keep_parts(&BTreeSet::new());
+        had
     }
 
     /// How many bytes there are of a content that is on its way.

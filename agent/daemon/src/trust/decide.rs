@@ -97,7 +97,8 @@ fn rooted(
     Ok(trust.with_keys(keys))
 }
 
-fn keys(file: &RootFile, reference: &str) -> Result<Vec<TrustedKey>, Verdict> {
+/// The keys that a root names for commits of the branch that this reference is.
+pub(crate) fn keys(file: &RootFile, reference: &str) -> Result<Vec<TrustedKey>, Verdict> {
     let branch = reference.strip_prefix(HEADS).unwrap_or(reference);
     let role = file.root.commit.get(branch).or_else(|| file.root.commit.get(reference));
     let ssh = |name: &String| match &file.root.key(name)?.key {

@@ -167,7 +167,7 @@ impl TrustConfig {
     }
 
     /// The same in commit mode with these keys: those that the newest root names for its branch.
-    pub(super) fn with_keys(&self, keys: Vec<TrustedKey>) -> Self {
+    pub(crate) fn with_keys(&self, keys: Vec<TrustedKey>) -> Self {
         Self { signers: Signers { keys, ..Signers::default() }, ..self.clone() }
     }
 

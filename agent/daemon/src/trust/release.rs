@@ -167,7 +167,7 @@ fn roots(tree: ObjectId, source: &mut impl ObjectSource, rules: Rules<'_>, memor
 }
 
 /// Where the chain begins: what was believed before, unless trust.toml pins something newer or of another repository.
-pub(super) fn first(
+pub(crate) fn first(
     tree: ObjectId,
     source: &mut impl ObjectSource,
     anchor: &Anchor,

@@ -190,8 +190,8 @@ fn what_trust_says_of_freshness_goes_before_the_clock() {
     let is = |truth: Truth, reason: &str| (truth, reason.to_owned());
     assert_eq!(stale("expired", false), is(Truth::True, "Expired"));
     assert_eq!(stale("withheld", false), is(Truth::True, "Withheld"));
-    // A clock that cannot tell makes nothing stale, whatever it shows.
-    assert_eq!(stale("unknown", false), is(Truth::False, "Heard"));
+    // A clock that cannot tell makes nothing stale, whatever it shows; and nothing fresh either.
+    assert_eq!(stale("unknown", false), is(Truth::Unknown, "FreshnessUnknown"));
     assert_eq!(stale("fresh", false), is(Truth::False, "Heard"));
     assert_eq!(stale("fresh", true), is(Truth::True, "MemoryLost"));
 }

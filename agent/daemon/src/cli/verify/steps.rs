@@ -11,9 +11,9 @@ use crate::cli::release::preview::fleet;
 use crate::trust::blocks;
 use crate::trust::chain;
 use crate::trust::hash::Verified;
-use crate::trust::memory::{Memory, Moment};
-use crate::trust::policy::{Pin, RootFile};
-use crate::trust::release::Rules;
+use crate::trust::memory::{Memory, Moment, Released};
+use crate::trust::policy::{Anchor, RootFile};
+use crate::trust::release::{self, Rules};
 use crate::trust::statement::{Statement, show_time};
 use crate::trust::tag::MAX_TAG;
 use crate::trust::threshold::RELEASE_NAMESPACE;
@@ -72,7 +72,7 @@ impl Steps {
                 return;
             }
         };
-        let Some(root) = self.roots(tree, reached, rules, memory) else { return };
+        let Some(root) = self.roots(tree, reached, rules.anchor, memory) else { return };
         self.signatures(&draft, &root, rules);
         self.binding(statement, &draft, tree, &root, rules);
         self.order(statement, &draft, rules, memory);
@@ -113,17 +113,8 @@ impl Steps {
     }
 
     /// The newest root that the tree leads to.
-    fn roots(&mut self, tree: ObjectId, reached: &mut Reached, rules: Rules<'_>, memory: &Memory) -> Option<RootFile> {
-        let first = match (&memory.root, &rules.anchor.pin) {
-            (Some(root), _) => Ok(root.clone()),
-            (None, Pin::File(file)) => Ok(file.clone()),
-            (None, Pin::Digest(digest)) => chain::pinned(*digest, &rules.anchor.repo, tree, reached.courier()),
-            (None, Pin::Path(path)) => {
-                self.add("root", false, "a root file to begin with".to_owned(), path.display().to_string());
-                return None;
-            }
-        };
-        let first = match first {
+    pub(super) fn roots(&mut self, tree: ObjectId, reached: &mut Reached, anchor: &Anchor, memory: &Memory) -> Option<RootFile> {
+        let first = match release::first(tree, reached.courier(), anchor, memory) {
             Ok(first) => first,
             Err(error) => {
                 self.add("root", false, "the root that trust begins with".to_owned(), error.to_string());
@@ -205,7 +196,8 @@ impl Steps {
 
     fn order(&mut self, said: &Statement, draft: &Draft, rules: Rules<'_>, memory: &Memory) {
         let floor = rules.policy.floor;
-        match &memory.release {
+        let same = |have: &&Released| have.repo == rules.anchor.repo.as_str() && have.channel == rules.policy.channel.as_str();
+        match memory.release.as_ref().filter(same) {
             Some(have) => {
                 let ok = said.place > have.place || (said.place == have.place && have.statement == draft.digest());
                 self.add(
