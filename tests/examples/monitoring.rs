@@ -9,7 +9,8 @@ use trimtab_model::metric::NAMES;
 
 use super::repository_root;
 
-const CONDITIONS: [&str; 8] = ["Ready", "Reconciling", "Stalled", "Drifted", "Contended", "Suspended", "Stale", "RolledBack"];
+const CONDITIONS: [&str; 9] =
+    ["Ready", "Reconciling", "Stalled", "Drifted", "Contended", "Suspended", "Stale", "RolledBack", "Silenced"];
 
 fn text(name: &str) -> String {
     std::fs::read_to_string(repository_root().join("examples/monitoring").join(name))

@@ -106,7 +106,7 @@ fn a_host_without_a_network_lives_on_bundles_and_takes_nothing_older() {
     far.sandbox.repo.git(&["bundle", "create", "--quiet", far.file("thin").to_str().unwrap(), &format!("{first}..main")]);
     let pass = far.apply("thin").unwrap();
     assert!(told(&pass).contains("leans on commits that it does not hold"), "{}", told(&pass));
-    assert!(!far.sandbox.root().join("var/cache/trimtab/applying").exists(), "what was laid out is gone");
+    assert!(!far.sandbox.root().join("var/cache/trimtab-applying").exists(), "what was laid out is gone");
 }
 
 #[test]
@@ -290,7 +290,7 @@ fn a_running_agent_takes_a_bundle_and_goes_on_with_its_source() {
     assert_eq!((pass.outcome, pass.wake, far.one().as_str()), (Outcome::Converged, Wake::Bundle, "one\n"), "{}", told(&pass));
     let status = far.sandbox.status().unwrap();
     assert_eq!((status.agent_pid, status.last_applied_revision), (agent.0.id(), far.sandbox.repo.head().to_string()));
-    assert!(!far.sandbox.root().join("var/cache/trimtab/applying").exists(), "what was laid out is gone");
+    assert!(!far.sandbox.root().join("var/cache/trimtab-applying").exists(), "what was laid out is gone");
     assert!(!far.sandbox.root().join("var/lib/trimtab/applying").exists());
     // What it repairs with later lies with the host; and the source is what it was.
     fs::write(far.sandbox.root().join("etc/one.conf"), "spoiled\n").unwrap();
@@ -396,4 +396,62 @@ fn soak_what_a_stick_brought_is_confirmed_by_the_source_where_that_was_reached_b
     far.created("four", &[]);
     let pass = far.apply("four").unwrap();
     assert_eq!((pass.outcome, far.one().as_str()), (Outcome::Converged, "four\n"), "{}", told(&pass));
+}
+
+#[test]
+fn what_git_is_told_of_its_files_changes_nothing_in_a_bundle() {
+    let far = Far::new();
+    // Left out of archives, and changed in them: no host does either.
+    far.sandbox.repo.write(".gitattributes", "hosts export-ignore\nfleet.toml export-subst\n");
+    let fleet = fs::read_to_string(far.sandbox.repo.path().join("fleet.toml")).unwrap();
+    far.sandbox.repo.write("fleet.toml", format!("{fleet}# $Format:%n]broken$\n"));
+    far.sandbox.repo.write("hosts/box.toml", "");
+    far.sandbox.push();
+    let mut create = command(trimtab_binary().to_str().unwrap(), far.stick.path());
+    let output = create.args(["bundle", "create", "--output"]).arg(far.file("all")).arg("--repo").arg(far.sandbox.repo.path());
+    let output = output.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(far.apply("all").unwrap().outcome, Outcome::Converged);
+}
+
+#[test]
+fn nothing_is_written_through_a_link_in_the_couriers_folder() {
+    let far = Far::new();
+    let root = far.sandbox.root();
+    // A bundle that takes a while to be laid out.
+    let noise: Vec<u8> = (0..8_000_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[n as usize % 3]).collect();
+    far.sandbox.repo.write("far-too-much", noise);
+    far.sandbox.push();
+    far.created("large", &[]);
+    let cache = root.join("var/cache/trimtab");
+    let bait = far.file("bait");
+    fs::create_dir_all(&cache).unwrap();
+    fs::create_dir(&bait).unwrap();
+    // A courier that was taken over has this folder, and puts a link in the place of whatever comes to lie in it.
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let over = |done: &std::sync::atomic::AtomicBool| {
+        let mut exchanged = 0;
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            for entry in fs::read_dir(&cache).unwrap().flatten() {
+                let is_new = entry.file_type().is_ok_and(|kind| kind.is_dir()) && entry.file_name() != "taken";
+                if is_new && entry.path().read_dir().is_ok_and(|mut files| files.next().is_some()) {
+                    let _ = fs::remove_dir_all(cache.join("taken"));
+                    let _ = fs::rename(entry.path(), cache.join("taken"));
+                    let _ = std::os::unix::fs::symlink(&bait, entry.path());
+                    exchanged += 1;
+                }
+            }
+        }
+        exchanged
+    };
+    let pass = std::thread::scope(|scope| {
+        let racer = scope.spawn(|| over(&done));
+        let pass = far.apply("large");
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        println!("exchanged: {}", racer.join().unwrap());
+        pass
+    });
+    let caught: Vec<_> = fs::read_dir(&bait).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(caught.is_empty(), "written through the link: {caught:?}");
+    assert_eq!(pass.unwrap().outcome, Outcome::Converged);
 }

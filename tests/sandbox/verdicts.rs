@@ -55,7 +55,7 @@ fn each_rule_of_commit_mode_is_told_and_the_verdict_is_the_device_s() {
     let sandbox = Sandbox::new("");
     let (ann, eve) = (&sandbox.key, Key::new("eve"));
     let good = sandbox.repo.head();
-    let all = "reference commit signature key match ancestry tree fleet";
+    let all = "reference clock commit signature key match ancestry tree fleet";
     let (code, verdict, broken, said) = verify(&sandbox, &[]);
     assert_eq!((code, verdict.as_str(), broken.as_str(), rules(&said).as_str()), (0, "accepted", "", all), "{said}");
     assert!(found(&said, "signature").starts_with("ssh-ed25519, made for \"git\", over sha"), "{said}");
@@ -116,7 +116,7 @@ fn each_rule_of_a_certificate_is_told() {
     ca(&authority, ",principals=\"ann\"");
     let (code, verdict, broken, said) = verify(&sandbox, &[]);
     assert_eq!((code, verdict.as_str(), broken.as_str()), (0, "accepted", ""), "{said}");
-    assert_eq!(rules(&said), "reference commit signature authority certificate match ancestry tree fleet");
+    assert_eq!(rules(&said), "reference clock commit signature authority certificate match ancestry tree fleet");
     assert!(
         found(&said, "signature").starts_with("ssh-ed25519-cert-v01@openssh.com")
             && found(&said, "certificate").contains("ann@site")

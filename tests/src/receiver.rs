@@ -25,6 +25,8 @@ pub enum Manner {
     Fine,
     /// Takes nothing and answers with this status, these fields and this page.
     Answer(u16, Vec<(&'static str, String)>, String),
+    /// Takes bodies of at most so many bytes; larger ones are answered with 413.
+    AtMost(usize),
     /// Takes it and hangs up without a word: the sender cannot know.
     TakesAndHangsUp,
     /// Takes it and says so to every so many; the others it takes and hangs up, or takes not and answers 503.
@@ -180,7 +182,10 @@ impl Shared {
         let fine = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n";
         let hang_up = || Err(io::ErrorKind::ConnectionAborted.into());
         match manner {
-            Manner::Fine => {
+            Manner::AtMost(most) if request.body.len() > most => {
+                to.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")?;
+            }
+            Manner::Fine | Manner::AtMost(_) => {
                 self.take(request, number);
                 to.write_all(fine)?;
             }

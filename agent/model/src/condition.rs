@@ -33,6 +33,7 @@ pub fn conditions(status: &Status, book: &DriftBook, at: Moment) -> Vec<Conditio
         (ConditionKind::Suspended, suspended(status)),
         (ConditionKind::Stale, stale(status, at)),
         (ConditionKind::RolledBack, rolled_back(pass)),
+        (ConditionKind::Silenced, silenced(status)),
     ];
     let condition = |(kind, (truth, reason, message)): (ConditionKind, Told)| Condition {
         kind,
@@ -180,10 +181,11 @@ fn stale(status: &Status, at: Moment) -> Told {
         return (Truth::Unknown, "FreshnessUnknown", why.to_owned());
     }
     if trust.state_lost {
-        return yes(
-            "MemoryLost",
-            "what this host had accepted is forgotten: whatever is above the floor in trust.toml counts as new",
-        );
+        let floor = match trust.mode.as_str() {
+            "release" => "whatever is above the floor in trust.toml counts as new",
+            _ => "whatever descends from what was in force counts as new",
+        };
+        return yes("MemoryLost", format!("what this host had accepted is forgotten: {floor}"));
     }
     let silent = at.now.saturating_sub(status.trust.last_contact.max(at.booted));
     if silent <= at.stale_after {
@@ -204,6 +206,16 @@ fn rolled_back(pass: Option<&Pass>) -> Told {
             yes("RolledBack", format!("revision {revision} was undone"))
         }
         _ => no("InForce", "the last change was not undone"),
+    }
+}
+
+/// Who looks from afar cannot tell a host without a voice from a dead one; who looks at the host itself can.
+fn silenced(status: &Status) -> Told {
+    let queue = &status.queue;
+    match queue.trouble.as_str() {
+        "" if queue.sinks.is_empty() => no("NoSinks", "no reports are to leave this host"),
+        "" => no("Reporting", "reports are written as they should be"),
+        trouble => yes("NotWritten", format!("reports do not leave this host as they should: {trouble}")),
     }
 }
 

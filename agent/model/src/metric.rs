@@ -236,6 +236,7 @@ pub fn kind(kind: ConditionKind) -> &'static str {
         ConditionKind::Suspended => "Suspended",
         ConditionKind::Stale => "Stale",
         ConditionKind::RolledBack => "RolledBack",
+        ConditionKind::Silenced => "Silenced",
     }
 }
 

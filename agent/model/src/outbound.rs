@@ -126,14 +126,19 @@ impl Report {
     }
 
     /// As JSON of at most [`MAX_REPORT`] bytes, in which nothing is told that only this host may know: these are the bytes to sign.
-    pub fn to_bytes(mut self) -> Vec<u8> {
+    pub fn to_bytes(self) -> Vec<u8> {
+        self.to_bytes_within(MAX_REPORT)
+    }
+
+    /// Likewise, of at most so many bytes as far as leaving out can make it so: what says least goes first, and who speaks stays.
+    pub fn to_bytes_within(mut self, most: usize) -> Vec<u8> {
         discreet(&mut self.status);
         for event in &mut self.events {
             first_line(&mut event.message);
         }
         for step in 0.. {
             let bytes = serde_json::to_vec(&self).expect("because plain data with string keys always serialises");
-            if bytes.len() <= MAX_REPORT || !self.shed(step) {
+            if bytes.len() <= most || !self.shed(step) {
                 return bytes;
             }
         }
@@ -184,14 +189,23 @@ impl Report {
 
 impl Event {
     /// This event, taken into a newer one of its kind.
-    fn into_newer(self, newer: Event) -> Event {
+    pub(crate) fn into_newer(self, newer: Event) -> Event {
         let count = self.count.saturating_add(newer.count);
-        let one_resource = self.resource == newer.resource;
+        let one_resource = self.resource == newer.resource && !self.is_of_several() && !newer.is_of_several();
         let resource = if one_resource { newer.resource } else { String::new() };
-        let message = if one_resource { newer.message } else { format!("{count} of this kind, at several resources") };
+        let message = if one_resource { newer.message } else { of_several(count) };
         let drift = newer.drift.filter(|_| one_resource);
         Event { count, resource, message, drift, severity: newer.severity.max(self.severity), ..newer }
     }
+
+    /// Whether it stands for events at several resources; what concerns no resource looks the same but for its message.
+    fn is_of_several(&self) -> bool {
+        self.count > 1 && self.resource.is_empty() && self.message == of_several(self.count)
+    }
+}
+
+fn of_several(count: u32) -> String {
+    format!("{count} of this kind, at several resources")
 }
 
 /// Why a unit failed is told with its last words, and they are for who may read them on the host itself: what leaves it has the first line.

@@ -30,6 +30,7 @@ pub fn for_everybody(mut status: Status) -> Status {
         drift.kept = None;
     }
     cut(&mut status.courier.detail);
+    cut(&mut status.queue.trouble);
     for sink in &mut status.queue.sinks {
         cut(&mut sink.error);
     }

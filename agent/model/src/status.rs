@@ -163,6 +163,8 @@ pub enum ConditionKind {
     Stale,
     /// The last change was undone.
     RolledBack,
+    /// Reports cannot be written, or what was delivered cannot be noted.
+    Silenced,
 }
 
 /// Kubernetes' three values.
@@ -206,7 +208,14 @@ pub struct TrustStatus {
     /// The version of the root whose keys count, where a root is pinned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root_version: Option<u64>,
-    /// What was remembered of accepted releases was lost; the floor in trust.toml counts instead.
+    /// The digest of that root. Two hosts of one channel with one version and two digests are told different things.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root_digest: Option<String>,
+    /// The digest of the newest accepted release's statement, in release mode. Two hosts of one channel with one epoch and sequence and two digests are
+    /// told different things.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statement: Option<String>,
+    /// What was remembered of accepted revisions was lost; the floor in trust.toml counts instead, or the commit that was in force.
     pub state_lost: bool,
 }
 
@@ -298,6 +307,8 @@ pub struct Queue {
     pub bytes: u64,
     /// When the oldest of them was made, milliseconds since 1970; 0: there is none.
     pub oldest_ms: u64,
+    /// Why the last report could not be written, or what a sink took could not be noted; empty when it could.
+    pub trouble: String,
     /// How each sink is.
     pub sinks: Vec<SinkStatus>,
 }
@@ -318,6 +329,8 @@ pub struct SinkStatus {
     pub failures: u32,
     /// Why it failed last; empty when it did not.
     pub error: String,
+    /// How many reports it never took, whatever was left out of them, and were passed over.
+    pub passed_over: u64,
 }
 
 /// What is watched by events.

@@ -4,10 +4,11 @@
 //! the order of the manifest, which has the digest and length of each. A plain `git bundle` is a bundle without artifacts and images.
 //!
 //! Guarantees: [`open`] has read and hashed every byte before anything follows from it; what is cut short, swapped, mixed or added is refused with
-//! the place. Nothing is believed for being in a bundle: commits are proven as ever, artifacts are what the commit says by digest, images are loaded
-//! only by digest. So the signature of a manifest is told, and asked for only where somebody names a key.
+//! the place. Nothing is believed for being in a bundle: commits are proven as ever, artifacts are what the commit says by digest, of images
+//! only the one of that digest is handed on ([`archive`]). So the signature of a manifest is told, and asked for only where somebody names a key.
 //! Limits: bytes may change under us on a stick; what is used is hashed again when it is used.
 
+pub mod archive;
 pub mod manifest;
 pub(crate) mod tar;
 
@@ -309,6 +310,11 @@ impl Opened {
         Ok(bytes)
     }
 
+    /// A part, to be read from its begin.
+    pub fn part(&self, part: usize) -> impl Read {
+        PartReader { bundle: self, part, at: 0 }
+    }
+
     /// Copies a part, and hashes it again on the way: it may have been exchanged since.
     pub fn copy(&self, part: usize, to: &mut dyn Write) -> io::Result<()> {
         let Some(about) = self.parts().get(part) else { return Ok(()) };
@@ -323,5 +329,20 @@ impl Opened {
             return Ok(());
         }
         Err(io::Error::other(format!("{} was changed while it was used", about.name)))
+    }
+}
+
+struct PartReader<'a> {
+    bundle: &'a Opened,
+    part: usize,
+    at: u64,
+}
+
+impl Read for PartReader<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.bundle.read(self.part, self.at, into.len())?;
+        into[..bytes.len()].copy_from_slice(&bytes);
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
     }
 }

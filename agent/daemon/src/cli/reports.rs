@@ -92,7 +92,9 @@ fn with(places: &Places, answer: impl FnOnce(&Outbox) -> ExitCode) -> ExitCode {
 /// What waits; how often a sink failed and why is known to the agent only, which tells it in the status document.
 fn queue(places: &Places, outbox: &Outbox) -> Queue {
     let mut queue = outbox.queue();
-    let told = status::read(places).map(|status| status.queue.sinks).unwrap_or_default();
+    let told = status::read(places).map(|status| status.queue).unwrap_or_default();
+    queue.trouble = told.trouble;
+    let told = told.sinks;
     for sink in &mut queue.sinks {
         if let Some(told) = told.iter().find(|told| told.name == sink.name && told.delivered == sink.delivered) {
             (sink.failures, sink.error) = (told.failures, told.error.clone());
@@ -114,6 +116,9 @@ fn human(device: &str, queue: &Queue, reports: &[Waiting], now: u64) -> String {
     if queue.sinks.is_empty() {
         text.push_str("sinks       none in agent.toml: no reports are made\n");
     }
+    if !queue.trouble.is_empty() {
+        let _ = writeln!(text, "trouble     {}", queue.trouble);
+    }
     for sink in &queue.sinks {
         let waits = match sink.waiting {
             0 => "nothing waits".to_owned(),
@@ -125,6 +130,9 @@ fn human(device: &str, queue: &Queue, reports: &[Waiting], now: u64) -> String {
             at => format!("took up to {} {} ago", sink.delivered, ago(now, at / 1000)),
         };
         let _ = writeln!(text, "sink        {}: {waits}, {last}", sink.name);
+        if sink.passed_over > 0 {
+            let _ = writeln!(text, "lost        {} reports that it never took, whatever was left out of them", sink.passed_over);
+        }
         if !sink.error.is_empty() {
             let _ = writeln!(text, "because     {} attempts failed, the last: {}", sink.failures, sink.error);
         }
@@ -209,15 +217,24 @@ mod tests {
             last_delivery_ms: 40_000,
             failures: 3,
             error: error.to_owned(),
+            passed_over: u64::from(name == "lake"),
         };
-        let queue = Queue { reports: 1, bytes: 9, oldest_ms: 0, sinks: vec![sink("ops", 1, "no route"), sink("lake", 0, "")] };
+        let queue = Queue {
+            trouble: "the disk is full".to_owned(),
+            reports: 1,
+            bytes: 9,
+            oldest_ms: 0,
+            sinks: vec![sink("ops", 1, "no route"), sink("lake", 0, "")],
+        };
         let waiting = Waiting { sequence: 44, since_sequence: 42, at_ms: 90_000, bytes: 9, waits_for: vec!["ops".to_owned()] };
         assert_eq!(
             human("AB", &queue, &[waiting], 100),
             "device      AB\n\
+             trouble     the disk is full\n\
              sink        ops: 1 report waits, took up to 41 60 s ago\n\
              because     3 attempts failed, the last: no route\n\
-             sink        lake: nothing waits, took up to 41 60 s ago\n  \
+             sink        lake: nothing waits, took up to 41 60 s ago\n\
+             lost        1 reports that it never took, whatever was left out of them\n  \
              44  made 10 s ago, 9 bytes, waits for ops (stands for 2 before it, too)\n"
         );
     }

@@ -180,6 +180,7 @@ fn advice(one: &Condition) -> Option<&'static str> {
         (ConditionKind::Suspended, "Suspended") => Some("`trimtab resume` ends it"),
         (ConditionKind::Suspended, "Pinned") => Some("`trimtab unpin` ends it"),
         (ConditionKind::Suspended, "Observing") => Some("`mode = \"enforce\"` under [agent] in agent.toml ends it"),
+        (ConditionKind::Silenced, _) => Some("free some space (`df -h /var/lib/trimtab`), or see why nothing can be written there"),
         (ConditionKind::Stale, "NotHeard") => Some("look at the network and the source: `trimtab sync` tells what fails"),
         (ConditionKind::Stale, "Expired") => Some("have the source publish a new statement"),
         (ConditionKind::Stale, "Withheld") => Some("find out why the source does not serve its newest release"),
@@ -240,6 +241,9 @@ fn outside(status: &Status, now: u64, text: &mut String) {
             status.queue.reports,
             ago(now, status.queue.oldest_ms / 1000)
         );
+    }
+    for sink in status.queue.sinks.iter().filter(|sink| sink.passed_over > 0) {
+        let _ = writeln!(text, "sink        {} never took {} reports, which were passed over", sink.name, sink.passed_over);
     }
     for sink in status.queue.sinks.iter().filter(|sink| sink.failures > 0) {
         let _ = writeln!(text, "sink        {} failed {} times in a row: {}", sink.name, sink.failures, sink.error);

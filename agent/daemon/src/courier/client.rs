@@ -102,8 +102,8 @@ pub enum Delivery {
     Refused {
         /// It will say the same again until somebody changes something.
         lasting: bool,
-        /// It says that this is too much at once.
-        too_large: bool,
+        /// What was sent is what it will not have: it is too much at once, or something in it is wrong.
+        unfit: bool,
         /// For so long it wants to be left alone.
         retry_after: Option<Duration>,
         /// Why, in one line.
@@ -215,8 +215,8 @@ impl Client {
             reports.iter().flat_map(|one| [one.report.as_slice(), one.signature.as_bytes()]).flatten().copied().collect();
         match self.say(&Request::Deliver { sink: sink.to_owned(), pieces }, &body, 0)? {
             (Reply::Delivered { traffic }, _) => Ok(Delivery::Taken { traffic }),
-            (Reply::Undelivered { lasting, too_large, retry_after, message }, _) => {
-                Ok(Delivery::Refused { lasting, too_large, retry_after: retry_after.map(Duration::from_secs), message })
+            (Reply::Undelivered { lasting, unfit, retry_after, message }, _) => {
+                Ok(Delivery::Refused { lasting, unfit, retry_after: retry_after.map(Duration::from_secs), message })
             }
             (other, _) => Err(self.not_that(other)),
         }

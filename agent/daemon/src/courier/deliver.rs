@@ -87,13 +87,13 @@ impl Deliverer {
             Err(Refusal::Courier(error)) => undelivered(error.class() == Class::Configuration, without(&chain(&error), &secrets)),
             Err(Refusal::Later(said)) => Reply::Undelivered {
                 lasting: false,
-                too_large: false,
+                unfit: false,
                 retry_after: said.retry_after,
                 message: without(&said.words(), &secrets),
             },
             Err(Refusal::Said(said)) => Reply::Undelivered {
                 lasting: is_lasting(said.code),
-                too_large: said.code == 413,
+                unfit: is_unfit(said.code),
                 retry_after: said.retry_after,
                 message: without(&said.words(), &secrets),
             },
@@ -195,8 +195,13 @@ fn is_lasting(code: u16) -> bool {
     matches!(code, 400..=407 | 410 | 411 | 413..=417 | 422 | 501)
 }
 
+/// What was sent is what it will not have: less of it, or without something in it, may do.
+fn is_unfit(code: u16) -> bool {
+    matches!(code, 400 | 413 | 422)
+}
+
 fn undelivered(lasting: bool, message: String) -> Reply {
-    Reply::Undelivered { lasting, too_large: false, retry_after: None, message }
+    Reply::Undelivered { lasting, unfit: false, retry_after: None, message }
 }
 
 /// What must be in no message, in all the forms in which it is sent.

@@ -189,8 +189,9 @@ pub enum Reply {
     Undelivered {
         /// The sink will say the same again until somebody changes something, here or there.
         lasting: bool,
-        /// It says that this is too much at once.
-        too_large: bool,
+        /// What was sent is what it will not have (400, 413, 422): it is too much at once, or something in it is wrong.
+        #[serde(default)]
+        unfit: bool,
         /// For so many seconds it wants to be left alone.
         retry_after: Option<u64>,
         /// Why, in one line, without secrets.

@@ -1,12 +1,12 @@
 //! Keeping the drift book: written down before a repair and after it, and said to the journal.
 //!
 //! Guarantees: what a look found is on the disk before anything is done about it; an event has its number on the disk before it is said or
-//! sent. What is to be known of passes after a boot goes with it. A pass that finds nothing, and changes no condition, writes nothing. A book that cannot be written (a full disk) holds up nothing: it is told, and what stands in
-//! memory goes on.
+//! sent. What is to be known of passes after a boot goes with it. A pass that finds nothing, and changes no condition, writes nothing. A book
+//! that cannot be written (a full disk) holds up nothing: it is told, and what stands in memory goes on.
 
 use trimtab_model::digest::Digest;
 use trimtab_model::drift::{Drift, DriftBook, Look};
-use trimtab_model::event::{Event, EventKind, Severity, View};
+use trimtab_model::event::{Event, EventKind, Severity, Telling, View};
 use trimtab_model::hold::Holds;
 use trimtab_model::names::HostPath;
 use trimtab_model::report::{Failure, Pass};
@@ -14,14 +14,13 @@ use trimtab_model::status::ConditionKind;
 
 use super::{Cycle, Hold, now_ms};
 use crate::log::chain;
+use crate::outbox::{Loss, Outbox};
 use crate::store::Store;
 
-/// The book, and what of it was said.
+/// The book, and whether it is on the disk.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     pub(super) book: DriftBook,
-    /// The highest event that was said to the journal.
-    said: u64,
     /// It could not be saved: why.
     trouble: String,
 }
@@ -30,16 +29,18 @@ impl Kept {
     /// The book as it was left; `sent`: the highest event that is in a report already.
     pub(super) fn open(store: &Store, sent: u64, now_ms: u64, remarks: &mut Vec<String>) -> Self {
         let mut book = match store.load_book() {
-            Ok(book) => book.unwrap_or_default(),
+            Ok(Some(book)) => book,
+            // Nothing was told yet, or it was lost and the device's key was not: no number is given twice. A pass tells thousands of events at most,
+            // and takes seconds for that: of milliseconds there are more.
+            Ok(None) => DriftBook { last_event: now_ms, ..DriftBook::default() },
             Err(error) => {
                 remarks.push(format!("the book of drift is damaged and begun anew: {}", chain(&error)));
-                // No number is given twice: more than one a second were never given for long.
-                DriftBook { last_id: now_ms / 1000, last_event: now_ms / 1000, ..DriftBook::default() }
+                DriftBook { last_id: now_ms / 1000, last_event: now_ms, ..DriftBook::default() }
             }
         };
         book.last_event = book.last_event.max(sent);
         book.sent(sent);
-        Self { said: book.last_event, book, trouble: String::new() }
+        Self { book, trouble: String::new() }
     }
 }
 
@@ -93,13 +94,37 @@ impl Cycle {
             holds: &holds,
             stale_since: stale.map(|_| status.trust.last_contact),
         };
-        let is_told = self.kept.book.tell_pass(&view);
-        if is_told || self.history.is_beyond(&self.kept.book) {
+        let lost = self.tell_losses(pass);
+        if self.kept.book.tell_pass(&view) || lost > 0 || self.history.is_beyond(&self.kept.book) {
             self.save_book();
+        }
+        if let (Some(outbox), 1..) = (&self.sending.outbox, lost) {
+            outbox.told(lost);
         }
         self.calm_fights(pass);
         self.say_events(pass);
         self.kept.book.unsent.clone()
+    }
+
+    /// Tells what a receiver never took. How much that was.
+    fn tell_losses(&mut self, pass: &Pass) -> usize {
+        let losses = self.sending.outbox.as_ref().map(Outbox::losses).unwrap_or_default();
+        for Loss { sink, since_sequence, sequence, why } in &losses {
+            let which = if since_sequence == sequence { sequence.to_string() } else { format!("{since_sequence} to {sequence}") };
+            self.kept.book.tell(Telling {
+                at_ms: now_ms(),
+                kind: EventKind::ReportLost,
+                severity: Severity::Error,
+                pass: pass.number,
+                revision: &pass.revision,
+                resource: "",
+                message: format!(
+                    "sink {sink} never took report {which}, not with less detail either, and it was passed over: {why}"
+                ),
+                drift: None,
+            });
+        }
+        losses.len()
     }
 
     /// What is in the spool need not be kept in the book as well; written with the book's next change.
@@ -123,12 +148,11 @@ impl Cycle {
 
     /// Each event is one entry in the journal, with its MESSAGE_ID.
     fn say_events(&mut self, pass: &Pass) {
-        let said = std::mem::replace(&mut self.kept.said, self.kept.book.last_event);
-        for event in self.kept.book.unsent.iter().filter(|event| event.id > said) {
-            say(event, pass);
-            self.history.count_event(event.kind);
+        for event in std::mem::take(&mut self.kept.book.unsaid) {
+            say(&event, pass);
+            self.history.count_event(&event);
         }
-        if self.sending.outbox.is_none() {
+        if self.sending.is_off() {
             let last = self.kept.book.last_event;
             self.kept.book.sent(last);
         }

@@ -5,7 +5,7 @@
 //! happened, so numbers of passes that found nothing may be given again after a boot.
 
 use trimtab_model::drift::DriftBook;
-use trimtab_model::event::EventKind;
+use trimtab_model::event::{Event, EventKind};
 use trimtab_model::plan::Cause;
 use trimtab_model::report::{Outcome, Pass, PassLine};
 use trimtab_model::status::{Counters, CourierStatus, HISTORY, Landlock, STATUS_FORMAT, Since, Status, TrustStatus, Truth};
@@ -177,11 +177,14 @@ impl History {
     }
 
     /// An event was told: what is found and what is repaired is counted where it is told once, not where each pass sees it again.
-    pub(super) fn count_event(&mut self, kind: EventKind) {
-        let counters = &mut self.counters;
-        *counters.events.entry(kind.word().to_owned()).or_default() += 1;
-        counters.drift_found += u64::from(kind == EventKind::DriftFound);
-        counters.drift_repaired += u64::from(kind == EventKind::DriftRepaired);
+    pub(super) fn count_event(&mut self, event: &Event) {
+        let (counters, count) = (&mut self.counters, u64::from(event.count));
+        *counters.events.entry(event.kind.word().to_owned()).or_default() += count;
+        match event.kind {
+            EventKind::DriftFound => counters.drift_found += count,
+            EventKind::DriftRepaired => counters.drift_repaired += count,
+            _ => {}
+        }
     }
 
     fn count(&mut self, pass: &Pass) {

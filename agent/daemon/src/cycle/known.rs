@@ -14,6 +14,7 @@ use trimtab_model::status::{Clock, ConditionKind, Status, TrialLine, TrustStatus
 use super::{Cycle, Hold, now_ms};
 use crate::host::sys::is_clock_kept;
 use crate::log::chain;
+use crate::outbox::Outbox;
 use crate::trust::fresh;
 use crate::trust::memory::Moment as Clocked;
 use crate::trust::release::Rules;
@@ -78,9 +79,8 @@ impl Cycle {
             changes: ledger.history.clone(),
             ..self.history.status()
         };
-        if let Some(outbox) = &self.sending.outbox {
-            (status.device, status.queue) = (outbox.device(), outbox.queue());
-        }
+        status.device = self.sending.outbox.as_ref().map(Outbox::device).unwrap_or_default();
+        status.queue = self.sending.queue();
         status.tell_drift(book);
         let moment = Moment {
             now: now_ms / 1000,
@@ -119,12 +119,14 @@ impl Cycle {
             trust.last_contact = trust.last_contact.max(state.accepted_at);
         }
         trust.root_version = memory.root.as_ref().map(|file| file.root.version);
+        trust.root_digest = memory.root.as_ref().map(|file| file.digest().to_string());
         if let Some(rules) = Rules::of(&self.trust) {
             "release".clone_into(&mut trust.mode);
             if let Some(release) = &memory.release {
                 trust.signer = release.signers.join(", ");
                 (trust.epoch, trust.sequence) = (Some(release.place.epoch), Some(release.place.seq));
-                trust.expires = fresh::expires(memory);
+                trust.statement = Some(release.statement.to_string());
+                trust.expires = memory.ends();
                 fresh::freshness(memory, rules, self.moment()).code().clone_into(&mut trust.freshness);
             }
         }
@@ -140,7 +142,7 @@ impl Cycle {
 
     fn clock(&self, now: u64) -> Clock {
         let floor = match (&self.memory.release, &self.memory.accepted) {
-            (Some(release), _) => self.memory.floor(release.place.epoch),
+            (Some(_), _) => self.memory.floor_now(),
             (None, Some(state)) => state.time_floor.max(state.accepted_at),
             (None, None) => 0,
         };

@@ -479,10 +479,7 @@ impl Cycle {
             let message = format!("looking at the source ended unexpectedly: {error}");
             Answer::Trouble { message, class: Class::Retry, commit: String::new() }.into()
         });
-        self.note_contact(answer.answer.is_reached());
-        if let Some(courier) = &answer.courier {
-            self.history.heard(courier);
-        }
+        self.note_contact(&answer);
         answer
     }
 

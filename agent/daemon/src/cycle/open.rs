@@ -113,7 +113,7 @@ impl Cycle {
         let loaded = store.load_ledger()?;
         let ledger = loaded.ledger;
         let mut remarks: Vec<String> = loaded.warning.into_iter().collect();
-        let memory = recall::recall(&store, &trust, ledger.generation > 0, &mut remarks)?;
+        let memory = recall::recall(&store, &trust, &ledger, &mut remarks)?;
         if !memory.is_empty() && hold != Hold::ReadOnly {
             recall::mend(&mut store, &memory, &mut remarks);
         }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use trimtab_model::event::Event;
 use trimtab_model::outbound::Occasion;
 use trimtab_model::report::{Outcome, Pass};
+use trimtab_model::status::Queue;
 
 use super::{Cycle, Hold, now_ms};
 use crate::config::{Places, Settings};
@@ -19,7 +20,7 @@ pub(super) struct Sending {
     pub(super) outbox: Option<Outbox>,
     /// What distinguishes how the host was then: a report without events is made when that changes.
     told: String,
-    /// Why the last report could not be written.
+    /// Why the last report could not be written, or why there is no outbox though there should be one.
     trouble: String,
 }
 
@@ -36,10 +37,28 @@ impl Sending {
             Some(outbox) => outbox.configure(&settings.reports, &settings.sinks),
             None if hold == Hold::ReadOnly => {}
             None => match Outbox::open(places, &settings.reports, &settings.sinks, now_ms()) {
-                Ok(outbox) => self.outbox = Some(outbox),
-                Err(error) => remarks.push(format!("no reports leave this host: {}", chain(&error))),
+                Ok(outbox) => (self.outbox, self.trouble) = (Some(outbox), String::new()),
+                Err(error) => {
+                    let trouble = chain(&error);
+                    if trouble != self.trouble {
+                        remarks.push(format!("no reports leave this host: {trouble}"));
+                    }
+                    // Where nobody is to hear anything, nothing is kept from anybody.
+                    self.trouble = if settings.sinks.is_empty() { String::new() } else { trouble };
+                }
             },
         }
+    }
+
+    /// Whether nobody will ever ask for what happened: no outbox, and none that only cannot be used now.
+    pub(super) fn is_off(&self) -> bool {
+        self.outbox.is_none() && self.trouble.is_empty()
+    }
+
+    /// What waits, and what keeps it.
+    pub(super) fn queue(&self) -> Queue {
+        let none = || Queue { trouble: self.trouble.clone(), ..Queue::default() };
+        self.outbox.as_ref().map_or_else(none, Outbox::queue)
     }
 }
 
@@ -68,6 +87,13 @@ impl Cycle {
 
     /// The report of a pass, if it matters: something happened, or the host is otherwise than the last report said.
     pub(super) fn report(&mut self, pass: &Pass, events: Vec<Event>) {
+        if self.sending.outbox.is_none() && !self.sending.is_off() {
+            // What kept it (a disk that was full, a key that was wrong) may be over.
+            self.sending.reread(&self.places, &self.settings, self.hold, &mut self.remarks);
+            if self.sending.outbox.is_none() {
+                return;
+            }
+        }
         let Some(due) = self.beats_at() else {
             // Nobody is there to take them; the journal has them.
             self.reported(u64::MAX);

@@ -121,6 +121,7 @@ fn wanted(status: &Status, ago: &dyn Fn(u64) -> String) -> Markup {
                 dt { "source" } dd { @if trust.last_contact == 0 { "not heard yet" } @else { "heard " (ago(trust.last_contact)) " ago" } }
                 @if let (Some(epoch), Some(sequence)) = (trust.epoch, trust.sequence) {
                     dt { "release" } dd { (epoch) "." (sequence) ", " (trust.freshness) }
+                    @if let Some(statement) = &trust.statement { dt { "its statement" } dd { code { (short(statement.trim_start_matches("sha256:"))) } } }
                 }
                 @if let Some(expires) = trust.expires { dt { "statement" } dd { "runs out in " (ago_or_now(expires, status.at_ms / 1000)) } }
                 @if let Some(trial) = &status.trial {
@@ -159,6 +160,7 @@ fn is(status: &Status, ago: &dyn Fn(u64) -> String) -> Markup {
                 @if status.watch.watched > 0 { dt { "watched" } dd { (status.watch.watched) " paths by " (status.watch.files) @if status.watch.unwatched > 0 { ", " (status.watch.unwatched) " not" } } }
                 @if !status.queue.sinks.is_empty() {
                     dt { "reports" } dd { (status.queue.reports) " not delivered"
+                        @if !status.queue.trouble.is_empty() { div { (status.queue.trouble) } }
                         @for sink in &status.queue.sinks { div { (sink.name) ": " @if sink.failures > 0 { "failed " (sink.failures) " times, " (sink.error) } @else { "delivers" } } }
                     }
                 }

@@ -2,11 +2,18 @@
 //!
 //! It holds nothing while it waits, and what it holds while it sends is one batch. Dropping it in the middle loses nothing: what was not told to
 //! be taken is sent again, and the receiver knows it by its keys.
+//!
+//! A receiver that will not have what it was sent (400, 413, 422) is sent less: half of the reports, then the one alone, then that with less
+//! detail. What it refuses even so [`REFUSALS`] times, with growing pauses, is passed over for it, and told: one report must not keep back all
+//! that come after it. What says something of the receiver and nothing of the report (401, 403, 404, 429, 5xx, no answer) passes nothing over.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::{Next, Outbox, OutboxError};
+use trimtab_model::outbound::Signed;
+
+use super::spool::{Loss, MAX_LOSSES, SpoolError};
+use super::{Desk, Next, Outbox, OutboxError};
 use crate::config::Places;
 use crate::courier::protocol::Class;
 use crate::courier::{Client, ClientError, Delivery};
@@ -16,6 +23,23 @@ use crate::log::chain;
 const PATIENCE: Duration = Duration::from_secs(45);
 /// A spool that cannot be read is looked at again after so long.
 const TROUBLE: Duration = Duration::from_secs(60);
+
+/// The sizes of a report that was too much as it is, bytes of JSON; a webhook has each event twice, and one of them by four thirds.
+const LESS: [usize; 2] = [64 << 10, 8 << 10];
+/// So often a receiver refuses the least of a report before it is passed over: with the pauses in between a quarter of an hour, and hours where
+/// it refused the ones before as well.
+const REFUSALS: u32 = 5;
+
+/// A report that a sink would not have, though it was alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stuck {
+    /// A sequence of those that it stands for.
+    sequence: u64,
+    /// With how much detail it is tried next: an index into [`LESS`]; `None`: with all.
+    detail: Option<usize>,
+    /// How often the least was refused.
+    refusals: u32,
+}
 
 /// How the courier is reached.
 #[derive(Debug, Clone)]
@@ -92,9 +116,14 @@ impl Outbox {
                     tracing::warn!("what sink {sink} took cannot be written down: {}", chain(&error));
                 }
             }
-            Ok(Delivery::Refused { too_large: true, .. }) if count > 1 => {
+            Ok(Delivery::Refused { unfit: true, .. }) if count > 1 => {
                 if let Some(sink) = desk.sinks.get_mut(sink) {
                     sink.batch = (count / 2).max(1);
+                }
+            }
+            Ok(Delivery::Refused { unfit: true, retry_after, message, .. }) => {
+                if !desk.lessen(sink, last) && !desk.gives_up(sink, last, &message) {
+                    desk.refused(sink, &message, true, retry_after, now);
                 }
             }
             Ok(Delivery::Refused { lasting, retry_after, message, .. }) => {
@@ -106,12 +135,57 @@ impl Outbox {
     }
 }
 
-fn attempt(
-    held: &mut Option<(String, Client)>,
-    reach: &Reach,
-    sink: &str,
-    reports: &[trimtab_model::outbound::Signed],
-) -> Result<Delivery, ClientError> {
+impl Desk {
+    /// The report that a sink is stuck at, as it is tried next.
+    pub(super) fn less(&mut self, after: u64, stuck: Stuck) -> Result<(Vec<Signed>, u64), SpoolError> {
+        let first = self.spool.entries().find(|entry| entry.sequence > after).copied();
+        // It may have been made one with others meanwhile.
+        let first = first.filter(|entry| (entry.since..=entry.sequence).contains(&stuck.sequence));
+        match (first, stuck.detail) {
+            (Some(entry), Some(detail)) => {
+                let less = self.spool.less(entry.sequence, LESS[detail], &self.key)?;
+                Ok((less.into_iter().collect(), entry.sequence))
+            }
+            _ => self.batch(after, 1),
+        }
+    }
+
+    /// Has the report that a sink would not have tried with less detail; `false`: there is no less.
+    fn lessen(&mut self, name: &str, last: u64) -> bool {
+        let Some(entry) = self.spool.entries().find(|entry| entry.sequence == last).copied() else { return false };
+        let Some(sink) = self.sinks.get_mut(name) else { return false };
+        let known = sink.stuck.filter(|stuck| (entry.since..=entry.sequence).contains(&stuck.sequence));
+        let mut stuck = known.unwrap_or(Stuck { sequence: last, detail: None, refusals: 0 });
+        let from = stuck.detail.map_or(0, |detail| detail + 1);
+        let next = (from..LESS.len()).find(|detail| sink.shrinks && (LESS[*detail] as u64) < entry.bytes);
+        stuck.detail = next.or(stuck.detail);
+        stuck.refusals += u32::from(next.is_none());
+        sink.stuck = Some(stuck);
+        next.is_some()
+    }
+
+    /// Passes over what a sink refused too often; `false`: it is tried again.
+    fn gives_up(&mut self, name: &str, last: u64, why: &str) -> bool {
+        let Some(sink) = self.sinks.get_mut(name).filter(|sink| sink.stuck.is_some_and(|stuck| stuck.refusals >= REFUSALS)) else {
+            return false;
+        };
+        // The failures stay: a receiver that refuses the next one as well is left alone for longer.
+        (sink.stuck, sink.again) = (None, None);
+        sink.cursor.delivered = last;
+        sink.cursor.passed_over += 1;
+        let since_sequence = self.spool.entries().find(|entry| entry.sequence == last).map_or(last, |entry| entry.since);
+        let losses = &mut self.spool.state.losses;
+        losses.push(Loss { sink: name.to_owned(), since_sequence, sequence: last, why: why.to_owned() });
+        let excess = losses.len().saturating_sub(MAX_LOSSES);
+        losses.drain(..excess);
+        if let Err(error) = self.note() {
+            tracing::warn!("that sink {name} passed over report {last} cannot be written down: {}", chain(&error));
+        }
+        true
+    }
+}
+
+fn attempt(held: &mut Option<(String, Client)>, reach: &Reach, sink: &str, reports: &[Signed]) -> Result<Delivery, ClientError> {
     // A courier that has spoken to one sink has its secrets, and is confined to it: another sink gets another courier.
     let mut client = match held.take() {
         Some((of, client)) if of == sink => client,

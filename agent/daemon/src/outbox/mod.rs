@@ -23,11 +23,11 @@ use trimtab_model::status::{Queue, SinkStatus, Status};
 
 pub use deliver::{Reach, flush};
 pub use key::{DeviceKey, KeyError};
-pub use spool::SpoolError;
+pub use spool::{Loss, SpoolError};
 
 use crate::config::{Places, ReportSettings};
 use crate::courier::protocol::MAX_REPORTS;
-use crate::sinks::SinkConfig;
+use crate::sinks::{SinkConfig, SinkKind};
 use spool::{Bounds, Cursor, Spool};
 
 /// From here on a batch is sent although more waits.
@@ -61,6 +61,12 @@ struct Desk {
     /// When the next heartbeat is due.
     beat_at: Instant,
     remarks: Vec<String>,
+    /// Why the last report could not be written; empty when it could.
+    unwritten: String,
+    /// Why what sinks took could not be noted; empty when it could.
+    unnoted: String,
+    /// The first of the numbers that were given to reports which could not be written: the next one stands for them.
+    skipped: Option<u64>,
 }
 
 /// A sink between two attempts.
@@ -73,6 +79,10 @@ struct Sink {
     again: Option<Instant>,
     /// How many reports one request may have.
     batch: usize,
+    /// The report that it would not have, though it was alone.
+    stuck: Option<deliver::Stuck>,
+    /// What it gets is larger the more a report tells, so that telling less may help.
+    shrinks: bool,
 }
 
 /// A report that waits, for who looks.
@@ -127,8 +137,17 @@ impl Outbox {
         now_ms: u64,
     ) -> Result<Self, OutboxError> {
         let spool = Spool::open(&places.spool(), now_ms)?;
-        let mut desk =
-            Desk { key, spool, settings: settings.clone(), sinks: BTreeMap::new(), beat_at: Instant::now(), remarks: Vec::new() };
+        let mut desk = Desk {
+            key,
+            spool,
+            settings: settings.clone(),
+            sinks: BTreeMap::new(),
+            beat_at: Instant::now(),
+            remarks: Vec::new(),
+            unwritten: String::new(),
+            unnoted: String::new(),
+            skipped: None,
+        };
         desk.configure(settings, sinks);
         // After a power cut at a whole site all its agents start at once, each with a report or more to send.
         let start = Instant::now() + pace::START.mul_f64(pace::draw());
@@ -159,7 +178,9 @@ impl Outbox {
         }
         // One that cannot be written is due again like any other, and not with each pass.
         desk.beat_at = Instant::now() + pace::beat(desk.settings.heartbeat, pace::draw());
-        let sequence = desk.write(status, events, occasion, now_ms)?;
+        let written = desk.write(status, events, occasion, now_ms);
+        desk.unwritten = written.as_ref().err().map(|error| crate::log::chain(error)).unwrap_or_default();
+        let sequence = written?;
         drop(desk);
         self.wake.notify_one();
         Ok(Some(sequence))
@@ -168,6 +189,21 @@ impl Outbox {
     /// The highest id of an event that is in a report.
     pub fn last_event(&self) -> u64 {
         self.desk().spool.state.last_event
+    }
+
+    /// What was passed over and not told yet.
+    pub fn losses(&self) -> Vec<Loss> {
+        self.desk().spool.state.losses.clone()
+    }
+
+    /// The first so many of them were told. Where that cannot be written down, a later process tells them again.
+    pub fn told(&self, losses: usize) {
+        let mut desk = self.desk();
+        let known = desk.spool.state.losses.len();
+        desk.spool.state.losses.drain(..losses.min(known));
+        if let Err(error) = desk.note() {
+            desk.remarks.push(crate::log::chain(&error));
+        }
     }
 
     /// The device's name.
@@ -199,8 +235,11 @@ impl Outbox {
             last_delivery_ms: sink.cursor.at_ms,
             failures: sink.failures,
             error: sink.error.clone(),
+            passed_over: sink.cursor.passed_over,
         });
+        let trouble = if desk.unwritten.is_empty() { &desk.unnoted } else { &desk.unwritten };
         Queue {
+            trouble: trouble.clone(),
             reports: desk.spool.entries().count(),
             bytes: desk.spool.bytes(),
             oldest_ms: desk.spool.entries().next().map_or(0, |entry| entry.at_ms),
@@ -242,29 +281,36 @@ impl Desk {
         let mut before = std::mem::take(&mut self.sinks);
         for config in sinks {
             let cursor = self.spool.state.sinks.get(&config.name).copied().unwrap_or_default();
-            let fresh = Sink { cursor, failures: 0, error: String::new(), again: None, batch: MAX_REPORTS };
-            self.sinks.insert(config.name.clone(), before.remove(&config.name).unwrap_or(fresh));
+            let shrinks = matches!(config.kind, SinkKind::Webhook | SinkKind::Otlp);
+            let (failures, error, again, batch, stuck) = (0, String::new(), None, MAX_REPORTS, None);
+            let fresh = Sink { cursor, failures, error, again, batch, stuck, shrinks };
+            self.sinks.insert(config.name.clone(), Sink { shrinks, ..before.remove(&config.name).unwrap_or(fresh) });
         }
     }
 
     fn write(&mut self, status: Status, events: Vec<Event>, occasion: Occasion, now_ms: u64) -> Result<u64, OutboxError> {
+        if !self.unnoted.is_empty() {
+            // If it still cannot be, that is known.
+            let _ = self.note();
+        }
         let sequence = self.spool.next_sequence();
         let device = self.key.device();
         let mut report = Report {
             format: REPORT_FORMAT,
             host: status.host.clone(),
             sequence,
-            since_sequence: sequence,
+            since_sequence: *self.skipped.get_or_insert(sequence),
             next_ms: now_ms.saturating_add(pace::latest_beat(self.settings.heartbeat)),
             at_ms: now_ms,
             occasion,
             status: Status { device: device.clone(), ..status },
             device,
+            merged: events.iter().map(|event| u64::from(event.count.saturating_sub(1))).sum(),
             events,
-            merged: 0,
         };
         report.bound();
         self.spool.put(report, &self.key)?;
+        self.skipped = None;
         let bounds = Bounds { bytes: self.settings.max_mib << 20, count: self.settings.max_count };
         // The report is safe; that the spool is larger than it should be is no reason to say that it is not.
         if let Err(error) = self.spool.keep_within(bounds, &self.key) {
@@ -282,8 +328,11 @@ impl Desk {
             if let Some(again) = sink.again.filter(|again| *again > now) {
                 return Ok(Next::At(again));
             }
-            let (name, batch, after) = (name.clone(), sink.batch, sink.cursor.delivered);
-            let (reports, last) = self.batch(after, batch)?;
+            let (name, batch, after, stuck) = (name.clone(), sink.batch, sink.cursor.delivered, sink.stuck);
+            let (reports, last) = match stuck {
+                Some(stuck) => self.less(after, stuck)?,
+                None => self.batch(after, batch)?,
+            };
             // All of it was torn: what is left is looked at again.
             if !reports.is_empty() {
                 return Ok(Next::Send { sink: name, reports, last });
@@ -313,14 +362,20 @@ impl Desk {
         if sink.failures > 0 {
             tracing::info!("sink {name} takes reports again, after {} attempts in vain", sink.failures);
         }
-        (sink.failures, sink.error, sink.again) = (0, String::new(), None);
+        (sink.failures, sink.error, sink.again, sink.stuck) = (0, String::new(), None, None);
         sink.batch = (sink.batch * 2).min(MAX_REPORTS);
-        sink.cursor = Cursor { delivered: sink.cursor.delivered.max(last), at_ms: now_ms };
+        sink.cursor = Cursor { delivered: sink.cursor.delivered.max(last), at_ms: now_ms, ..sink.cursor };
+        self.note()
+    }
+
+    /// Writes down how far each sink is, and forgets what all of them have.
+    fn note(&mut self) -> Result<(), SpoolError> {
         // Those of sinks that are gone from agent.toml are forgotten with this.
         self.spool.state.sinks = self.sinks.iter().map(|(name, sink)| (name.clone(), sink.cursor)).collect();
-        self.spool.save_state()?;
         let all = self.sinks.values().map(|sink| sink.cursor.delivered).min().unwrap_or_default();
-        self.spool.forget(all)
+        let noted = self.spool.settle(all);
+        self.unnoted = noted.as_ref().err().map(|error| crate::log::chain(error)).unwrap_or_default();
+        noted
     }
 
     /// A sink took nothing.

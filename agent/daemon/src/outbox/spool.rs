@@ -6,6 +6,9 @@
 //! Guarantees: a sequence is given once, whatever is killed when: the highest one stands in the names of the files, and in the state document
 //! before the last file goes. The spool keeps its bounds but for the report that is being written.
 //! Limits: when it is full, detail goes (two reports become one), not reports. Where the whole folder is lost, sequences go on from the clock.
+//! What is done about a disk that is full is in [`room`].
+
+mod room;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
@@ -82,6 +85,26 @@ pub(super) struct State {
     pub(super) last_event: u64,
     /// How far each sink is.
     pub(super) sinks: BTreeMap<String, Cursor>,
+    /// What was passed over and not told yet, oldest first, at most [`MAX_LOSSES`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) losses: Vec<Loss>,
+}
+
+/// How many losses wait to be told; the number of all of them is in [`Cursor::passed_over`].
+pub(super) const MAX_LOSSES: usize = 20;
+
+/// A report that a sink never took.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Loss {
+    /// The sink.
+    pub sink: String,
+    /// The first sequence that the report stands for.
+    pub since_sequence: u64,
+    /// Its own.
+    pub sequence: u64,
+    /// What the sink said last.
+    pub why: String,
 }
 
 /// How far a sink is.
@@ -92,6 +115,8 @@ pub(super) struct Cursor {
     pub(super) delivered: u64,
     /// When, milliseconds since 1970.
     pub(super) at_ms: u64,
+    /// How many reports it never took and were passed over.
+    pub(super) passed_over: u64,
 }
 
 /// The folder.
@@ -102,6 +127,10 @@ pub(super) struct Spool {
     pub(super) state: State,
     /// What a person should hear of.
     remarks: Vec<String>,
+    /// There was little room when the last report was written.
+    short: bool,
+    /// Room that was set aside was given up by this process.
+    given_up: bool,
     /// Steps that may still be done before the plug is pulled.
     #[cfg(test)]
     pub(super) fuse: std::cell::Cell<u32>,
@@ -115,44 +144,53 @@ impl Spool {
             entries: BTreeMap::new(),
             state: State::default(),
             remarks: Vec::new(),
+            short: false,
+            given_up: false,
             #[cfg(test)]
             fuse: std::cell::Cell::new(u32::MAX),
         };
         let state = folder.join(STATE);
-        let mut known = None;
+        let (mut known, mut damaged) = (None, false);
         match read(&state, MAX_FILE) {
             Ok(text) => match serde_json::from_slice(&text) {
                 Ok(state) => known = Some(state),
-                Err(error) => spool.remarks.push(format!(
-                    "{} is damaged ({error}); reports that were delivered before may be delivered again",
-                    state.display()
-                )),
+                Err(error) => {
+                    damaged = true;
+                    spool.remarks.push(format!(
+                        "{} is damaged ({error}); reports that were delivered before may be delivered again",
+                        state.display()
+                    ));
+                }
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed("read", &state)(error)),
         }
-        spool.list()?;
-        // Seconds are far beyond any count of reports: a number that was given before the loss is not given again.
-        spool.state = known.unwrap_or_else(|| State { sequence: now_ms / 1000, ..State::default() });
-        for entry in spool.entries.values() {
+        let emptied = spool.list()?;
+        // Seconds are far beyond any count of reports: a number that was given before the loss is not given again. Where reports lie and nothing
+        // was lost, nothing was delivered yet, and they know what was given.
+        let begin = if damaged || (spool.entries.is_empty() && emptied.is_empty()) { now_ms / 1000 } else { 0 };
+        spool.state = known.unwrap_or_else(|| State { sequence: begin, ..State::default() });
+        for entry in spool.entries.values().chain(&emptied) {
             spool.state.sequence = spool.state.sequence.max(entry.sequence);
             spool.state.last_event = spool.state.last_event.max(entry.event);
         }
         Ok(spool)
     }
 
-    fn list(&mut self) -> Result<(), SpoolError> {
+    /// Finds what lies there. What was emptied (see [`Self::make_way`]) waits for nobody, and is returned for its numbers.
+    fn list(&mut self) -> Result<Vec<Entry>, SpoolError> {
         let entries = match std::fs::read_dir(&self.folder) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(failed("look into", &self.folder)(error)),
         };
-        let mut found: Vec<Entry> = Vec::new();
+        let mut found = Vec::new();
         for entry in entries.flatten() {
             let Some(mut known) = entry.file_name().to_str().and_then(Entry::parse) else { continue };
             known.bytes = entry.metadata().map_or(0, |data| data.len());
             found.push(known);
         }
+        let (emptied, mut found): (Vec<Entry>, Vec<Entry>) = found.into_iter().partition(|entry| entry.bytes == 0);
         // Merging was cut short: what is in another one as well counts once. It goes with the next delivery.
         found.sort_by_key(|entry| (entry.since, std::cmp::Reverse(entry.sequence)));
         let mut covered = 0;
@@ -162,7 +200,7 @@ impl Spool {
                 self.entries.insert(entry.sequence, entry);
             }
         }
-        Ok(())
+        Ok(emptied)
     }
 
     pub(super) fn entries(&self) -> impl DoubleEndedIterator<Item = &Entry> {
@@ -179,33 +217,75 @@ impl Spool {
         self.state.sequence
     }
 
-    /// Writes a report; it is on the disk when this comes back.
+    /// Writes a report; it is on the disk when this comes back. On a disk that is nearly full it is a small one.
     pub(super) fn put(&mut self, report: Report, key: &DeviceKey) -> Result<(), SpoolError> {
         let at_ms = report.at_ms;
-        self.write_report(report, at_ms, key).map(|entry| self.state.last_event = self.state.last_event.max(entry.event))
+        self.make_folder()?;
+        self.short = !self.has_room();
+        let entry = if self.short {
+            self.write_short(report, at_ms, key)?
+        } else {
+            let entry = self.write_report(report, at_ms, MAX_REPORT, key)?;
+            self.set_aside();
+            entry
+        };
+        self.state.last_event = self.state.last_event.max(entry.event);
+        Ok(())
     }
 
-    fn write_report(&mut self, report: Report, at_ms: u64, key: &DeviceKey) -> Result<Entry, SpoolError> {
+    /// First with what room there is, then with what was set aside, then as little as can be said.
+    fn write_short(&mut self, report: Report, at_ms: u64, key: &DeviceKey) -> Result<Entry, SpoolError> {
+        match self.write_report(report.clone(), at_ms, room::SMALL[0], key) {
+            Err(error) if error.is_full() => self.give_up(),
+            written => return written,
+        }
+        match self.write_report(report.clone(), at_ms, room::SMALL[0], key) {
+            Err(error) if error.is_full() => self.write_report(report, at_ms, room::SMALL[1], key),
+            written => written,
+        }
+    }
+
+    fn write_report(&mut self, report: Report, at_ms: u64, most: usize, key: &DeviceKey) -> Result<Entry, SpoolError> {
         let event = report.events.iter().map(|event| event.id).max().unwrap_or_default();
         let mut entry = Entry { since: report.since_sequence, sequence: report.sequence, at_ms, event, bytes: 0 };
-        let trusted = format!("trimtab report device={} sequence={} time={}", report.device, report.sequence, report.at_ms);
-        let bytes = report.to_bytes();
-        let text = [key.sign(&bytes, &trusted).as_bytes(), &bytes].concat();
+        let signed = signed(report, most, key);
+        let text = [signed.signature.as_bytes(), &signed.report].concat();
         entry.bytes = text.len() as u64;
         self.write(&entry.name(), &text)?;
         self.entries.insert(entry.sequence, entry);
         Ok(entry)
     }
 
-    /// Two oldest reports become one until the bounds are kept.
-    pub(super) fn keep_within(&mut self, bounds: Bounds, key: &DeviceKey) -> Result<(), SpoolError> {
-        while self.entries.len() > 1 && (self.entries.len() > bounds.count || self.bytes() > bounds.bytes) {
+    /// Two oldest reports become one until the bounds are kept; on a full disk also until what waits is no more than may wait there, or than
+    /// waited before the newest one.
+    pub(super) fn keep_within(&mut self, mut bounds: Bounds, key: &DeviceKey) -> Result<(), SpoolError> {
+        if !self.short {
+            return self.merge(bounds, MAX_REPORT, usize::MAX, key);
+        }
+        let newest = self.entries.values().next_back().map_or(0, |entry| entry.bytes);
+        bounds.bytes = bounds.bytes.min(room::WAITING.max(self.bytes() - newest));
+        match self.merge(bounds, room::SMALL[0], room::STEPS, key) {
+            Err(error) if error.is_full() => self.give_up(),
+            merged => return merged,
+        }
+        match self.merge(bounds, room::SMALL[0], room::STEPS, key) {
+            // That the disk is full is known.
+            Err(error) if error.is_full() => Ok(()),
+            merged => merged,
+        }
+    }
+
+    fn merge(&mut self, bounds: Bounds, most: usize, steps: usize, key: &DeviceKey) -> Result<(), SpoolError> {
+        for _ in 0..steps {
+            if self.entries.len() < 2 || (self.entries.len() <= bounds.count && self.bytes() <= bounds.bytes) {
+                break;
+            }
             let mut oldest = self.entries.values().copied();
             let (Some(first), Some(second)) = (oldest.next(), oldest.next()) else { return Ok(()) };
             let (Some((older, _)), Some((newer, _))) = (self.read(first.sequence, key)?, self.read(second.sequence, key)?) else {
                 continue;
             };
-            self.write_report(older.absorb(newer), first.at_ms, key)?;
+            self.write_report(older.absorb(newer), first.at_ms, most, key)?;
             // Both names are in the new one's: whatever is left of them after a power cut is passed over.
             self.entries.remove(&first.sequence);
             self.remove(&second.name())?;
@@ -230,7 +310,7 @@ impl Spool {
         if let Some(found) = open(&text, key).filter(|(report, _)| report.sequence == sequence) {
             return Ok(Some(found));
         }
-        self.set_aside(&entry)?;
+        self.lay_aside(&entry)?;
         Ok(None)
     }
 
@@ -242,7 +322,12 @@ impl Spool {
         Ok(open(&text, key))
     }
 
-    fn set_aside(&mut self, entry: &Entry) -> Result<(), SpoolError> {
+    /// One report of at most so many bytes, as far as leaving out can make it so: signed anew, under its own number.
+    pub(super) fn less(&mut self, sequence: u64, most: usize, key: &DeviceKey) -> Result<Option<Signed>, SpoolError> {
+        Ok(self.read(sequence, key)?.map(|(report, _)| signed(report, most, key)))
+    }
+
+    fn lay_aside(&mut self, entry: &Entry) -> Result<(), SpoolError> {
         let (path, aside) = (self.folder.join(entry.name()), self.folder.join(ASIDE));
         self.entries.remove(&entry.sequence);
         self.remarks.push(format!("{} is torn or not this device's; it was set aside", path.display()));
@@ -257,7 +342,47 @@ impl Spool {
         Ok(())
     }
 
-    /// Forgets what every sink has: everything up to a sequence. The state must say so on the disk before.
+    /// Notes how far the sinks are, and forgets what every one of them has: everything up to a sequence.
+    pub(super) fn settle(&mut self, through: u64) -> Result<(), SpoolError> {
+        match self.save_state() {
+            // What was delivered need not wait for room in which to say so: it is the room.
+            Err(error) if error.is_full() => {
+                self.make_way(through)?;
+                match self.save_state() {
+                    Err(error) if error.is_full() => {
+                        self.give_up();
+                        self.save_state()?;
+                    }
+                    saved => saved?,
+                }
+            }
+            saved => saved?,
+        }
+        self.forget(through)?;
+        self.set_aside();
+        Ok(())
+    }
+
+    /// Removes what every sink has, but for what the numbers stand in: that is emptied, for its name is enough. After a crash now what else waits is
+    /// sent once more, and no number is given twice.
+    fn make_way(&mut self, through: u64) -> Result<(), SpoolError> {
+        let newest = self.entries.keys().next_back().copied();
+        let telling = self.entries.values().max_by_key(|entry| (entry.event, entry.sequence)).map(|entry| entry.sequence);
+        let goes = |sequence: u64| sequence <= through && Some(sequence) != newest && Some(sequence) != telling;
+        let gone: Vec<Entry> = self.entries.values().filter(|entry| goes(entry.sequence)).copied().collect();
+        for entry in gone {
+            self.remove(&entry.name())?;
+            self.entries.remove(&entry.sequence);
+        }
+        for entry in self.entries.values_mut().filter(|entry| entry.sequence <= through) {
+            let path = self.folder.join(entry.name());
+            std::fs::OpenOptions::new().write(true).truncate(true).open(&path).map_err(failed("empty", &path))?;
+            entry.bytes = 0;
+        }
+        Ok(())
+    }
+
+    /// Forgets everything up to a sequence. The state must say so on the disk before.
     pub(super) fn forget(&mut self, through: u64) -> Result<(), SpoolError> {
         self.entries.retain(|sequence, _| *sequence > through);
         // By name and not by entry: what an earlier merge left goes as well.
@@ -280,13 +405,7 @@ impl Spool {
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), SpoolError> {
         let path = self.folder.join(name);
         let io = failed("write", &path);
-        if !self.folder.exists() {
-            self.step()?;
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(&io)?;
-        }
-        // The ledger's disk: what is set aside for it is not for reports.
-        crate::store::require_at(&self.folder, bytes.len() as u64)
-            .map_err(|error| io(io::Error::other(crate::log::chain(&error))))?;
+        self.make_folder()?;
         let beside = self.folder.join(".new");
         let attempt = || {
             let _ = std::fs::remove_file(&beside);
@@ -304,7 +423,20 @@ impl Spool {
             self.fused()?;
             std::fs::File::open(&self.folder)?.sync_all()
         };
-        attempt().map_err(&io)
+        let written = attempt().map_err(&io);
+        if written.as_ref().is_err_and(SpoolError::is_full) {
+            // What there was of room is for a smaller one.
+            let _ = std::fs::remove_file(&beside);
+        }
+        written
+    }
+
+    fn make_folder(&self) -> Result<(), SpoolError> {
+        if self.folder.exists() {
+            return Ok(());
+        }
+        self.step()?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(failed("make", &self.folder))
     }
 
     fn remove(&self, name: &str) -> Result<(), SpoolError> {
@@ -332,6 +464,12 @@ impl Spool {
         self.fuse.set(left);
         Ok(())
     }
+}
+
+fn signed(report: Report, most: usize, key: &DeviceKey) -> Signed {
+    let trusted = format!("trimtab report device={} sequence={} time={}", report.device, report.sequence, report.at_ms);
+    let bytes = report.to_bytes_within(most);
+    Signed { signature: key.sign(&bytes, &trusted), report: bytes }
 }
 
 /// A report with its signature, as the file has them: four lines, then the report to the end.

@@ -126,6 +126,10 @@ fn a_spool_that_cannot_be_written_is_told_and_the_number_is_not_given_again() {
     std::fs::remove_file(&spool).unwrap();
     std::fs::rename(&elsewhere, &spool).unwrap();
     assert_eq!(take(&outbox, 2), Some(first + 2));
+    let (report, _) = outbox.show(first + 2).unwrap().unwrap();
+    assert_eq!(report.since_sequence, first + 1, "no number is missing for whoever receives them");
+    take(&outbox, 3);
+    assert_eq!(outbox.show(first + 3).unwrap().unwrap().0.since_sequence, first + 3);
 }
 
 #[test]
@@ -134,7 +138,7 @@ fn what_is_too_much_at_once_is_sent_in_smaller_parts() {
     let outbox = scene.open(&["small"]);
     let last = (1..=8).filter_map(|id| take(&outbox, id)).max().unwrap();
     let refused =
-        || Ok(crate::courier::Delivery::Refused { lasting: true, too_large: true, retry_after: None, message: "413".to_owned() });
+        || Ok(crate::courier::Delivery::Refused { lasting: true, unfit: true, retry_after: None, message: "413".to_owned() });
     let mut sizes = Vec::new();
     while let Some((_, upto, count)) = next(&outbox) {
         sizes.push(count);
@@ -147,8 +151,99 @@ fn what_is_too_much_at_once_is_sent_in_smaller_parts() {
     }
     assert_eq!(sizes, [8, 4, 2, 1, 1, 1, 1, 1, 1, 1, 1]);
     assert_eq!(outbox.queue().sinks[0].delivered, last);
-    // Alone it is too large for good: that is told, and not tried all the time.
+    // Alone, and so small already that there is no less of it: that is told, and not tried all the time.
     take(&outbox, 9);
     outbox.heard("small", last + 1, 1, refused());
     assert!(next(&outbox).is_none() && outbox.queue().sinks[0].error == "413");
+}
+
+fn refused(unfit: bool, message: &str) -> Result<crate::courier::Delivery, crate::courier::ClientError> {
+    Ok(crate::courier::Delivery::Refused { lasting: true, unfit, retry_after: None, message: message.to_owned() })
+}
+
+/// Whatever the pauses: what this sink is to get next, and how large that is.
+fn at_once(outbox: &Outbox, name: &str) -> Option<(u64, Vec<usize>)> {
+    let mut desk = outbox.desk();
+    desk.sinks.iter_mut().for_each(|(known, sink)| sink.again = (known != name).then(|| Instant::now() + Duration::from_secs(900)));
+    match desk.next(Instant::now()).unwrap() {
+        Next::Send { reports, last, .. } => Some((last, reports.iter().map(|signed| signed.report.len()).collect())),
+        _ => None,
+    }
+}
+
+fn take_large(outbox: &Outbox) -> u64 {
+    let events = (1..=400).map(|id| Event { message: "so ".repeat(100), ..event(id) }).collect();
+    outbox.take(Status { host: "box".to_owned(), ..Status::default() }, events, Occasion::Pass, 9_000).unwrap().unwrap()
+}
+
+#[test]
+fn one_report_that_a_sink_will_not_have_holds_back_no_other() {
+    let scene = Scene::new();
+    let outbox = scene.open(&["picky", "other"]);
+    let large = take_large(&outbox);
+    let next = (2..=4).filter_map(|id| take(&outbox, 400 + id)).max().unwrap();
+    let (mut sizes, mut requests) = (Vec::new(), 0);
+    while let Some((last, parts)) = at_once(&outbox, "picky") {
+        requests += 1;
+        assert!(requests < 30, "it stands still");
+        let delivered = outbox.queue().sinks.iter().find(|sink| sink.name == "picky").unwrap().delivered;
+        if delivered < large {
+            sizes.push(*parts.first().unwrap());
+            outbox.heard("picky", last, parts.len(), refused(true, "it answered 400: no"));
+        } else {
+            outbox.heard(
+                "picky",
+                last,
+                parts.len(),
+                Ok(crate::courier::Delivery::Taken { traffic: crate::courier::Traffic::default() }),
+            );
+        }
+    }
+    let alone: Vec<usize> = sizes.into_iter().skip(2).collect();
+    assert_eq!(alone.len(), 3 + 4, "whole, with less, with least, and that four times more: {alone:?}");
+    assert!(alone[0] > 100_000 && alone[1] <= 64 << 10 && alone[2..].iter().all(|size| *size <= 8 << 10), "{alone:?}");
+    let told = outbox.queue();
+    let picky = told.sinks.iter().find(|sink| sink.name == "picky").unwrap();
+    assert_eq!((picky.delivered, picky.passed_over, picky.waiting), (next, 1, 0));
+    assert!(told.sinks.iter().any(|sink| sink.name == "other" && sink.waiting == 4), "for others it is there");
+    // It is told once, also after a kill, and counted for ever.
+    drop(outbox);
+    let outbox = scene.open(&["picky", "other"]);
+    let losses = outbox.losses();
+    assert_eq!((losses.len(), losses[0].sink.as_str(), losses[0].sequence), (1, "picky", large));
+    assert!(losses[0].why.contains("400"));
+    outbox.told(1);
+    drop(outbox);
+    let outbox = scene.open(&["picky", "other"]);
+    assert_eq!((outbox.losses().len(), outbox.queue().sinks[1].passed_over), (0, 1));
+}
+
+#[test]
+fn what_is_the_receivers_own_state_passes_nothing_over() {
+    let scene = Scene::new();
+    let outbox = scene.open(&["down"]);
+    let large = take_large(&outbox);
+    for _ in 0..40 {
+        let (last, parts) = at_once(&outbox, "down").unwrap();
+        assert_eq!((last, parts.len()), (large, 1));
+        assert!(parts[0] > 100_000, "nor is anything left out");
+        outbox.heard("down", last, parts.len(), refused(false, "it answered 403"));
+    }
+    assert_eq!((outbox.losses().len(), outbox.queue().sinks[0].waiting), (0, 1));
+}
+
+#[test]
+fn what_becomes_one_with_others_while_it_is_refused_is_refused_no_less_often() {
+    let mut scene = Scene::new();
+    scene.settings.max_count = 3;
+    let outbox = scene.open(&["picky"]);
+    let mut passed = 0;
+    for id in 1..=40 {
+        take(&outbox, id);
+        if let Some((last, parts)) = at_once(&outbox, "picky") {
+            outbox.heard("picky", last, parts.len(), refused(true, "400"));
+        }
+        passed = outbox.queue().sinks[0].passed_over;
+    }
+    assert!(passed > 0, "a full spool makes one of the two oldest with each report, and it is the same one all the same");
 }

@@ -91,7 +91,13 @@ fn is_fate(kind: EventKind) -> bool {
         | Kind::Suspended
         | Kind::Resumed
         | Kind::Halted => true,
-        Kind::DriftFound | Kind::DriftRepaired | Kind::DriftGone | Kind::Contended | Kind::Unreachable | Kind::Stale => false,
+        Kind::DriftFound
+        | Kind::DriftRepaired
+        | Kind::DriftGone
+        | Kind::Contended
+        | Kind::Unreachable
+        | Kind::Stale
+        | Kind::ReportLost => false,
     }
 }
 

@@ -31,6 +31,7 @@ pub use self::documents::TrustCopies;
 pub use self::generations::contents_of;
 pub use self::ledger::Loaded;
 pub use self::requests::{Request, Taken};
+pub use self::reserve::allocate;
 use crate::durable::Unsynced;
 
 /// Below this much free space nothing new is begun: the ledger must still be written when the disk is nearly full.

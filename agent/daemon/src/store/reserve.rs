@@ -58,8 +58,8 @@ impl StoreError {
     }
 }
 
-/// Blocks of its own, not a hole.
-fn allocate(mut file: &File, size: u64) -> io::Result<()> {
+/// Gives a file that is empty so many bytes: blocks of its own, not a hole.
+pub fn allocate(mut file: &File, size: u64) -> io::Result<()> {
     let length = size.try_into().map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
     match posix_fallocate(file.as_fd(), 0, length) {
         Ok(()) => {}

@@ -15,10 +15,11 @@
 //! come from a [`chain`] of [`root`] files that begins at a pinned one. [`decide`] is where both meet, and [`memory`] what they leave behind.
 //!
 //! Order of imports inside this room: `pubkey`, `minisign`, `hash`, `statement` <- `cert` and `sshsig`, `blocks`, `commit`, `openpgp`, `tag`, `threshold`
-//! <- `signers` <- `keys`, `root`, `policy`, `owner`, `state` <- `memory`, `fault`, `verdict`, `ancestry` <- `vouch` <- `prove` <- `tree` <- `chain`
+//! <- `signers` <- `keys`, `root`, `policy`, `owner`, `state` <- `memory`, `fault`, `verdict`, `ancestry` <- `vouch` <- `prove` <- `tree` <- `chain` <- `begin`
 //! <- `fresh`, `release` <- `decide`.
 
 pub mod ancestry;
+pub mod begin;
 pub mod blocks;
 pub mod cert;
 pub mod chain;

@@ -171,7 +171,7 @@ fn of_signature(error: SignatureError) -> Verdict {
     }
 }
 
-fn of_fetch(error: FetchError) -> Verdict {
+pub(super) fn of_fetch(error: FetchError) -> Verdict {
     match error {
         FetchError::Oversize { .. } | FetchError::Budget { .. } | FetchError::Source(ObjectError::TooLarge { .. }) => {
             Verdict::Malformed { what: "it, or a commit before it, is larger than 256 KiB".to_owned() }

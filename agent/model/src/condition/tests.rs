@@ -25,7 +25,7 @@ fn with(outcome: Outcome) -> Status {
 /// The conditions that are true, and those that are unknown with a question mark.
 fn told(status: &Status, book: &DriftBook, at: Moment) -> Vec<String> {
     let all = conditions(status, book, at);
-    assert_eq!(all.len(), 8, "all of them, always");
+    assert_eq!(all.len(), 9, "all of them, always");
     for condition in &all {
         assert!(
             !condition.reason.is_empty() && !condition.message.is_empty() && !condition.message.contains('\n'),
@@ -194,4 +194,15 @@ fn what_trust_says_of_freshness_goes_before_the_clock() {
     assert_eq!(stale("unknown", false), is(Truth::Unknown, "FreshnessUnknown"));
     assert_eq!(stale("fresh", false), is(Truth::False, "Heard"));
     assert_eq!(stale("fresh", true), is(Truth::True, "MemoryLost"));
+}
+
+#[test]
+fn reports_that_cannot_be_written_are_told_where_a_person_looks_and_change_nothing_else() {
+    let mut status = well();
+    status.queue.trouble = "cannot write /var/lib/trimtab/spool: no room\nand more".to_owned();
+    assert_eq!(told(&status, &DriftBook::default(), AT), ["Ready/AsWanted", "Silenced/NotWritten"]);
+    let all = conditions(&status, &DriftBook::default(), AT);
+    assert!(all.last().unwrap().message.ends_with("/spool: no room"), "{all:?}");
+    (status.queue.trouble, status.queue.sinks) = (String::new(), Vec::new());
+    assert_eq!(conditions(&status, &DriftBook::default(), AT).last().unwrap().reason, "NoSinks");
 }

@@ -271,6 +271,9 @@ pub struct DriftBook {
     pub passes: Vec<PassLine>,
     /// Since when the conditions are as they are.
     pub since: Vec<Since>,
+    /// Events that were not said to the journal yet, each of them, oldest first: taken by who says them once the book is on the disk.
+    #[serde(skip)]
+    pub unsaid: Vec<Event>,
 }
 
 /// What the event sources are to watch.

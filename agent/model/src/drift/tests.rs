@@ -156,6 +156,16 @@ fn more_than_can_be_told_one_by_one_is_told_as_a_number_once() {
     assert!(book.unsent.len() <= MAX_UNSENT);
     let all: u32 = book.unsent.iter().map(|event| event.count).sum();
     assert_eq!(all as usize, MAX_STANDING + 1, "merged, not lost");
+    for event in book.unsent.iter().filter(|event| event.count > 1) {
+        assert_eq!(event.message, format!("{} of this kind, at several resources", event.count));
+        assert_eq!((event.resource.as_str(), event.drift.is_none()), ("", true));
+    }
+    // The journal has each of them, under its own number.
+    let said: Vec<(u64, u32)> = book.unsaid.iter().map(|event| (event.id, event.count)).collect();
+    assert_eq!(said, (1..=MAX_STANDING as u64 + 1).map(|id| (id, 1)).collect::<Vec<_>>());
+    assert!(
+        book.unsaid.iter().all(|event| event.count == 1 && event.resource.is_empty() == event.message.contains("more resources"))
+    );
 }
 
 fn pass(number: u64, outcome: Outcome) -> Pass {

@@ -57,11 +57,13 @@ pub enum EventKind {
     Resumed,
     /// Local configuration or memory cannot be trusted.
     Halted,
+    /// A report that a receiver would not have, whatever was left out of it, was passed over for that receiver.
+    ReportLost,
 }
 
 impl EventKind {
     /// All of them.
-    pub const ALL: [EventKind; 17] = [
+    pub const ALL: [EventKind; 18] = [
         EventKind::RevisionAccepted,
         EventKind::RevisionRefused,
         EventKind::DriftFound,
@@ -79,6 +81,7 @@ impl EventKind {
         EventKind::Suspended,
         EventKind::Resumed,
         EventKind::Halted,
+        EventKind::ReportLost,
     ];
 
     /// The word for it, as it is serialised.
@@ -101,6 +104,7 @@ impl EventKind {
             EventKind::Suspended => "suspended",
             EventKind::Resumed => "resumed",
             EventKind::Halted => "halted",
+            EventKind::ReportLost => "report-lost",
         }
     }
 
@@ -124,6 +128,7 @@ impl EventKind {
             EventKind::Suspended => "141d6eb732004760ac76cad89c15f5f1",
             EventKind::Resumed => "e8e4e73bb42e4073a99ce119b4250ff9",
             EventKind::Halted => "dd09029afa8f4592b7bb749f324916d8",
+            EventKind::ReportLost => "05fdc0487ee1222a1eec03127ddddd6d",
         }
     }
 }

@@ -62,10 +62,11 @@ pub struct View<'a> {
 }
 
 impl DriftBook {
-    /// Gives an event its number and lets it wait for the spool. When too many wait, the older ones of a kind are told as one.
+    /// Gives an event its number and lets it wait for the journal and for the spool. When too many wait for the spool, the older ones of a kind are
+    /// told as one there; the journal has each.
     pub fn tell(&mut self, telling: Telling<'_>) {
         self.last_event += 1;
-        self.unsent.push(Event {
+        let event = Event {
             id: self.last_event,
             at_ms: telling.at_ms,
             kind: telling.kind,
@@ -76,7 +77,9 @@ impl DriftBook {
             message: telling.message,
             drift: telling.drift.map(Box::new),
             count: 1,
-        });
+        };
+        self.unsaid.push(event.clone());
+        self.unsent.push(event);
         if self.unsent.len() > MAX_UNSENT {
             merge_oldest(&mut self.unsent);
         }
@@ -218,11 +221,7 @@ fn merge_oldest(events: &mut Vec<Event>) {
     let mut merged: Vec<Event> = Vec::new();
     for event in events.drain(..) {
         match merged.iter_mut().find(|other| other.kind == event.kind) {
-            Some(other) => {
-                let (count, severity) = (other.count + event.count, other.severity.max(event.severity));
-                let resource = if other.resource == event.resource { event.resource.clone() } else { String::new() };
-                *other = Event { count, severity, resource, drift: None, ..event };
-            }
+            Some(other) => *other = other.clone().into_newer(event),
             None => merged.push(event),
         }
     }

@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use trimtab_model::bundle::Bundle;
 use trimtab_model::desired::{Artifact, Desired};
 use trimtab_model::digest::Digest;
 use trimtab_model::facts::{Facts, Host, PathPolicy};
@@ -20,7 +21,9 @@ use super::commits::Commits;
 use crate::apply::{fetch_to, hash_file};
 use crate::author::AuthorError;
 use crate::author::desk::Desk;
-use crate::bundle::{MANIFEST, MINISIG, Manifest, Part, SSHSIG, manifest, tar};
+use crate::author::reach::{Reach, Reached};
+use crate::bundle::{MANIFEST, MINISIG, Manifest, Part, SSHSIG, archive, manifest, tar};
+use crate::cli::release::preview::fleet;
 use crate::courier::Way;
 use crate::log::chain;
 use crate::trust::statement::Channel;
@@ -124,17 +127,7 @@ fn create(args: &CreateArgs) -> Result<(Manifest, Commits), String> {
     let commits = commits.map_err(told)?;
     let repository = work.0.join(manifest::REPOSITORY);
     commits.write(&desk, &work.0, &repository).map_err(told)?;
-    let tree = work.0.join("tree");
-    fs::create_dir(&tree).map_err(|error| error.to_string())?;
-    let archive = work.0.join("tree.tar");
-    let mut git = Command::new("git");
-    git.arg("-C").arg(&args.repo).args(["archive", "--format=tar", "--output", path(&archive)?]);
-    git.arg(format!("{}^{{commit}}", commits.tip()));
-    ran(git, "git")?;
-    let mut untar = Command::new("tar");
-    untar.arg("-xf").arg(&archive).arg("-C").arg(&tree);
-    ran(untar, "tar")?;
-    let needs = Needs::of(args, &tree)?;
+    let needs = Needs::of(args, &tree(&desk, &commits)?)?;
     let mut parts = vec![(manifest::REPOSITORY.to_owned(), repository, None)];
     let way = way(&needs, args, &work.0)?;
     for (digest, (artifact, size)) in &needs.artifacts {
@@ -156,6 +149,14 @@ fn create(args: &CreateArgs) -> Result<(Manifest, Commits), String> {
     write(args, &work.0, parts).map(|manifest| (manifest, commits))
 }
 
+/// The fleet as a host reads it, object by object: attributes and configuration of git change nothing in it.
+fn tree(desk: &Desk, commits: &Commits) -> Result<Bundle, String> {
+    let told = |error: AuthorError| chain(&error);
+    let tree = desk.tree_of(commits.tip()).map_err(told)?;
+    let mut reached = Reached::new(&desk.git_dir().to_string_lossy(), &Reach::default()).map_err(told)?;
+    fleet(tree, reached.courier()).map_err(|error| chain(&error))
+}
+
 /// What the hosts need.
 #[derive(Default)]
 struct Needs {
@@ -164,8 +165,7 @@ struct Needs {
 }
 
 impl Needs {
-    fn of(args: &CreateArgs, tree: &Path) -> Result<Self, String> {
-        let bundle = crate::render::read_dir(tree).map_err(|error| chain(&error))?;
+    fn of(args: &CreateArgs, bundle: &Bundle) -> Result<Self, String> {
         let mut hosts = args.hosts.clone();
         if hosts.is_empty() {
             let names =
@@ -181,7 +181,7 @@ impl Needs {
                 let facts = Facts { hostname: name.to_string(), arch: arch.clone(), ..Facts::default() };
                 let policy = PathPolicy { self_update: true, ..PathPolicy::default() };
                 let host = Host { name: name.clone(), labels: args.labels.iter().cloned().collect(), facts, policy };
-                let rendered = trimtab_model::render::render(&bundle, &host)
+                let rendered = trimtab_model::render::render(bundle, &host)
                     .map_err(|findings| format!("{name} ({arch}) cannot be rendered:\n{}", findings.draw(false)))?;
                 needs.add(&rendered.desired, args.no_images);
             }
@@ -242,7 +242,18 @@ fn save(image: &str, file: &Path) -> Result<(), String> {
         ran(command, "podman")
     };
     podman(&["pull", "--quiet", "--", image])?;
-    podman(&["save", "--quiet", "--format", "oci-archive", "--output", path(file)?, image])
+    let saved = file.with_extension("saved");
+    podman(&["save", "--quiet", "--format", "oci-archive", "--output", path(&saved)?, image])?;
+    let failed = |error: io::Error| format!("{}: {error}", saved.display());
+    let mut from = io::BufReader::with_capacity(1 << 20, File::open(&saved).map_err(failed)?);
+    archive::take(image, &mut from, &mut File::create(file).map_err(failed)?).map_err(|error| {
+        // Podman packs the layers anew; only what a Podman pushed comes out as the bytes that it was.
+        format!(
+            "{}; podman wrote another image than it pulled, as it does with images for several architectures and with layers that another program packed: name the digest of one architecture, push the image with podman, or leave images out with --no-images",
+            chain(&error)
+        )
+    })?;
+    fs::remove_file(&saved).map_err(failed)
 }
 
 fn write(args: &CreateArgs, work: &Path, parts: Vec<(String, PathBuf, Option<String>)>) -> Result<Manifest, String> {

@@ -28,7 +28,7 @@ impl Steps {
     pub(super) fn commit(&mut self, tip: ObjectId, reached: &mut Reached, trust: &TrustConfig, memory: &Memory, moment: Moment) {
         let Some(commit) = self.well_formed(tip, reached) else { return };
         let Some(trust) = self.whose(&commit, reached, trust, memory) else { return };
-        let now = moment.clock.max(memory.floor(0));
+        let now = moment.clock.max(memory.floor_now());
         let time = prove::time(&commit, memory.accepted.as_ref(), now);
         if !self.signed(&commit, &trust, time) {
             return;

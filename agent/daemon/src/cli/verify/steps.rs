@@ -8,12 +8,13 @@ use serde::Serialize;
 use crate::author::draft::{Draft, Said};
 use crate::author::reach::Reached;
 use crate::cli::release::preview::fleet;
+use crate::trust::begin;
 use crate::trust::blocks;
 use crate::trust::chain;
 use crate::trust::hash::Verified;
-use crate::trust::memory::{Memory, Moment, Released};
+use crate::trust::memory::{Memory, Moment};
 use crate::trust::policy::{Anchor, RootFile};
-use crate::trust::release::{self, Rules};
+use crate::trust::release::Rules;
 use crate::trust::statement::{Statement, show_time};
 use crate::trust::tag::MAX_TAG;
 use crate::trust::threshold::RELEASE_NAMESPACE;
@@ -114,7 +115,7 @@ impl Steps {
 
     /// The newest root that the tree leads to.
     pub(super) fn roots(&mut self, tree: ObjectId, reached: &mut Reached, anchor: &Anchor, memory: &Memory) -> Option<RootFile> {
-        let first = match release::first(tree, reached.courier(), anchor, memory) {
+        let first = match begin::first(tree, reached.courier(), anchor, memory) {
             Ok(first) => first,
             Err(error) => {
                 self.add("root", false, "the root that trust begins with".to_owned(), error.to_string());
@@ -196,8 +197,7 @@ impl Steps {
 
     fn order(&mut self, said: &Statement, draft: &Draft, rules: Rules<'_>, memory: &Memory) {
         let floor = rules.policy.floor;
-        let same = |have: &&Released| have.repo == rules.anchor.repo.as_str() && have.channel == rules.policy.channel.as_str();
-        match memory.release.as_ref().filter(same) {
+        match &memory.passed(rules.anchor.repo.as_str(), rules.policy.channel.as_str()) {
             Some(have) => {
                 let ok = said.place > have.place || (said.place == have.place && have.statement == draft.digest());
                 self.add(
@@ -219,8 +219,9 @@ impl Steps {
     }
 
     fn time(&mut self, said: &Statement, memory: &Memory, moment: Moment) {
-        let now = moment.clock.max(memory.floor(said.place.epoch));
-        let is_known = memory.release.as_ref().is_some_and(|have| have.place == said.place);
+        let passed = memory.passed(said.repo.as_str(), said.channel.as_str());
+        let now = moment.clock.max(memory.floor(said.place.epoch, passed.as_ref()));
+        let is_known = passed.is_some_and(|have| have.place == said.place);
         let ok = said.issued <= now + 600 && (is_known || said.expires >= now);
         let left = said.expires.saturating_sub(now);
         let rest = if left == 0 { "it has run out".to_owned() } else { format!("{} days are left", left / 86_400) };

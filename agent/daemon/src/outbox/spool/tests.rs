@@ -108,6 +108,40 @@ fn a_merge_that_is_cut_at_any_step_leaves_each_report_once() {
     }
 }
 
+#[test]
+fn reports_that_wait_know_the_numbers_though_nothing_was_delivered_yet() {
+    let (_folder, key, place) = scene();
+    for life in 0..3 {
+        // Days later, each time.
+        let mut spool = Spool::open(&place, 5_000 + life * 90_000_000).unwrap();
+        let sequence = spool.next_sequence();
+        assert_eq!(sequence, 6 + life);
+        spool.put(report(sequence, vec![], &key), &key).unwrap();
+    }
+}
+
+#[test]
+fn what_is_emptied_on_a_full_disk_keeps_its_numbers_and_is_sent_to_nobody() {
+    let (_folder, key, place) = scene();
+    let mut spool = Spool::open(&place, 5_000).unwrap();
+    for id in 1..=3 {
+        let sequence = spool.next_sequence();
+        spool.put(report(sequence, vec![event(id)], &key), &key).unwrap();
+    }
+    spool.make_way(8).unwrap();
+    assert_eq!((spool.entries().count(), spool.bytes()), (1, 0), "the newest alone, and nothing of it but its name");
+    // The plug is pulled before the state was written.
+    let mut spool = Spool::open(&place, 90_000_000).unwrap();
+    assert_eq!((spool.entries().count(), spool.state.last_event, spool.next_sequence()), (0, 3, 9));
+    assert!(spool.take_remarks().is_empty());
+    spool.settle(8).unwrap();
+    assert_eq!(
+        std::fs::read_dir(&place).unwrap().flatten().filter(|entry| entry.path().extension().is_some()).count(),
+        1,
+        "the state"
+    );
+}
+
 /// What a person does to a spool in one life of the agent.
 #[derive(Debug, Clone)]
 enum Act {
@@ -133,9 +167,12 @@ proptest! {
         let mut received: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
         let mut delivered = 0_u64;
         let mut ready = lives.len();
+        let mut now_ms = 7_000;
         for (life, fuse) in lives {
             ready -= 1;
-            let mut spool = Spool::open(&place, 7_000).unwrap();
+            // A device is switched on when it is.
+            now_ms += 5_000_000;
+            let mut spool = Spool::open(&place, now_ms).unwrap();
             prop_assert!(spool.state.sequence >= given, "a start never goes back");
             let spans: Vec<_> = spool.entries().map(|entry| (entry.since, entry.sequence)).collect();
             prop_assert!(spans.windows(2).all(|two| two[0].1 < two[1].0), "what was merged is told twice: {:?}", spans);
@@ -165,7 +202,7 @@ proptest! {
                             received.insert(sequence, signed.report);
                             delivered = delivered.max(found.sequence);
                         }
-                        spool.state.sinks.insert("one".to_owned(), Cursor { delivered, at_ms: 0 });
+                        spool.state.sinks.insert("one".to_owned(), Cursor { delivered, ..Cursor::default() });
                         if spool.save_state().is_err() || spool.forget(delivered).is_err() {
                             break 'life;
                         }
@@ -173,12 +210,14 @@ proptest! {
                 }
             }
         }
-        let mut spool = Spool::open(&place, 7_000).unwrap();
+        let mut spool = Spool::open(&place, now_ms + 5_000_000).unwrap();
         prop_assert!(spool.next_sequence() > given);
         // Everything that was put is in what the receiver has and what still waits: as many events as there were, by count, each id once.
         let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut spans: Vec<(u64, u64)> = Vec::new();
         let mut tell = |bytes: &[u8]| {
             let report: Report = serde_json::from_slice(bytes).unwrap();
+            spans.push((report.since_sequence, report.sequence));
             for event in report.events {
                 let known = counts.entry(event.id).or_default();
                 *known = (*known).max(u64::from(event.count));
@@ -190,6 +229,12 @@ proptest! {
         let waiting: Vec<u64> = spool.entries().map(|entry| entry.sequence).collect();
         for sequence in waiting {
             tell(&spool.read(sequence, &key).unwrap().unwrap().1.report);
+        }
+        spans.sort_unstable();
+        let mut next = spans.first().map_or(0, |first| first.0);
+        for (since, sequence) in &spans {
+            prop_assert!(*since <= next, "nothing was lost, and a number is missing before {}: {:?}", since, spans);
+            next = next.max(sequence + 1);
         }
         prop_assert!(counts.values().sum::<u64>() >= durable, "{} of {}", counts.values().sum::<u64>(), durable);
         if !tight {
