@@ -87,7 +87,8 @@ impl Cycle {
             booted: (now_ms / 1000).saturating_sub(crate::host::facts::uptime()),
             stale_after: self.settings.agent.stale_after.as_secs(),
         };
-        status.conditions = transition(self.history.conditions(), conditions(&status, book, moment));
+        let is_behind = status.clock == Clock::Behind && !self.moment().synchronised;
+        status.conditions = transition(self.history.since(), conditions(&status, book, moment), (!is_behind).then_some(moment.now));
         let ready = status.condition(ConditionKind::Ready);
         let (is_ready, reason) = ready.map_or((false, String::new()), |ready| (ready.status == Truth::True, ready.message.clone()));
         (status.ready, status.reason) = (is_ready, reason);

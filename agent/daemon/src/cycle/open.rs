@@ -143,7 +143,7 @@ impl Cycle {
         };
         Ok(Self {
             inputs: inputs(&host, &trust),
-            history: History::resume(earlier),
+            history: History::resume(earlier, &kept.book),
             places: places.clone(),
             settings,
             misread: None,
