@@ -160,6 +160,7 @@ fn from_a_disk_with_nothing_left_reports_arrive_one_after_the_other() {
     }
     // A receiver that is down meanwhile: it is said in the one place that is left, and what waits does not grow.
     receiver.set(Manner::Answer(503, Vec::new(), String::new()));
+    fs::write(sandbox.root().join("etc/one.conf"), "mine and unheard\n").unwrap();
     until("something waits", || sandbox.waiting() > 0);
     small.leave(0);
     for round in 0..3 {
