@@ -141,8 +141,9 @@ impl Steps {
         }
         let list = if list.is_empty() { "nobody counts".to_owned() } else { list };
         let (ok, found) = match judged {
-            Err(SignatureError::UnknownAuthority(print)) => (false, format!("{print}, which is none of them")),
-            Err(SignatureError::UnknownSigner(print)) => (false, format!("{print}, which is none of them")),
+            Err(SignatureError::UnknownAuthority(print) | SignatureError::UnknownSigner(print)) => {
+                (false, format!("{print}, which is none of them"))
+            }
             Err(error @ SignatureError::UnusableKey { .. }) => (false, causes(error)),
             _ if is_certified => (true, "it is one of them".to_owned()),
             _ => (true, who.to_owned()),
