@@ -11,11 +11,13 @@ mod commits;
 mod differential;
 mod history;
 mod lives;
+mod memories;
 mod openpgp;
 mod releases;
 mod roots;
 mod signatures;
 mod sources;
+mod tokens;
 mod trees;
 mod vouched;
 

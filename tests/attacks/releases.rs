@@ -85,7 +85,11 @@ pub(super) struct Fleet {
 
 impl Fleet {
     pub(super) fn new() -> Self {
-        let (repo, people) = (Repo::new(), People::new());
+        Self::of(People::new())
+    }
+
+    pub(super) fn of(people: People) -> Self {
+        let repo = Repo::new();
         repo.write("fleet.toml", "format = 1\n");
         people.root().write(&repo, &[people.ann(), people.safe()]);
         repo.commit("one", None);
@@ -127,13 +131,14 @@ impl Fleet {
         Memory::from_text(&judged.memory.expect("because something was accepted").to_text()).unwrap()
     }
 
-    /// Asserts that a tag of these bytes is refused, and that nothing is remembered of it.
+    /// Asserts that a tag of these bytes is refused, and that nothing is remembered of it; what is said.
     #[track_caller]
-    fn refuses(&self, bytes: &[u8], memory: &Memory, code: &str) {
+    pub(super) fn refuses(&self, bytes: &[u8], memory: &Memory, code: &str) -> String {
         let judged = self.judge(self.repo.object("tag", bytes), memory, kept(NOW));
         assert_code(&judged.verdict, code);
         let remembered = judged.memory.unwrap_or_else(|| memory.clone());
         assert_eq!((remembered.release, remembered.accepted), (memory.release.clone(), memory.accepted.clone()));
+        judged.verdict.to_string()
     }
 }
 
@@ -318,7 +323,7 @@ fn r14_r15_r16_r17_time() {
     assert_eq!(fresh(&ahead, loose(2_060_000_000)), Freshness::Unknown);
     assert_eq!(fresh(&ahead, kept(NOW)), Freshness::Fresh, "a clock that was wrong leaves nothing behind");
     // What has certainly passed counts without any clock.
-    let certain = Memory { time_floor: NOW + 61 * DAY, ..Memory::default() };
+    let certain = Memory { time_floor: NOW + 61 * DAY, time_epoch: 1, ..Memory::default() };
     assert_code(&fleet.judge(one, &certain, loose(0)).verdict, "expired");
     // R17: dated into the future.
     let mut late = Say::of(&fleet.repo, "production", (1, 2));
@@ -407,7 +412,11 @@ fn signatures_of_another_kind_or_purpose_do_not_count() {
     let stranger = Mini::new();
     fleet.refuses(&with(&Hand::Mini(&stranger).block("git", &bytes)), &Memory::default(), "unknown-signer");
     let pgp = b"-----BEGIN PGP SIGNATURE-----\n\niQ\n-----END PGP SIGNATURE-----\n";
-    fleet.refuses(&with(pgp), &Memory::default(), "unknown-signer");
+    let words = fleet.refuses(&with(pgp), &Memory::default(), "unknown-signer");
+    assert!(words.contains("an OpenPGP key (which counts for nobody in releases and roots: sign with an SSH key"), "{words}");
+    let one = [&with(&fleet.people.ann().block("git", &bytes))[..], pgp].concat();
+    let words = fleet.refuses(&one, &Memory::default(), "below-threshold");
+    assert!(words.contains("signed by ann (1 of 2), and by an OpenPGP key") && words.contains("--countersign"), "{words}");
     // A block taken from another release.
     let other = Say { place: (1, 2), ..say }.tag(&[fleet.people.ann()]);
     let at = other.windows(10).position(|window| window == b"-----BEGIN").unwrap();

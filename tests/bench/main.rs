@@ -8,6 +8,7 @@ mod drift;
 mod fleet;
 mod history;
 mod process;
+mod releases;
 mod transaction;
 
 use std::fs;
@@ -41,6 +42,7 @@ enum Part {
     All,
     Drift,
     History,
+    Releases,
 }
 
 fn main() -> std::process::ExitCode {
@@ -48,7 +50,7 @@ fn main() -> std::process::ExitCode {
         Ok(options) => options,
         Err(message) => {
             println!(
-                "{message}\nusage: trimtab-bench --binary FILE [--runs N] [--idle SECONDS] [--drift] [--history] [--json] [--check]"
+                "{message}\nusage: trimtab-bench --binary FILE [--runs N] [--idle SECONDS] [--drift] [--history] [--releases] [--json] [--check]"
             );
             return 64.into();
         }
@@ -79,6 +81,7 @@ fn options() -> Result<Options, String> {
             "--json" => options.json = true,
             "--drift" => options.part = Part::Drift,
             "--history" => options.part = Part::History,
+            "--releases" => options.part = Part::Releases,
             "--check" => options.check = true,
             "--binary" => options.binary = words.next().map(PathBuf::from).ok_or("--binary needs a file")?,
             _ => return Err(format!("unknown word {word}")),
@@ -96,6 +99,10 @@ fn rows(options: &Options) -> Vec<Row> {
 
     if options.part == Part::History {
         history::rows(options.runs, &options.binary, &mut row);
+        return rows;
+    }
+    if options.part == Part::Releases {
+        releases::rows(options.runs, &options.binary, &mut row);
         return rows;
     }
     if options.part == Part::Drift {
@@ -121,6 +128,7 @@ fn rows(options: &Options) -> Vec<Row> {
     transaction::rows(options.runs, &options.binary, &mut row);
     drift::rows(options.runs, options.idle, &options.binary, &mut row);
     history::rows(options.runs, &options.binary, &mut row);
+    releases::rows(options.runs, &options.binary, &mut row);
     rows
 }
 
@@ -237,7 +245,9 @@ fn print(rows: &[Row], options: &Options) {
          the host's files read from the repository, rendered, planned, staged, synced, switched and committed as a generation. Syncs are\n\
          counted with ptrace (x86-64). Bytes written are the kernel's write_bytes of the agent and its ended children, with /run on a tmpfs.\n\
          Drift: {} random changes (content, mode, deleted, renamed over) of 1,000 watched files, one after the other, interval one hour; found\n\
-         is when the pass that repairs it begins (its own account), repaired when the file is right again. CPU there is in nanoseconds, from schedstat.",
+         is when the pass that repairs it begins (its own account), repaired when the file is right again. CPU there is in nanoseconds, from schedstat.\n\
+         Release mode: each pass is a `trimtab once` of its own, so bytes are with a full handshake. The proof is what a pass that finds another\n\
+         statement about the same commit takes beyond one that finds nothing new: a request for tag and commit, hashes, two signatures, the memory.",
         options.runs,
         options.runs * 5,
         options.idle,

@@ -1,7 +1,8 @@
 //! What is asked for, how often, and that it arrives.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use trimtab::courier::{Client, ClientError};
 use trimtab::wire::{ObjectError, ObjectKind, ObjectSource};
@@ -323,6 +324,63 @@ fn a_damaged_cache_heals() {
     fs::remove_dir_all(courier.cache().join("objects")).unwrap();
     fs::write(courier.cache().join("objects"), "rubbish").unwrap();
     assert_eq!(walk(&mut courier.client, tip), files(FIRST));
+}
+
+#[test]
+fn a_damaged_repository_of_a_bundle_heals() {
+    let fleet = Fleet::new();
+    let tip = fleet.commit(FIRST);
+    let bundle = fleet.root().join("fleet.bundle");
+    git(&fleet.work(), &["bundle", "create", "--quiet", bundle.to_str().unwrap(), "main"]);
+    let mut courier = Courier::new(source(bundle.to_str().unwrap()));
+    let made = courier.cache().join("bundle.git");
+    let packs = made.join("objects/pack");
+    let with = |ending: &str| {
+        let found =
+            fs::read_dir(&packs).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.to_str().unwrap().ends_with(ending));
+        found.unwrap_or_else(|| panic!("no {ending}"))
+    };
+    let made_at = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
+    let look = |courier: &mut Courier, what: &str| {
+        assert_eq!(courier.client.poll("refs/heads/main").unwrap().id, Some(tip), "{what}");
+        assert_eq!(walk(&mut courier.client, tip), files(FIRST), "{what}");
+        courier.client.hang_up();
+    };
+    look(&mut courier, "first");
+    let whole = fs::metadata(with(".pack")).unwrap();
+    look(&mut courier, "again");
+    assert_eq!(made_at(&with(".pack")), whole.modified().unwrap(), "what is sound is not made again");
+    // What a power cut leaves of files that nobody synced.
+    let cut = |path: PathBuf, size: u64| {
+        let mut mode = fs::metadata(&path).unwrap().permissions();
+        mode.set_mode(0o600);
+        fs::set_permissions(&path, mode).unwrap();
+        fs::OpenOptions::new().write(true).open(path).unwrap().set_len(size).unwrap();
+    };
+    cut(with(".pack"), 0);
+    look(&mut courier, "no pack");
+    cut(with(".pack"), whole.len() / 2);
+    look(&mut courier, "half a pack");
+    cut(with(".idx"), 0);
+    look(&mut courier, "no index");
+    fs::remove_file(with(".idx")).unwrap();
+    look(&mut courier, "lost index");
+    for file in ["packed-refs", "config", "HEAD", "made-from"] {
+        cut(made.join(file), 0);
+        look(&mut courier, file);
+    }
+    fs::remove_dir_all(&made).unwrap();
+    fs::write(&made, "rubbish").unwrap();
+    look(&mut courier, "no folder");
+    // What is not in the bundle is missing, and not looked for again and again.
+    let other = id(&"3".repeat(40));
+    let mut ask = || {
+        assert!(matches!(courier.client.objects(ObjectKind::Blob, &[other], LIMIT), Err(ObjectError::Missing { .. })));
+        made_at(&with(".pack"))
+    };
+    let before = made_at(&with(".pack"));
+    let (first, second) = (ask(), ask());
+    assert!(before != first && first == second, "once in a courier's life: {before:?} {first:?} {second:?}");
 }
 
 fn damage(folder: &Path) {

@@ -263,7 +263,8 @@ fn frames_that_are_none_end_the_conversation_at_once_and_cost_nothing() {
 fn what_a_courier_says_of_itself_is_listened_to_and_cut() {
     let (_folder, socket) = liar(|stream, _| {
         let courier = CourierStatus { landlock: Landlock::Whole, detail: "\u{1b}[2Jno wall\n".repeat(10_000) };
-        let polled = Reply::Polled { id: None, peeled: None, beside: None, traffic: Traffic::default(), courier: Some(courier) };
+        let polled =
+            Reply::Polled { id: None, peeled: None, beside: None, traffic: Traffic::default(), courier: Some(Box::new(courier)) };
         let _ = wire::send(stream, "agent", &polled, &[]);
     });
     let courier = Client::connect(&socket, PATIENCE).unwrap().poll("HEAD").unwrap().courier;

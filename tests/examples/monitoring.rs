@@ -95,6 +95,13 @@ fn the_journal_sheet_knows_every_event_and_no_other() {
     for kind in EventKind::ALL {
         assert!(sheet.contains(&format!("| `{}` | `{}` |", kind.word(), kind.message_id())), "{kind:?}");
     }
+    // That these are the fields that events have, a test in cycle/book.rs sees.
+    let table = sheet.lines().filter_map(|line| line.strip_prefix("| `TRIMTAB_"));
+    let fields: BTreeSet<String> = table.map(|line| format!("TRIMTAB_{}", line.split('`').next().unwrap())).collect();
+    assert!(fields.len() >= 9, "{fields:?}");
+    for field in words(&sheet, "TRIMTAB_") {
+        assert!(fields.contains(field), "a question asks for {field}, which no event has");
+    }
     let ids: BTreeSet<&str> = EventKind::ALL.iter().map(|kind| kind.message_id()).collect();
     for id in sheet.split("MESSAGE_ID=").skip(1) {
         assert!(ids.contains(&id[..32]), "{}", &id[..32]);

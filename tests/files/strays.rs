@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use nix::sys::stat::Mode;
 use trimtab::host::strays::look;
@@ -17,6 +17,10 @@ fn each_kind_is_told_and_nothing_is_opened() {
     let sandbox = Sandbox::new();
     sandbox.write("/d/file", "content");
     sandbox.write("/d/ours", "ours");
+    for (at, mode) in [("/d/key", 0o600), ("/d/group", 0o640)] {
+        sandbox.write(at, "secret");
+        fs::set_permissions(sandbox.real(at), fs::Permissions::from_mode(mode)).unwrap();
+    }
     sandbox.write("/d/folder/deep", "deep");
     sandbox.write("/d/.trimtab-0123456789abcdef", "staged");
     symlink("/etc/shadow", sandbox.real("/d/link")).unwrap();
@@ -31,6 +35,8 @@ fn each_kind_is_told_and_nothing_is_opened() {
         ("/d/fifo", &StrayKind::Other),
         ("/d/file", &StrayKind::File(7)),
         ("/d/folder", &StrayKind::Directory),
+        ("/d/group", &StrayKind::Private),
+        ("/d/key", &StrayKind::Private),
         ("/d/link", &StrayKind::Symlink("/etc/shadow".to_owned())),
         ("/d/odd", &StrayKind::Other),
     ];

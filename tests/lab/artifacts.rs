@@ -86,6 +86,9 @@ fn a_machine_that_reaches_nothing_is_brought_up_from_a_stick_with_program_and_im
     ));
     assert_eq!(made, "4", "commits, a program and its signature, an image");
     m.sh(&format!("trimtab bundle show /root/plant.bundle --key {} >/dev/null", ana.key_file()));
+    ana.write("components/tool/files/etc/next.conf", "next\n");
+    ana.push("What comes next");
+    m.sh(&format!("cd {copy} && trimtab bundle create --output /root/next.bundle --host edge-1 --ca-file /etc/ssl/lab-ca.pem --no-images >/dev/null 2>&1"));
 
     // From here on there is nothing but the stick.
     m.sh("systemctl stop nginx docker-registry && podman rmi -a -f >/dev/null 2>&1; rm -rf /srv/files /srv/git");
@@ -98,25 +101,49 @@ fn a_machine_that_reaches_nothing_is_brought_up_from_a_stick_with_program_and_im
     assert_eq!(m.sh("podman inspect systemd-web --format '{{.ImageDigest}}'"), digest);
     eventually("the page is served", 10, || m.try_sh("curl -sf --max-time 2 http://localhost:8080/hostname").code == 0);
     assert_eq!(m.try_sh("trimtab bundle apply /root/plant.bundle").code, 0, "a second time there is nothing to do");
-    assert_eq!(m.sh("ls -A /var/cache/trimtab | grep -c applying || true"), "0");
+    assert_eq!(m.sh("ls -A /var/cache /var/cache/trimtab | grep -c applying || true"), "0");
 
-    // The agent holds it by what it was given, and another bundle is not taken from under it.
+    // The agent holds it by what it was given, and takes the next stick itself: it has no network, and its courier of one pass needs none.
     start_agent(&m);
     m.sh(&format!("cp /bin/true {TOOL}.new && mv {TOOL}.new {TOOL}"));
     eventually("it is repaired", 30, || m.sh(&format!("tail -c 9 {TOOL}")) == "version 1");
-    let busy = m.try_sh("trimtab bundle apply /root/plant.bundle");
-    assert!(busy.code == 75 && busy.err.contains("only one trimtab may work on a machine"), "{busy}");
+    let agent = m.sh("systemctl show -p MainPID --value trimtab");
+    let next = m.try_sh("trimtab bundle apply /root/next.bundle --timeout 1min");
+    assert!(
+        next.code == 2 && m.read("/etc/next.conf") == "next" && runs(&m, 1),
+        "{next}{}",
+        m.sh("journalctl -q -u trimtab -o cat | tail -20")
+    );
+    assert_eq!(m.sh("systemctl show -p MainPID --value trimtab"), agent, "nobody stopped it");
+    assert_eq!(m.sh("ls -A /var/cache /var/cache/trimtab /var/lib/trimtab | grep -c applying || true"), "0");
+    let old = m.try_sh("trimtab bundle apply /root/plant.bundle --timeout 1min");
+    assert!(old.code == 1 && old.out.contains("most likely it is an older one") && m.has("/etc/next.conf"), "{old}");
 
-    // An image that only bears the name is not left there to be run.
+    // An image that only bears the name is not left there to be run, and no other name is taken from a stick: a container that is named by tag would run it.
     m.sh("systemctl stop trimtab web && podman rm -af >/dev/null && podman rmi -a -f >/dev/null");
-    m.sh("cd /root && mkdir x && tar -xf plant.bundle -C x && cd x && mkdir i && tar -xf images/1.tar -C i && m=$(jq -r '.manifests[0].digest' i/index.json | cut -d: -f2) && \
-          jq -c '.annotations.forged=\"yes\"' i/blobs/sha256/$m > i/new && n=$(sha256sum < i/new | cut -d' ' -f1) && s=$(stat -c %s i/new) && mv i/new i/blobs/sha256/$n && rm i/blobs/sha256/$m && \
-          jq -c \".manifests[0].digest=\\\"sha256:$n\\\" | .manifests[0].size=$s\" i/index.json > i/index.new && mv i/index.new i/index.json && tar -cf images/1.tar -C i . && \
-          d=$(sha256sum < images/1.tar | cut -d' ' -f1) && s=$(stat -c %s images/1.tar) && sed -i \"s|^part: sha256:[0-9a-f]* [0-9]* images/1.tar|part: sha256:$d $s images/1.tar|\" manifest && \
-          tar --format=ustar --owner=0 --group=0 --mode=0644 --numeric-owner -cf ../forged.bundle manifest repository.bundle $(sed -n 's/^part: [^ ]* [^ ]* \\(artifacts[^ ]*\\)/\\1/p' manifest) images/1.tar");
-    let forged = m.try_sh("trimtab bundle apply /root/forged.bundle");
-    let have = m.try_sh(&format!("podman image exists localhost:5000/busybox@{digest}"));
-    assert!(forged.code != 0 && have.code != 0, "{forged}{have}");
-    assert!(forged.out.contains(&format!("image localhost:5000/busybox@{digest}")), "it was read, and its image refused\n{forged}");
+    let another = "m=$(jq -r '.manifests[0].digest' i/index.json | cut -d: -f2) && jq -c '.annotations.forged=\"yes\"' i/blobs/sha256/$m > i/new && \
+         n=$(sha256sum < i/new | cut -d' ' -f1) && s=$(stat -c %s i/new) && mv i/new i/blobs/sha256/$n && rm i/blobs/sha256/$m && \
+         jq -c \".manifests[0].digest=\\\"sha256:$n\\\" | .manifests[0].size=$s\" i/index.json > index.new && mv index.new i/index.json";
+    let tagged = "jq -c '.manifests[0].annotations[\"org.opencontainers.image.ref.name\"]=\"localhost/other:1\"' i/index.json > index.new && mv index.new i/index.json";
+    let docker = "podman load -q -i images/1.tar && podman tag $(podman images -q) localhost/other:1 && rm -r i/* && \
+         podman save -q --format docker-archive -o docker.tar localhost/other:1 && tar -xf docker.tar -C i && podman rmi -a -f >/dev/null";
+    for (forging, expected) in [
+        (another, "the image in it is"),
+        (tagged, "it would be called \\\"localhost/other:1\\\""),
+        (docker, "which is no part of an image in OCI's layout"),
+    ] {
+        m.sh(&format!(
+            "cd /root && rm -rf x && mkdir x && tar -xf plant.bundle -C x && cd x && mkdir i && tar -xf images/1.tar -C i && {forging} && tar -cf images/1.tar -C i . && \
+             d=$(sha256sum < images/1.tar | cut -d' ' -f1) && s=$(stat -c %s images/1.tar) && sed -i \"s|^part: sha256:[0-9a-f]* [0-9]* images/1.tar|part: sha256:$d $s images/1.tar|\" manifest && \
+             tar --format=ustar --owner=0 --group=0 --mode=0644 --numeric-owner -cf ../forged.bundle manifest repository.bundle $(sed -n 's/^part: [^ ]* [^ ]* \\(artifacts[^ ]*\\)/\\1/p' manifest) images/1.tar"
+        ));
+        let forged = m.try_sh("trimtab bundle apply --json /root/forged.bundle");
+        assert!(forged.code != 0 && forged.out.contains(expected), "{expected}: {forged}");
+        assert!(
+            forged.out.contains(&format!("image localhost:5000/busybox@{digest}")),
+            "it was read, and its image refused\n{forged}"
+        );
+        assert_eq!(m.sh("podman images -a --format '{{.Id}} {{.Names}}'"), "", "nothing was loaded");
+    }
     assert!(m.try_sh("curl -sf --max-time 2 http://localhost:8080/hostname").code != 0);
 }

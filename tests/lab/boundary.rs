@@ -61,6 +61,8 @@ fn s1_to_s4_a_courier_made_to_try_is_refused_everything_that_is_not_its_own() {
     assert!(refused.code == 1 && refused.out.contains("401"), "{refused}");
     hand_over(&m);
     converge(&m);
+    let walls = m.sh("trimtab status --json | jq -r '.courier.landlock + .courier.detail'");
+    assert_eq!(walls, "whole", "and the operator is told so; by its own unit's filter it may ask for it");
 
     // The installed unit starts it, as for the agent; it has polled the source, and waits for the next question.
     let socket = m.outside("/run/trimtab-courier/courier.sock");

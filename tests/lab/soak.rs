@@ -1,6 +1,6 @@
 //! Drift at speed, for as long as one likes: `TRIMTAB_SOAK_MINUTES=60 tests/run soak` (3 if nothing is said).
 //!
-//! A thousand files of the repository are spoiled in turn, in four ways, while the Git host goes away, the receiver goes away, and the agent is
+//! A thousand files of the repository are spoiled in turn, in four ways, and forty units, in three, while the Git host goes away, the receiver goes away, and the agent is
 //! killed. In the end every drift was found, none was told twice, every report was delivered, and the agent is no larger than at the start.
 
 use std::collections::BTreeMap;
@@ -29,6 +29,21 @@ fn spoil(number: usize) -> String {
         2 => format!("rm {path}"),
         _ => format!("echo other > {path}.new && mv {path}.new {path}"),
     }
+}
+
+/// One is spoiled in each fourth round: its turn comes again after as long as a file's.
+const UNITS: usize = 40;
+
+/// What somebody does to a unit in this round.
+fn spoil_unit(round: usize) -> Option<(String, String)> {
+    let number = (round % 4 == 1).then_some(round / 4)?;
+    let name = format!("unit{:02}.service", number % UNITS);
+    let how = ["stop", "disable --quiet", "kill --signal=KILL"][number % 3];
+    Some((format!("systemctl {how} {name}"), name))
+}
+
+fn runs(m: &Machine, unit: &str) -> bool {
+    m.try_sh(&format!("systemctl is-active {unit}; systemctl is-enabled {unit}")).out == "active\nenabled"
 }
 
 fn holds(m: &Machine, numbers: &[usize]) -> bool {
@@ -61,7 +76,11 @@ fn soak_drift_at_speed_is_found_told_and_delivered_once() {
     let Some(m) = lab::boot("edge-1") else { return };
     let minutes: u64 = std::env::var("TRIMTAB_SOAK_MINUTES").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let ana = Person::new(&m, "ana");
-    fleet::assign(&ana, &["many"]);
+    let units: Vec<String> = (0..UNITS).map(|number| format!("unit{number:02}")).collect();
+    fleet::assign(&ana, &["many"].into_iter().chain(units.iter().map(String::as_str)).collect::<Vec<_>>());
+    for name in &units {
+        fleet::service(&ana, name, "1");
+    }
     m.sh(&format!(
         "cd {} && mkdir -p components/many/files/etc/many && for n in $(seq 0 {}); do echo \"value $n\" > components/many/files/etc/many/$(printf %04d $n).conf; done",
         ana.working_copy(),
@@ -76,6 +95,9 @@ fn soak_drift_at_speed_is_found_told_and_delivered_once() {
     start_agent(&m);
     let all: Vec<usize> = (0..FILES).collect();
     eventually("all files are there", 60, || holds(&m, &all));
+    eventually("all units run", 60, || {
+        m.sh("systemctl list-units --no-legend --state=active 'unit*.service' | wc -l") == UNITS.to_string()
+    });
     let begin: u64 = m.sh("trimtab reports list --json | jq '.reports[0].sinceSequence'").parse().expect("because it waits");
     m.sh("systemctl start receiver");
     std::thread::sleep(Duration::from_secs(5));
@@ -86,12 +108,17 @@ fn soak_drift_at_speed_is_found_told_and_delivered_once() {
     while began.elapsed() < Duration::from_secs(minutes * 60) {
         let batch: Vec<usize> = (next..next + BATCH).collect();
         (next, round) = (next + BATCH, round + 1);
-        m.sh(&batch.iter().map(|number| spoil(*number)).collect::<Vec<_>>().join("; "));
+        let unit = spoil_unit(round);
+        let commands = batch.iter().map(|number| spoil(*number)).chain(unit.clone().map(|(command, _)| command));
+        m.sh(&commands.collect::<Vec<_>>().join("; "));
+        if let Some((_, name)) = &unit {
+            *spoiled.entry(format!("unit {name}")).or_default() += 1;
+        }
         for number in &batch {
             *spoiled.entry(format!("file {}", path(*number))).or_default() += 1;
         }
         trouble(&m, round);
-        eventually("it is repaired", 30, || holds(&m, &batch));
+        eventually("it is repaired", 30, || holds(&m, &batch) && unit.as_ref().is_none_or(|(_, name)| runs(&m, name)));
         std::thread::sleep(PAUSE);
     }
     m.sh("systemctl start nginx receiver");

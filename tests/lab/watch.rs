@@ -124,3 +124,68 @@ fn who_did_it_is_named_and_never_guessed() {
     repaired(&m, "systemctl stop one", active);
     assert_eq!(who(&m, "unit one.service"), "null");
 }
+
+#[test]
+fn a_unit_that_stops_before_anybody_listens_is_started_all_the_same() {
+    let Some(m) = lab::boot("edge-1") else { return };
+    let ana = Person::new(&m, "ana");
+    fleet::assign(&ana, &["one"]);
+    fleet::service(&ana, "one", "1");
+    ana.push("A service");
+    enrol(&m, &ana, "");
+    converge(&m);
+    start(&m);
+    // Each connection that the loop makes takes two seconds more: after a pass that brought a unit, so long nobody hears of that unit.
+    m.sh("systemd-run -q --unit=slow strace -qq -o /root/connects -e trace=connect -e inject=connect:delay_enter=2000000 \
+          -p $(systemctl show -p MainPID --value trimtab)");
+    eventually("it is slow", 10, || m.has("/root/connects"));
+    let before = passes(&m);
+    fleet::assign(&ana, &["one", "two"]);
+    fleet::service(&ana, "two", "2");
+    let revision = ana.push("Another one");
+    m.sh("systemctl kill -s HUP trimtab");
+    let told =
+        format!("jq -e '.lastPass.number == {} and .lastAppliedRevision == \"{revision}\"' /run/trimtab/status.json", before + 1);
+    m.sh(&format!("for _ in $(seq 600); do if {told} >/dev/null; then systemctl stop two; exit; fi; sleep 0.05; done; exit 1"));
+    eventually("it is started again", 30, || m.try_sh("systemctl is-active two").out == "active" && passes(&m) == before + 2);
+    assert_eq!(status(&m, ".lastPass.wake"), "event");
+
+    // Each change of what is listened to, and what the pass did, is followed by a look, and no look by another: each needs a connection.
+    let connects = || m.sh("wc -l < /root/connects");
+    eventually("it is silent", 30, || {
+        let before = connects();
+        std::thread::sleep(Duration::from_secs(4));
+        connects() == before
+    });
+    assert_eq!(passes(&m), before + 2);
+}
+
+/// How soon, as who stops them sees it: from the end of `systemctl stop` until the unit is active again.
+#[test]
+fn soak_stopped_units_run_again_within_two_seconds() {
+    const UNITS: usize = 20;
+    let Some(m) = lab::boot("edge-1") else { return };
+    let ana = Person::new(&m, "ana");
+    // Each is stopped once: what is stopped again and again is fought over.
+    let names: Vec<String> = (0..UNITS).map(|number| format!("u{number:02}")).collect();
+    fleet::assign(&ana, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    for name in &names {
+        fleet::service(&ana, name, "1");
+    }
+    ana.push("Many services");
+    enrol(&m, &ana, "");
+    converge(&m);
+    start(&m);
+    let mut took: Vec<u64> = Vec::new();
+    for (number, name) in names.iter().enumerate() {
+        std::thread::sleep(Duration::from_millis(900 + 137 * (number as u64 % 7)));
+        let said = m.sh(&format!(
+            "systemctl stop {name} && began=$(date +%s%N) && until systemctl is-active -q {name}; do sleep 0.01; done && echo $((($(date +%s%N) - began) / 1000000))"
+        ));
+        took.push(said.parse().expect("because it is a number of milliseconds"));
+    }
+    took.sort_unstable();
+    let (median, worst) = (took[UNITS / 2], took[UNITS - 1]);
+    println!("{UNITS} units stopped, active again after: p50 {median} ms, p99 {worst} ms; all: {took:?}");
+    assert!(median <= 1000 && worst <= 2000, "p50 {median} ms, p99 {worst} ms");
+}

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -350,6 +351,66 @@ fn a_redirect_takes_no_credentials_along_and_leads_nowhere_else() {
     assert!(files(&own).iter().all(|line| line.contains("authorization: Bearer sesame")), "{:?}", files(&own));
     let elsewhere = files(&allowed);
     assert!(!elsewhere.is_empty() && elsewhere.iter().all(|line| !line.contains("sesame")), "{elsewhere:?}");
+}
+
+#[test]
+fn a_large_file_on_a_slow_disk_is_no_agent_that_hangs() {
+    // What the unit says with WatchdogSec=: an agent that is silent for longer is killed, in the middle of its work, again and again.
+    const WATCHDOG: Duration = Duration::from_secs(3);
+    let sandbox = Sandbox::new("");
+    let bytes = program(33, 6_000_000);
+    let file = sandbox.repo.path().parent().unwrap().join(format!("{}.tool", sandbox.repo.path().file_name().unwrap().display()));
+    fs::write(&file, &bytes).unwrap();
+    let (size, digest, url) = (bytes.len(), Digest::of(&bytes).hex(), file.display());
+    let text = format!("[[artifact]]\npath = \"/{TOOL}\"\nurl = \"file://{url}\"\nsize = {size}\nsha256 = \"{digest}\"\n");
+    sandbox.repo.write("components/one/component.toml", text);
+    sandbox.push();
+    let socket = sandbox.root().join("notify");
+    let systemd = UnixDatagram::bind(&socket).unwrap();
+    systemd.set_read_timeout(Some(WATCHDOG * 3)).unwrap();
+    let agent = sandbox.trimtab(&["agent"]);
+    // Each write of 16 KiB takes as long as on a card that takes a mebibyte in a second.
+    let mut strace = std::process::Command::new("strace");
+    strace.args(["-f", "-qq", "-e", "trace=write", "-e", "inject=write:delay_enter=14000", "-o", "/dev/null"]);
+    strace
+        .arg(agent.get_program())
+        .args(agent.get_args())
+        .env("NOTIFY_SOCKET", &socket)
+        .env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
+    let mut running = Strace(strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let (begun, mut last, mut longest, mut message) = (Instant::now(), Instant::now(), Duration::ZERO, [0; 4096]);
+    while fs::metadata(sandbox.root().join(TOOL)).is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it never came");
+        systemd.recv(&mut message).expect("because it lives");
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+    }
+    println!("in its place after {:?}; silent for {longest:?} at most", begun.elapsed());
+    running.end();
+    fs::remove_file(file).unwrap();
+    assert!(begun.elapsed() > WATCHDOG * 2, "a disk that is not slow shows nothing: {:?}", begun.elapsed());
+    assert!(longest < WATCHDOG, "silent for {longest:?}");
+}
+
+/// An agent under strace: ended with it.
+struct Strace(Child);
+
+impl Strace {
+    fn end(&mut self) {
+        // strace takes its own end as that of what it watches; what is left is the agent, its only child.
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.0.id())).unwrap_or_default();
+        for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Strace {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// A server of one file of zeros, in no memory.

@@ -106,7 +106,7 @@ fn a_host_without_a_network_lives_on_bundles_and_takes_nothing_older() {
     far.sandbox.repo.git(&["bundle", "create", "--quiet", far.file("thin").to_str().unwrap(), &format!("{first}..main")]);
     let pass = far.apply("thin").unwrap();
     assert!(told(&pass).contains("leans on commits that it does not hold"), "{}", told(&pass));
-    assert!(!far.sandbox.root().join("var/cache/trimtab/applying").exists(), "what was laid out is gone");
+    assert!(!far.sandbox.root().join("var/cache/trimtab-applying").exists(), "what was laid out is gone");
 }
 
 #[test]
@@ -259,4 +259,199 @@ fn a_bundle_with_another_byte_is_refused_before_anything_is_changed() {
     let error = far.apply("grafted").map(|pass| told(&pass)).unwrap_err();
     assert!(error.contains("the signature of") && error.contains("does not match"), "{error}");
     assert_eq!(far.apply("good").unwrap().outcome, Outcome::Converged);
+}
+
+/// Settings of an agent that polls when somebody asks, and never tries again by itself.
+const QUIET: &str = "[agent]\ninterval = \"1h\"\nretry-interval = \"1h\"\nretry-max = \"1h\"\n";
+
+impl Far {
+    /// Another source and further settings.
+    fn follow(&self, url: &str, more: &str) {
+        let toml = self.sandbox.root().join("etc/trimtab/agent.toml");
+        fs::write(toml, format!("[source]\nurl = \"{url}\"\n[host]\nname = \"box\"\n{more}")).unwrap();
+    }
+
+    fn agent(&self) -> crate::Agent {
+        let agent = self.sandbox.agent();
+        crate::until("the agent made a pass", || {
+            self.sandbox.status().is_some_and(|status| status.agent_pid == agent.0.id() && status.last_pass.is_some())
+        });
+        agent
+    }
+}
+
+#[test]
+fn a_running_agent_takes_a_bundle_and_goes_on_with_its_source() {
+    let far = Far::new();
+    far.follow("https://127.0.0.1:1/fleet.git", QUIET);
+    far.created("first", &[]);
+    let agent = far.agent();
+    let pass = far.apply("first").unwrap();
+    assert_eq!((pass.outcome, pass.wake, far.one().as_str()), (Outcome::Converged, Wake::Bundle, "one\n"), "{}", told(&pass));
+    let status = far.sandbox.status().unwrap();
+    assert_eq!((status.agent_pid, status.last_applied_revision), (agent.0.id(), far.sandbox.repo.head().to_string()));
+    assert!(!far.sandbox.root().join("var/cache/trimtab-applying").exists(), "what was laid out is gone");
+    assert!(!far.sandbox.root().join("var/lib/trimtab/applying").exists());
+    // What it repairs with later lies with the host; and the source is what it was.
+    fs::write(far.sandbox.root().join("etc/one.conf"), "spoiled\n").unwrap();
+    crate::until("it is repaired", || far.one() == "one\n");
+    let (code, _, said) = far.sandbox.said(&["sync"]);
+    assert!(code == 1, "{code} {said}");
+    let last = far.sandbox.status().unwrap().last_pass.unwrap();
+    assert_eq!((last.outcome, last.wake), (Outcome::Unreachable, Wake::Asked), "{}", told(&last));
+
+    far.sandbox.revise("two\n");
+    far.created("second", &["--sign-key", &far.sandbox.key.path().display().to_string()]);
+    let with_key = |key: &str| {
+        let key = far.file(key).display().to_string();
+        far.sandbox.trimtab(&["bundle", "apply", "--json", "--key", &key]).arg(far.file("second")).output().unwrap()
+    };
+    fs::write(far.file("eve.pub"), trimtab_tests::git::Key::new("eve").line()).unwrap();
+    fs::write(far.file("person.pub"), far.sandbox.key.line()).unwrap();
+    let refused = with_key("eve.pub");
+    assert!(refused.status.code() == Some(1) && far.one() == "one\n");
+    let taken = with_key("person.pub");
+    assert!(taken.status.code() == Some(2) && far.one() == "two\n", "{}", String::from_utf8_lossy(&taken.stderr));
+    // By the same proof.
+    let pass = far.apply("first").unwrap();
+    assert_eq!((pass.outcome, pass.trust.verdict.as_str(), far.one().as_str()), (Outcome::Held, "rewritten", "two\n"));
+    assert!(pass.trust.message.contains("most likely it is an older one"), "{}", told(&pass));
+    let torn = fs::read(far.file("second")).unwrap();
+    fs::write(far.file("torn"), &torn[..torn.len() - 2000]).unwrap();
+    assert!(far.apply("torn").unwrap_err().contains("is cut short"));
+    assert_eq!(agent_pid(&far), agent.0.id(), "it is the same agent all along");
+}
+
+fn agent_pid(far: &Far) -> u32 {
+    far.sandbox.status().unwrap().agent_pid
+}
+
+#[test]
+fn a_running_agent_reads_a_bundle_itself_whoever_looked_at_it_before() {
+    let far = Far::new();
+    far.follow("https://127.0.0.1:1/fleet.git", QUIET);
+    far.created("good", &[]);
+    let good = fs::read(far.file("good")).unwrap();
+    fs::write(far.file("torn"), &good[..good.len() - 2000]).unwrap();
+    let requests = far.sandbox.root().join("var/lib/trimtab/requests");
+    let ask = |name: &str, key: &str| {
+        fs::create_dir_all(&requests).unwrap();
+        let text = serde_json::json!({ "ask": "bundle", "file": far.file(name), "key": key });
+        fs::write(requests.join("1.json"), text.to_string()).unwrap();
+    };
+    let last = || far.sandbox.status().unwrap().last_pass.unwrap();
+    // Left by who does not wait any more, for an agent that ended: told, and not done.
+    fs::create_dir_all(requests.parent().unwrap()).unwrap();
+    ask("good", "");
+    let agent = far.agent();
+    assert!(last().remarks.iter().any(|remark| remark.contains("ask again")), "{:?}", last().remarks);
+    assert_eq!((far.one().as_str(), requests.join("1.json").exists()), ("", false));
+    for (name, key, says) in [
+        ("torn", String::new(), "the key that must have signed it is none"),
+        ("good", far.sandbox.key.line().to_owned(), "is not signed, and a signature by SHA256:"),
+        ("missing", far.sandbox.key.line().to_owned(), "cannot read"),
+    ] {
+        let before = last().number;
+        ask(name, &key);
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(agent.0.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+        crate::until("it was looked at", || last().number > before);
+        let pass = last();
+        assert_eq!((pass.wake, pass.outcome, far.one().as_str()), (Wake::Bundle, Outcome::Partial, ""), "{}", told(&pass));
+        assert!(told(&pass).contains(says), "{says}: {}", told(&pass));
+    }
+    assert_eq!(far.apply("good").unwrap().outcome, Outcome::Converged);
+}
+
+#[test]
+fn soak_what_a_stick_brought_is_confirmed_by_the_source_where_that_was_reached_before() {
+    let far = Far::new();
+    let away = far.file("away");
+    let served = far.file("served");
+    far.sandbox.repo.git(&["clone", "--quiet", "--bare", ".", served.to_str().unwrap()]);
+    far.follow(
+        served.to_str().unwrap(),
+        &format!("{QUIET}[guard]\nconfirm = \"always\"\nconfirm-timeout = \"10s\"\nsettle = \"1s\"\n"),
+    );
+    let _agent = far.agent();
+    assert_eq!(far.one(), "one\n");
+    far.sandbox.revise("two\n");
+    far.created("two", &[]);
+    fs::rename(&served, &away).unwrap();
+    let pass = far.apply("two").unwrap();
+    assert_eq!((pass.outcome, far.one().as_str()), (Outcome::RolledBack, "one\n"), "{}", told(&pass));
+    assert!(pass.reason().contains("the source was not reached within 10s"), "{}", pass.reason());
+    // Where the source was away before, nothing is to be learned from it.
+    let (code, _, said) = far.sandbox.said(&["sync"]);
+    assert!(code != 0, "{said}");
+    far.sandbox.revise("three\n");
+    far.created("three", &[]);
+    let pass = far.apply("three").unwrap();
+    assert_eq!((pass.outcome, far.one().as_str()), (Outcome::Converged, "three\n"), "{}", told(&pass));
+    // It is back, and has less than the stick: not an answer that undoes anything, and it was reached.
+    fs::rename(&away, &served).unwrap();
+    let (_, _, said) = far.sandbox.said(&["sync"]);
+    assert_eq!(far.one(), "three\n", "{said}");
+    far.sandbox.revise("four\n");
+    far.created("four", &[]);
+    let pass = far.apply("four").unwrap();
+    assert_eq!((pass.outcome, far.one().as_str()), (Outcome::Converged, "four\n"), "{}", told(&pass));
+}
+
+#[test]
+fn what_git_is_told_of_its_files_changes_nothing_in_a_bundle() {
+    let far = Far::new();
+    // Left out of archives, and changed in them: no host does either.
+    far.sandbox.repo.write(".gitattributes", "hosts export-ignore\nfleet.toml export-subst\n");
+    let fleet = fs::read_to_string(far.sandbox.repo.path().join("fleet.toml")).unwrap();
+    far.sandbox.repo.write("fleet.toml", format!("{fleet}# $Format:%n]broken$\n"));
+    far.sandbox.repo.write("hosts/box.toml", "");
+    far.sandbox.push();
+    let mut create = command(trimtab_binary().to_str().unwrap(), far.stick.path());
+    let output = create.args(["bundle", "create", "--output"]).arg(far.file("all")).arg("--repo").arg(far.sandbox.repo.path());
+    let output = output.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(far.apply("all").unwrap().outcome, Outcome::Converged);
+}
+
+#[test]
+fn nothing_is_written_through_a_link_in_the_couriers_folder() {
+    let far = Far::new();
+    let root = far.sandbox.root();
+    // A bundle that takes a while to be laid out.
+    let noise: Vec<u8> = (0..8_000_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[n as usize % 3]).collect();
+    far.sandbox.repo.write("far-too-much", noise);
+    far.sandbox.push();
+    far.created("large", &[]);
+    let cache = root.join("var/cache/trimtab");
+    let bait = far.file("bait");
+    fs::create_dir_all(&cache).unwrap();
+    fs::create_dir(&bait).unwrap();
+    // A courier that was taken over has this folder, and puts a link in the place of whatever comes to lie in it.
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let over = |done: &std::sync::atomic::AtomicBool| {
+        let mut exchanged = 0;
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            for entry in fs::read_dir(&cache).unwrap().flatten() {
+                let is_new = entry.file_type().is_ok_and(|kind| kind.is_dir()) && entry.file_name() != "taken";
+                if is_new && entry.path().read_dir().is_ok_and(|mut files| files.next().is_some()) {
+                    let _ = fs::remove_dir_all(cache.join("taken"));
+                    let _ = fs::rename(entry.path(), cache.join("taken"));
+                    let _ = std::os::unix::fs::symlink(&bait, entry.path());
+                    exchanged += 1;
+                }
+            }
+        }
+        exchanged
+    };
+    let pass = std::thread::scope(|scope| {
+        let racer = scope.spawn(|| over(&done));
+        let pass = far.apply("large");
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        println!("exchanged: {}", racer.join().unwrap());
+        pass
+    });
+    let caught: Vec<_> = fs::read_dir(&bait).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(caught.is_empty(), "written through the link: {caught:?}");
+    assert_eq!(pass.unwrap().outcome, Outcome::Converged);
 }

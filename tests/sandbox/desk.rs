@@ -11,13 +11,15 @@ use trimtab_tests::trimtab_binary;
 
 use crate::Agent;
 
+mod strangers;
+
 /// A clone with a fleet in it, its bare remote, and a home whose owner has no habits.
-struct Desk {
+pub(crate) struct Desk {
     folder: tempfile::TempDir,
 }
 
 impl Desk {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let desk = Self { folder: tempfile::tempdir().unwrap() };
         for name in ["home", "tmp"] {
             std::fs::create_dir(desk.path(name)).unwrap();
@@ -33,33 +35,33 @@ impl Desk {
     }
 
     /// A desk whose root is one key.
-    fn with_root(key: &Key) -> Self {
+    pub(crate) fn with_root(key: &Key) -> Self {
         let desk = Self::new();
         desk.good(&["trust", "init", "--key", &format!("ann={}", key.line()), "--sign", &signing(key)]);
         desk.commit("note", "root 1\n");
         desk
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn write(&self, path: &str, text: &str) {
+    pub(crate) fn write(&self, path: &str, text: &str) {
         let path = self.path("clone").join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
 
-    fn run(&self, program: &str, words: &[&str]) -> String {
+    pub(crate) fn run(&self, program: &str, words: &[&str]) -> String {
         let said = run(command(program, &self.path("home")).current_dir(self.folder.path()).args(words), b"");
         String::from_utf8_lossy(&said).trim_end().to_owned()
     }
 
-    fn git(&self, words: &[&str]) -> String {
+    pub(crate) fn git(&self, words: &[&str]) -> String {
         self.run("git", &[&["-C", self.path("clone").to_str().unwrap()], words].concat())
     }
 
-    fn commit(&self, path: &str, text: &str) -> String {
+    pub(crate) fn commit(&self, path: &str, text: &str) -> String {
         self.write(path, text);
         self.git(&["add", "--all"]);
         self.git(&["commit", "--quiet", "-m", text.trim()]);
@@ -67,21 +69,21 @@ impl Desk {
         self.git(&["rev-parse", "HEAD"])
     }
 
-    fn trimtab(&self, words: &[&str]) -> Command {
+    pub(crate) fn trimtab(&self, words: &[&str]) -> Command {
         let mut trimtab = command(trimtab_binary().to_str().unwrap(), &self.path("home"));
         trimtab.current_dir(self.path("clone")).env("TMPDIR", self.path("tmp")).args(words).stdin(Stdio::null());
         trimtab
     }
 
     /// Exit code, and all that was said.
-    fn said(&self, words: &[&str]) -> (i32, String) {
+    pub(crate) fn said(&self, words: &[&str]) -> (i32, String) {
         let output = self.trimtab(words).output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
     }
 
     #[track_caller]
-    fn good(&self, words: &[&str]) -> String {
+    pub(crate) fn good(&self, words: &[&str]) -> String {
         let (code, said) = self.said(words);
         assert_eq!(code, 0, "{words:?}: {said}");
         said
@@ -89,18 +91,18 @@ impl Desk {
 
     /// What is refused says each of these.
     #[track_caller]
-    fn refused(&self, words: &[&str], says: &[&str]) {
+    pub(crate) fn refused(&self, words: &[&str], says: &[&str]) {
         let (code, said) = self.said(words);
         assert!(code == 1 && says.iter().all(|one| said.contains(one)), "{words:?}: {code} {says:?}\n{said}");
     }
 
-    fn pin(&self) -> String {
+    pub(crate) fn pin(&self) -> String {
         let shown: Value = serde_json::from_str(&self.good(&["trust", "show", "--json"])).unwrap();
         shown["pin"].as_str().unwrap().to_owned()
     }
 
     /// What `verify` answers: exit code, verdict, and the rules that do not hold.
-    fn verify(&self, words: &[&str]) -> (i32, String, Vec<String>) {
+    pub(crate) fn verify(&self, words: &[&str]) -> (i32, String, Vec<String>) {
         let remote = self.path("remote.git");
         let all = [&["verify", remote.to_str().unwrap(), "--channel", "production", "--json"], words].concat();
         let output = self.trimtab(&all).output().unwrap();
@@ -112,23 +114,23 @@ impl Desk {
     }
 
     /// Who could answer in the remote's name: moves one of its references.
-    fn serve(&self, reference: &str, object: &str) {
+    pub(crate) fn serve(&self, reference: &str, object: &str) {
         self.run("git", &["-C", self.path("remote.git").to_str().unwrap(), "update-ref", reference, object]);
     }
 
-    fn served(&self, reference: &str) -> String {
+    pub(crate) fn served(&self, reference: &str) -> String {
         self.run("git", &["-C", self.path("remote.git").to_str().unwrap(), "for-each-ref", "--format=%(objectname)", reference])
     }
 }
 
-const PRODUCTION: &str = "refs/trimtab/production";
-const DRAFT: &str = "refs/trimtab/draft/production";
+pub(crate) const PRODUCTION: &str = "refs/trimtab/production";
+pub(crate) const DRAFT: &str = "refs/trimtab/draft/production";
 
-fn signing(key: &Key) -> String {
+pub(crate) fn signing(key: &Key) -> String {
     format!("ssh:{}", key.path().display())
 }
 
-fn public(key: &Key) -> String {
+pub(crate) fn public(key: &Key) -> String {
     format!("{}.pub", key.path().display())
 }
 

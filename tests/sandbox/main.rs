@@ -12,8 +12,12 @@ mod past;
 mod policy;
 mod releases;
 mod reports;
+mod rotations;
 mod signing;
 mod spooled;
+mod sticks;
+mod trusting;
+mod verdicts;
 mod walls;
 
 use std::fs;
@@ -220,4 +224,46 @@ fn a_lost_memory_is_told_and_nothing_older_is_taken() {
     let held = sandbox.once();
     assert_eq!((held.outcome, held.trust.verdict.as_str()), (Outcome::Held, "rolled-back"));
     assert_eq!(sandbox.read("etc/one.conf"), "newer\n");
+}
+
+/// R36 on the whole program: gone or spoiled in both copies, it stops nothing, nothing older is taken, and it is told until it is over.
+#[test]
+fn a_memory_of_commits_that_is_gone_or_spoiled_falls_back_to_what_is_in_force() {
+    let sandbox = Sandbox::new("");
+    let older = sandbox.repo.head().to_string();
+    sandbox.once();
+    sandbox.revise("newer\n");
+    assert_eq!(sandbox.once().outcome, Outcome::Converged);
+    let copies = ["var/lib/trimtab", "etc/trimtab/state"].map(|folder| sandbox.root().join(folder).join("trust-state.json"));
+    let at = |revision: &str| sandbox.repo.git(&["reset", "--quiet", "--hard", revision]);
+    let newest = || sandbox.repo.head().to_string();
+    let stale = || {
+        let status = sandbox.status().unwrap();
+        let stale = status.condition(trimtab_model::status::ConditionKind::Stale).unwrap();
+        (status.trust.state_lost, stale.reason.clone())
+    };
+    for spoil in [None, Some("{"), Some("{\"format\": 1, \"mode\": \"release\"}"), Some("\0\0\0")] {
+        let in_force = newest();
+        for copy in &copies {
+            match spoil {
+                None => fs::remove_file(copy).unwrap(),
+                Some(text) => fs::write(copy, text).unwrap(),
+            }
+        }
+        at(&older);
+        let held = sandbox.once();
+        assert_eq!((held.outcome, held.trust.verdict.as_str()), (Outcome::Held, "rolled-back"), "{spoil:?}: {held:?}");
+        assert!(held.remarks.iter().any(|remark| remark.contains("is lost") && remark.contains(&in_force)), "{:?}", held.remarks);
+        assert_eq!(stale(), (true, "MemoryLost".to_owned()));
+        // What is in force says nothing new; what descends from it is taken, and after a second one it is over.
+        at(&in_force);
+        assert_eq!((sandbox.once().outcome, stale().0), (Outcome::Unchanged, true));
+        for (text, lost) in [("next\n", true), ("and next\n", false)] {
+            sandbox.revise(&format!("{spoil:?} {text}"));
+            assert_eq!((sandbox.once().outcome, stale().0), (Outcome::Converged, lost), "{spoil:?}");
+        }
+        at(&older);
+        assert_eq!(sandbox.once().trust.verdict, "rolled-back");
+        at(&sandbox.status().unwrap().trust.revision);
+    }
 }

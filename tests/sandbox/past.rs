@@ -1,9 +1,12 @@
 //! History, differences, going back, trying again, allowing: with and without an agent, and never with a network.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use trimtab_model::report::Outcome;
+use trimtab_model::status::{ConditionKind, Truth};
 
 use crate::{FLEET, Sandbox, until};
 
@@ -224,4 +227,46 @@ fn many_removals_wait_for_somebody_to_allow_them() {
     assert_eq!((sandbox.read("etc/one.conf"), sandbox.read("etc/two/0")), ("newer\n".to_owned(), String::new()));
     assert!(!sandbox.root().join("etc/two").exists());
     assert_eq!(sandbox.once().outcome, Outcome::Unchanged);
+}
+
+#[test]
+fn a_boot_changes_no_transition_and_the_passes_go_on() {
+    let sandbox = Sandbox::new("");
+    let times = || -> Vec<(ConditionKind, Truth, u64)> {
+        let conditions = sandbox.status().expect("because a pass was made").conditions;
+        conditions.iter().map(|one| (one.kind, one.status, one.last_transition_time)).collect()
+    };
+    let lines = || -> Vec<u64> { sandbox.status().unwrap().history.iter().map(|line| line.number).collect() };
+    let book = || {
+        let meta = fs::metadata(sandbox.root().join("var/lib/trimtab/drift.json")).unwrap();
+        (meta.ino(), meta.mtime_nsec())
+    };
+    // What lies in /run is gone with the machine's power.
+    let boot = || fs::remove_dir_all(sandbox.root().join("run")).unwrap();
+    assert_eq!((sandbox.once().outcome, sandbox.once().outcome), (Outcome::Converged, Outcome::Unchanged));
+    assert_eq!(sandbox.said(&["suspend", "--reason", "a test", "--until", "1h"]).0, 0);
+    sandbox.revise("two\n");
+    let last = sandbox.once();
+    assert_eq!((last.number, last.outcome), (3, Outcome::Paused));
+    let (before, written) = (times(), book());
+    assert!(before.iter().any(|(kind, status, _)| (*kind, *status) == (ConditionKind::Suspended, Truth::True)), "{before:?}");
+    let second = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let now = second();
+    until("the clock goes on", || second() > now + 1);
+
+    for number in [4, 5] {
+        boot();
+        let pass = sandbox.once();
+        assert_eq!((pass.number, pass.outcome, times()), (number.min(4), Outcome::Paused, before.clone()));
+        assert_eq!((lines(), book()), (vec![3, 1], written), "and a pass that changes nothing writes nothing");
+    }
+    // What changes, changes now.
+    assert_eq!(sandbox.said(&["resume"]).0, 0);
+    boot();
+    assert_eq!(sandbox.once().outcome, Outcome::Converged);
+    for (was, is) in before.iter().zip(times()) {
+        let moves = matches!(was.0, ConditionKind::Suspended | ConditionKind::Ready | ConditionKind::Reconciling);
+        assert!(was.0 == is.0 && moves == (is.2 > now), "{was:?} {is:?}");
+    }
+    assert!(book() != written);
 }

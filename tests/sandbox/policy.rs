@@ -1,7 +1,8 @@
 //! What is done about drift, and what a person holds back: on a folder, through the command line.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::process::Command;
 
 use trimtab_model::drift::LeftAlone;
 use trimtab_model::report::{Outcome, Pass};
@@ -138,6 +139,49 @@ fn what_nobody_declared_is_told_purged_kept_and_guarded() {
     let head = sandbox.repo.head().to_string();
     assert_eq!(sandbox.said(&["approve", &head]).0, 0);
     assert!(!root.join("etc/d/many-7").exists() && root.join("etc/d/ours").exists());
+}
+
+#[test]
+fn what_is_private_is_not_purged_and_lies_nowhere_else() {
+    let sandbox = Sandbox::new("");
+    let declare = |more: &str| {
+        sandbox.declare("one", &format!("[[directory]]\npath = \"/etc/d\"\nexclusive = \"purge\"\n{more}"));
+    };
+    let mode = |at: &str, mode: u32| fs::set_permissions(sandbox.root().join(at), fs::Permissions::from_mode(mode)).unwrap();
+    let is_stored = |text: &str| {
+        let blobs = sandbox.root().join("var/lib/trimtab/blobs");
+        let ran = Command::new("grep").args(["-rqF", text]).arg(&blobs).status().unwrap();
+        assert!(blobs.is_dir() && matches!(ran.code(), Some(0 | 1)));
+        ran.success()
+    };
+    sandbox.repo.write("components/one/files/etc/d/token", "hunter1\n");
+    declare("\n[[file]]\npath = \"/etc/d/token\"\nsensitive = true\n");
+    assert_eq!(sandbox.once().outcome, Outcome::Converged);
+    sandbox.put("etc/d/tls.key", "hunter2\n");
+    for closed in [0o600, 0o640, 0o400] {
+        mode("etc/d/tls.key", closed);
+        let pass = sandbox.once();
+        assert_eq!(left(&pass), [("file /etc/d/tls.key", Some(&LeftAlone::Policy))], "{closed:o}");
+        assert!(pass.outcome == Outcome::Drifted && sandbox.read("etc/d/tls.key") == "hunter2\n" && !is_stored("hunter2"));
+    }
+    let (_, text, _) = sandbox.said(&["plan"]);
+    assert!(text.contains("no copy is kept: remove it by hand, or name it in `except`"), "{text}");
+    // Who opens it says that it is for everybody.
+    mode("etc/d/tls.key", 0o644);
+    assert_eq!(sandbox.once().outcome, Outcome::Converged);
+    assert!(!sandbox.root().join("etc/d/tls.key").exists() && is_stored("hunter2"));
+
+    // What the repository called sensitive while it had it.
+    fs::remove_file(sandbox.repo.path().join("components/one/files/etc/d/token")).unwrap();
+    declare("");
+    assert_eq!(sandbox.once().outcome, Outcome::Converged);
+    assert!(!sandbox.root().join("etc/d/token").exists());
+    sandbox.put("etc/d/token", "hunter3\n");
+    for _ in 0..2 {
+        let pass = sandbox.once();
+        assert!(pass.outcome == Outcome::Partial && pass.reason().contains("private"), "{}", pass.reason());
+        assert!(sandbox.read("etc/d/token") == "hunter3\n" && !is_stored("hunter3"));
+    }
 }
 
 #[test]

@@ -13,15 +13,15 @@ use trimtab_tests::server::{Authority, GitServer, Tls};
 
 use crate::Sandbox;
 
-const DAY: u64 = 86_400;
+pub(crate) const DAY: u64 = 86_400;
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// A sandbox whose host follows `production`, of which two of ann, bob and an offline key must sign releases.
-struct Released {
-    sandbox: Sandbox,
+pub(crate) struct Released {
+    pub(crate) sandbox: Sandbox,
     server: GitServer,
     ann: Key,
     bob: Key,
@@ -31,7 +31,7 @@ struct Released {
 const ALL: &[&str] = &["ann", "bob", "safe"];
 
 impl Released {
-    fn new(more: &str) -> Self {
+    pub(crate) fn new(more: &str) -> Self {
         let (sandbox, authority) = (Sandbox::new(""), Authority::new());
         let server = GitServer::start(sandbox.repo.path(), Tls::On(&authority));
         sandbox.repo.git(&["config", "uploadpack.allowFilter", "true"]);
@@ -51,44 +51,44 @@ impl Released {
         released
     }
 
-    fn trust(&self, more: &str) {
+    pub(crate) fn trust(&self, more: &str) {
         let text = format!("mode = \"release\"\nchannel = \"production\"\nrepo = \"{REPO_ID}\"\nroot = \"root.toml\"\n{more}");
         fs::write(self.sandbox.root().join("etc/trimtab/trust.toml"), text).unwrap();
     }
 
-    fn ann(&self) -> Hand<'_> {
+    pub(crate) fn ann(&self) -> Hand<'_> {
         Hand::Ssh(&self.ann)
     }
 
-    fn bob(&self) -> Hand<'_> {
+    pub(crate) fn bob(&self) -> Hand<'_> {
         Hand::Ssh(&self.bob)
     }
 
-    fn safe(&self) -> Hand<'_> {
+    pub(crate) fn safe(&self) -> Hand<'_> {
         Hand::Mini(&self.safe)
     }
 
-    fn root(&self) -> RootText<'_> {
+    pub(crate) fn root(&self) -> RootText<'_> {
         let keys = [("ann", self.ann()), ("bob", self.bob()), ("safe", self.safe())];
         RootText::new(&keys, &[("root", 2, ALL), ("release.production", 2, ALL), ("alive.production", 1, &["bob"])])
     }
 
-    fn say(&self, seq: u64) -> Say {
+    pub(crate) fn say(&self, seq: u64) -> Say {
         let mut say = Say::of(&self.sandbox.repo, "production", (1, seq));
         say.times = (show_time(now() - 60), show_time(now() + 60 * DAY));
         say
     }
 
     /// A release of what is checked out, by ann and the offline key.
-    fn release(&self, seq: u64) -> ObjectId {
+    pub(crate) fn release(&self, seq: u64) -> ObjectId {
         self.say(seq).release(&self.sandbox.repo, &[self.safe(), self.ann()])
     }
 
-    fn serve(&self, tag: ObjectId) {
+    pub(crate) fn serve(&self, tag: ObjectId) {
         self.sandbox.repo.git(&["update-ref", "refs/trimtab/production", &tag.to_string()]);
     }
 
-    fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         self.sandbox.status().unwrap()
     }
 
@@ -260,8 +260,45 @@ fn a_host_that_followed_releases_does_not_go_back_to_commits() {
     assert_eq!((code, said.contains("loosen")), (78, true), "{said}");
 }
 
+/// R35 on the whole program: enrolled on a repository that only says that it is the right one, and told the right root since.
+#[test]
+fn a_corrected_pin_is_heeded_at_once_and_told() {
+    let host = Released::new("");
+    host.release(7);
+    let etc = host.sandbox.root().join("etc/trimtab");
+    let eve = Key::new("eve");
+    let evil = trimtab_tests::git::Repo::new();
+    let one: &[&str] = &["eve"];
+    let root = RootText::new(&[("eve", Hand::Ssh(&eve))], &[("root", 1, one), ("release.production", 1, one)]);
+    for path in ["fleet.toml", "components/one/files/etc/one.conf", "components/two/files/etc/two.conf"] {
+        evil.write(path, fs::read(host.sandbox.repo.path().join(path)).unwrap());
+    }
+    evil.write("components/one/files/etc/one.conf", "eve's\n");
+    root.write(&evil, &[Hand::Ssh(&eve)]);
+    evil.commit("hers", None);
+    let hers = |seq| Say { times: host.say(1).times, ..Say::of(&evil, "production", (1, seq)) }.release(&evil, &[Hand::Ssh(&eve)]);
+    let right = fs::read_to_string(etc.join("agent.toml")).unwrap();
+    let from = |path: &std::path::Path| format!("[source]\nurl = \"{}\"\n[host]\nname = \"box\"\n", path.display());
+    fs::write(etc.join("agent.toml"), from(evil.path())).unwrap();
+    fs::write(etc.join("root.toml"), root.text()).unwrap();
+    hers(1 << 40);
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    assert_eq!(host.sandbox.read("etc/one.conf"), "eve's\n");
+    // The pin is put right, and the URL not yet.
+    fs::write(etc.join("root.toml"), host.root().text()).unwrap();
+    hers((1 << 40) + 1);
+    host.held("unknown-signer", "eve's\n");
+    fs::write(etc.join("agent.toml"), right).unwrap();
+    let pass = host.sandbox.once();
+    assert_eq!((pass.outcome, pass.trust.verdict.as_str()), (Outcome::Converged, "accepted"), "{pass:?}");
+    assert!(pass.remarks.iter().any(|remark| remark.contains("counts no more")), "{:?}", pass.remarks);
+    assert_eq!(host.sandbox.read("etc/one.conf"), "one\n");
+    let trust = host.status().trust;
+    assert_eq!((trust.sequence, trust.statement.is_some(), trust.root_digest.is_some()), (Some(7), true, true));
+}
+
 /// A copy of all that a host is.
-fn copy(from: &std::path::Path, to: &std::path::Path) {
+pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {
     let done = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
     assert!(done.success());
 }
@@ -315,16 +352,25 @@ fn two_hosts_that_are_told_different_things_report_it() {
         let text = fs::read_to_string(newest).unwrap();
         let report: serde_json::Value = serde_json::from_str(text.splitn(5, '\n').last().unwrap()).unwrap();
         let trust = &report["status"]["trust"];
-        (trust["epoch"].as_u64(), trust["sequence"].as_u64(), trust["revision"].as_str().unwrap().to_owned())
+        let text = |name: &str| trust[name].as_str().unwrap().to_owned();
+        let place = (trust["epoch"].as_u64(), trust["sequence"].as_u64());
+        (place.0, place.1, text("revision"), text("statement"), text("rootDigest"))
     };
     host.release(4);
-    let (epoch, sequence, revision) = told(&twin);
-    assert_eq!((epoch, sequence), (Some(1), Some(4)));
+    let there = told(&twin);
+    assert_eq!((there.0, there.1), (Some(1), Some(4)));
+    // The other one is told another release with the same number over the same commit: only the digests tell them apart.
+    let mut say = host.say(4);
+    say.more = "x-for: the other one\n".to_owned();
+    say.release(&host.sandbox.repo, &[host.safe(), host.ann()]);
+    let here = told(&host.sandbox.root());
+    assert_eq!((here.0, here.1, &here.2, &here.4), (there.0, there.1, &there.2, &there.4));
+    assert_ne!(here.3, there.3);
     host.sandbox.revise("two\n");
     host.release(5);
     let newer = told(&host.sandbox.root());
     assert_eq!((newer.0, newer.1), (Some(1), Some(5)));
-    assert_ne!(newer.2, revision);
+    assert_ne!(newer.2, there.2);
 }
 
 #[test]

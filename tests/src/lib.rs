@@ -6,6 +6,7 @@ pub mod receiver;
 pub mod release;
 pub mod server;
 pub mod sweep;
+pub mod token;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod trace;
 

@@ -206,7 +206,7 @@ fn a_release_that_is_being_accepted_when_the_agent_is_killed_is_accepted_or_was_
     let around = remembering(&places);
     assert!(around.len() >= 8, "two copies are written, synced and renamed: {around:?} of {places:?}");
     let around = around.iter().flat_map(|at| [*at, at + 1]);
-    let cases: BTreeSet<usize> = around.chain(sweep::spaced(places.len(), 8)).collect();
+    let cases: BTreeSet<usize> = around.chain(sweep::spaced(places.len(), 5)).collect();
     let cases: Vec<usize> = cases.into_iter().collect();
     sweep("kill sweep of an accept", &cases, |place| {
         let host = scene.copy(&format!("kill-{place}"));

@@ -176,7 +176,7 @@ fn the_journals_catalog_explains_every_event_and_nothing_else() {
     let (catalog, ids): (_, BTreeSet<&str>) = (catalog(), EventKind::ALL.iter().map(|kind| kind.message_id()).collect());
     assert_eq!(ids.len(), EventKind::ALL.len(), "two kinds share a number");
     assert_eq!(catalog.len(), ids.len());
-    let known = ["TRIMTAB_RESOURCE", "TRIMTAB_REVISION", "TRIMTAB_ACTOR", "TRIMTAB_DRIFT"];
+    let known = ["TRIMTAB_RESOURCE", "TRIMTAB_REVISION", "TRIMTAB_ACTOR", "TRIMTAB_DRIFT_ID"];
     for (id, header, body) in &catalog {
         assert!(ids.contains(id.as_str()), "{id} is the number of no kind of event");
         assert!(id.len() == 32 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')), "{id}");

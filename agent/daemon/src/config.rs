@@ -365,6 +365,11 @@ impl Places {
         self.root.join("var/cache/trimtab")
     }
 
+    /// What is laid out for a courier while a bundle is applied: root's, beside the cache, for what lies in the cache the courier may exchange.
+    pub fn applying(&self) -> PathBuf {
+        self.root.join("var/cache/trimtab-applying")
+    }
+
     /// Status document and other things of this boot.
     pub fn runtime(&self) -> PathBuf {
         self.root.join("run/trimtab")

@@ -3,7 +3,10 @@
 //! Events carry `trimtab_pass`, `trimtab_revision`, `trimtab_resource`, `trimtab_outcome`; journald stores them in upper case. An idle pass
 //! says nothing above debug. `TRIMTAB_LOG` (error, warn, info, debug, trace) overrides the level.
 
+use std::cell::Cell;
 use std::io::IsTerminal as _;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -14,6 +17,21 @@ pub const PROGRESS: &str = "trimtab::progress";
 
 /// Likewise for waiting on others: for a person at a terminal only. With a source that is far away the journal would fill with it.
 pub const PATIENCE: &str = "trimtab::patience";
+
+/// Tells systemd's watchdog that one long piece of work goes on, such as a large file on a slow disk: to be called with each step of it, for in
+/// between nobody else can. Costs a look at the clock; says nothing where nobody watches.
+pub fn alive() {
+    static PERIOD: OnceLock<Option<Duration>> = OnceLock::new();
+    thread_local! {
+        static TOLD: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+    let Some(period) = PERIOD.get_or_init(sd_notify::watchdog_enabled) else { return };
+    if TOLD.get().is_none_or(|told| told.elapsed() >= *period / 4) {
+        TOLD.set(Some(Instant::now()));
+        // Whether systemd listens changes nothing about the work.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+    }
+}
 
 /// Who listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,17 +82,17 @@ pub fn start(audience: Audience) {
 
 /// Tells at debug level how long each stage of a pass took, for whoever wonders where the time goes.
 #[derive(Debug)]
-pub struct Laps(std::cell::Cell<std::time::Instant>);
+pub struct Laps(Cell<Instant>);
 
 impl Laps {
     /// Starts now.
     pub fn start() -> Self {
-        Self(std::cell::Cell::new(std::time::Instant::now()))
+        Self(Cell::new(Instant::now()))
     }
 
     /// Ends a stage and begins the next one.
     pub fn lap(&self, what: &'static str) {
-        let now = std::time::Instant::now();
+        let now = Instant::now();
         let took = now.duration_since(self.0.replace(now));
         tracing::debug!("{what} in {:.1} ms", took.as_secs_f64() * 1e3);
     }

@@ -181,10 +181,11 @@ fn stale(status: &Status, at: Moment) -> Told {
         return (Truth::Unknown, "FreshnessUnknown", why.to_owned());
     }
     if trust.state_lost {
-        return yes(
-            "MemoryLost",
-            "what this host had accepted is forgotten: whatever is above the floor in trust.toml counts as new",
-        );
+        let floor = match trust.mode.as_str() {
+            "release" => "whatever is above the floor in trust.toml counts as new",
+            _ => "whatever descends from what was in force counts as new",
+        };
+        return yes("MemoryLost", format!("what this host had accepted is forgotten: {floor}"));
     }
     let silent = at.now.saturating_sub(status.trust.last_contact.max(at.booted));
     if silent <= at.stale_after {

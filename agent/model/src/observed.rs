@@ -87,6 +87,8 @@ pub struct Stray {
 pub enum StrayKind {
     /// A regular file of so many bytes.
     File(u64),
+    /// A regular file that not everybody may read: no copy of it is kept.
+    Private,
     /// A symlink to this target.
     Symlink(String),
     /// A directory, whatever is in it.

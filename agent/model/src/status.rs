@@ -208,7 +208,14 @@ pub struct TrustStatus {
     /// The version of the root whose keys count, where a root is pinned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root_version: Option<u64>,
-    /// What was remembered of accepted releases was lost; the floor in trust.toml counts instead.
+    /// The digest of that root. Two hosts of one channel with one version and two digests are told different things.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root_digest: Option<String>,
+    /// The digest of the newest accepted release's statement, in release mode. Two hosts of one channel with one epoch and sequence and two digests are
+    /// told different things.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statement: Option<String>,
+    /// What was remembered of accepted revisions was lost; the floor in trust.toml counts instead, or the commit that was in force.
     pub state_lost: bool,
 }
 
@@ -366,12 +373,24 @@ pub struct Counters {
     pub events: BTreeMap<String, u64>,
 }
 
-/// What `ready` and the conditions are worked out from goes through here, so that a condition's time moves only when it changes.
-pub fn transition(before: &[Condition], mut after: Vec<Condition>) -> Vec<Condition> {
+/// Since when a condition has its status: what is remembered of it beyond a boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Since {
+    /// Which condition.
+    pub kind: ConditionKind,
+    /// Its status.
+    pub status: Truth,
+    /// When it became that, seconds since 1970.
+    pub at: u64,
+}
+
+/// What `ready` and the conditions are worked out from goes through here, so that a condition's time moves only when it changes. `latest` is
+/// now, where the clock is not known to be behind: a time after it is of a clock that ran ahead, and would lie in the future for ever.
+pub fn transition(before: &[Since], mut after: Vec<Condition>, latest: Option<u64>) -> Vec<Condition> {
     for condition in &mut after {
         let same = before.iter().find(|old| old.kind == condition.kind && old.status == condition.status);
         if let Some(same) = same {
-            condition.last_transition_time = same.last_transition_time;
+            condition.last_transition_time = same.at.min(latest.unwrap_or(u64::MAX));
         }
     }
     after
@@ -390,6 +409,12 @@ impl Status {
         self.drift_standing = standing.len();
         self.drift = standing.into_iter().take(DRIFTS).cloned().collect();
         self.past_drift = book.past.iter().take(DRIFTS).cloned().collect();
+    }
+
+    /// Since when the conditions are as they are.
+    pub fn since(&self) -> Vec<Since> {
+        let of = |one: &Condition| Since { kind: one.kind, status: one.status, at: one.last_transition_time };
+        self.conditions.iter().map(of).collect()
     }
 
     /// The outcome of the last pass.

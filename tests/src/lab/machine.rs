@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::layer::Layer;
 use super::tree::{Suite, Tree};
 
 /// A boot takes about two seconds; on a machine that builds something else beside it, ten times that.
@@ -41,11 +42,13 @@ pub struct Boot<'a> {
 pub struct Machine {
     name: String,
     folder: PathBuf,
-    lower: PathBuf,
+    /// The folders below its own, as overlayfs takes them.
+    lower: String,
     group: String,
     share: String,
     running: Mutex<Option<Running>>,
     _folder_lock: File,
+    _below: (Tree, Option<Layer>),
 }
 
 #[derive(Debug)]
@@ -72,7 +75,7 @@ impl fmt::Display for Ran {
 }
 
 impl Machine {
-    pub(super) fn boot(tree: &Tree, cache: &Path, boot: &Boot<'_>) -> Self {
+    pub(super) fn boot(tree: Tree, layer: Option<Layer>, cache: &Path, boot: &Boot<'_>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         sweep(cache);
         let group = format!("lab-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -85,8 +88,10 @@ impl Machine {
         fs::write(folder.join("upper/etc/machine-id"), id).expect("because the folder was just made");
         fs::write(folder.join("supervise.sh"), SUPERVISE).expect("because the folder was just made");
         let share = boot.git.map(|path| path.display().to_string()).unwrap_or_default();
-        let (name, lower) = (boot.name.to_owned(), tree.root.clone());
-        let machine = Self { name, folder, lower, group, share, running: Mutex::default(), _folder_lock: lock };
+        let above = layer.iter().map(|layer| &layer.root);
+        let lower = above.chain([&tree.root]).map(|root| root.display().to_string()).collect::<Vec<_>>().join(":");
+        let (name, below) = (boot.name.to_owned(), (tree, layer));
+        let machine = Self { name, folder, lower, group, share, running: Mutex::default(), _folder_lock: lock, _below: below };
         machine.start();
         machine
     }
@@ -105,8 +110,8 @@ impl Machine {
         let supervisor = Command::new("unshare")
             .args(["--mount", "--propagation", "private", "bash"])
             .arg(self.folder.join("supervise.sh"))
-            .args([&self.folder, &self.lower])
-            .args([&self.name, &self.group, &self.share])
+            .arg(&self.folder)
+            .args([&self.lower, &self.name, &self.group, &self.share])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(File::create(self.folder.join("supervise.log")).expect("because the folder is ours"))

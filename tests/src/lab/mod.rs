@@ -11,6 +11,7 @@
 //! Failing is panicking here, as in any test: a harness that returned errors would only move the `unwrap` into each line.
 #![allow(clippy::panic)]
 
+pub mod layer;
 pub mod machine;
 mod mirror;
 pub mod person;
@@ -19,7 +20,6 @@ pub mod trimtab;
 pub mod watch;
 
 use std::path::PathBuf;
-use std::process::Command;
 
 pub use machine::{Boot, Machine, Ran};
 pub use person::Person;
@@ -42,13 +42,11 @@ pub fn boot_with(boot: &Boot<'_>) -> Option<Machine> {
         return None;
     }
     let tree = tree::prepare(&cache(), boot.suite);
-    let machine = Machine::boot(&tree, &cache(), boot);
+    let layer = (!boot.bare).then(|| layer::prepare(&cache(), boot.suite, &tree));
+    let machine = Machine::boot(tree, layer, &cache(), boot);
     if boot.git.is_some() {
         let empty = "git init -q --bare /srv/git/fleet.git && chown -R www-data:www-data /srv/git";
         machine.sh(&format!("test -d /srv/git/fleet.git || ({empty})"));
-    }
-    if !boot.bare {
-        trimtab::install(&machine);
     }
     Some(machine)
 }
@@ -87,8 +85,8 @@ fn missing() -> Vec<String> {
         missing.push("it needs root".to_owned());
     }
     for tool in ["systemd-nspawn", "mmdebstrap", "unshare", "nsenter"] {
-        let found = Command::new(tool).arg("--version").output().is_ok_and(|output| output.status.success());
-        if !found {
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        if !std::env::split_paths(&paths).any(|folder| folder.join(tool).is_file()) {
             missing.push(format!("{tool} is not installed"));
         }
     }

@@ -146,7 +146,16 @@ pub fn prepare(cache: &Path, suite: Suite) -> Tree {
         make(cache, &root, suite);
     }
     in_use.lock_shared().expect("because flock on an open local file does not fail");
-    remove_others(cache);
+    let keep = Suite::ALL.map(|suite| suite.root(cache));
+    remove_unused(cache, |name| name.starts_with("tree-") && keep.iter().all(|tree| !tree.ends_with(name)));
+    Tree { root, _in_use: in_use }
+}
+
+/// The tree in `cache`, which is there.
+pub(super) fn prepared(cache: &Path, suite: Suite) -> Tree {
+    let root = suite.root(cache);
+    let in_use = lock_file(&root.with_extension("lock"));
+    in_use.lock_shared().expect("because flock on an open local file does not fail");
     Tree { root, _in_use: in_use }
 }
 
@@ -174,7 +183,7 @@ fn make(cache: &Path, root: &Path, suite: Suite) {
 /// Images are built and pushed by Podman itself in a machine of the half-made tree; the registry's files are then kept.
 fn fill_registry(cache: &Path, half: &Path) {
     let tree = Tree { root: half.to_owned(), _in_use: lock_file(&half.with_extension("lock")) };
-    let machine = Machine::boot(&tree, cache, &Boot { name: "images", ..Boot::default() });
+    let machine = Machine::boot(tree, None, cache, &Boot { name: "images", ..Boot::default() });
     machine.write("/root/images.sh", IMAGES);
     machine.sh("bash /root/images.sh");
     for folder in ["var/lib/docker-registry", "var/lib/lab"] {
@@ -185,13 +194,11 @@ fn fill_registry(cache: &Path, half: &Path) {
     remove(&half.with_extension("lock"));
 }
 
-/// Older trees that no running test holds: half a gigabyte each.
-fn remove_others(cache: &Path) {
-    let keep = Suite::ALL.map(|suite| suite.root(cache));
+/// What was prepared earlier and no running test holds: half a gigabyte each.
+pub(super) fn remove_unused(cache: &Path, is_old: impl Fn(&str) -> bool) {
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
         let path = entry.path();
-        let is_tree = entry.file_name().to_string_lossy().starts_with("tree-") && path.is_dir();
-        if is_tree && !keep.contains(&path) {
+        if path.is_dir() && is_old(&entry.file_name().to_string_lossy()) {
             let lock = path.with_extension("lock");
             if lock_file(&lock).try_lock().is_ok() {
                 remove(&path);
@@ -201,7 +208,7 @@ fn remove_others(cache: &Path) {
     }
 }
 
-fn lock_file(path: &Path) -> File {
+pub(super) fn lock_file(path: &Path) -> File {
     File::create(path).unwrap_or_else(|error| panic!("cannot make {}: {error}", path.display()))
 }
 
@@ -210,7 +217,7 @@ fn make_dir(path: &Path) -> &Path {
     path
 }
 
-fn remove(path: &Path) {
+pub(super) fn remove(path: &Path) {
     // As rm does it: the tree has devices and folders that nobody may enter; what is not there is fine.
     run(Command::new("rm").args(["-rf", "--one-file-system", "--"]).arg(path));
 }

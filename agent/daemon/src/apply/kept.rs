@@ -1,11 +1,11 @@
 //! What somebody wrote over a managed path is kept before it is taken away, for the operator to look at: `trimtab drift`.
 //!
-//! Guarantees: never a reason to leave drift in place, for what cannot be kept is told and overwritten; what is kept is bounded in number
-//! ([`MAX_KEPT`]) and in size (`drift.keep-mib`), and the oldest goes first. What is private is never kept: not what not everybody may
+//! Guarantees: never a reason to leave drift of what is managed in place, for what cannot be kept is told and overwritten; what is kept is bounded in
+//! number ([`MAX_KEPT`]) and in size (`drift.keep-mib`), and the oldest goes first. What is private is never kept: not what not everybody may
 //! read, by the mode that it had or was to have, nor what the repository calls sensitive, in this state or the last one that had the path. A copy of a
-//! secret that nobody knows of outlives the secret's rotation.
-//! Limits: what nobody declared and a directory is purged of is kept whatever its mode, for nobody has another copy of it. That a file lies in
-//! a directory that not everybody may enter does not make it private.
+//! secret that nobody knows of outlives the secret's rotation. What nobody declared is taken away only when it is kept, for nobody has another copy
+//! of it: what of that is private stays where it is, and is told.
+//! Limits: that a file lies in a directory that not everybody may enter does not make it private.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -22,6 +22,7 @@ use trimtab_model::plan::{Action, Cause};
 
 use super::files::failed;
 use super::{Kept, Outcome, Pass, Refusal, chain};
+use crate::host::strays::is_private;
 use crate::host::{keys, observe};
 
 /// Of the kept generations that had a path, whether the newest one showed its content.
@@ -54,6 +55,12 @@ impl Pass<'_> {
             None | Some((_, false)) => return Ok(()),
         }
         let file = observe::open(&self.machine.root, path).map_err(|error| failed(&error))?;
+        // The plan leaves alone what its mode closes; that it was called sensitive once, only the generations know.
+        let meta = file.metadata().map_err(|error| failed(&error))?;
+        if is_private(meta.mode()) || self.was_shown(path) == Some(false) {
+            let why = "is private: no copy of it is kept, so it is not taken away";
+            return Err(Outcome::Failed { message: format!("{path} {why}; remove it by hand, or name it in `except`") });
+        }
         // One byte more than is kept: what grew meanwhile is noticed, and left.
         let digest = self.store.put_file(&mut file.take(KEEP_LIMIT + 1)).map_err(|error| failed(&error))?;
         let after = observe::identity_at(&self.machine.root, path).map_err(|error| failed(&error))?;
@@ -117,9 +124,8 @@ impl Pass<'_> {
 
     /// Whether what stood at a path is not for everybody's eyes.
     fn is_private(&mut self, path: &HostPath, mode: u32) -> bool {
-        let closed = |mode: u32| mode & 0o004 == 0;
         let owned = self.ledger.entries.get(path).map(|owned| owned.state.mode);
-        if closed(mode) || owned.is_some_and(closed) {
+        if is_private(mode) || owned.is_some_and(is_private) {
             return true;
         }
         match self.wanted.entries.get(path) {

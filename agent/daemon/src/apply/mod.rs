@@ -21,7 +21,7 @@ mod services;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, BufReader};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub use self::check::CheckError;
 use self::failures::Failures;
 pub(crate) use self::services::last_words;
 pub use self::verify::{Complaint, Verdict};
-use crate::bundle::Opened;
+use crate::bundle::{Opened, archive};
 use crate::courier::Way;
 use crate::host::accounts::Accounts;
 use crate::host::command::Runner;
@@ -227,8 +227,9 @@ async fn pull(image: &str, machine: &Machine) -> Result<(), String> {
         return images::pull(image, &machine.runner, machine.patience.pull).await.map_err(|error| chain(&error));
     };
     let file = tempfile_in(&machine.scratch).map_err(|error| format!("cannot lay {image} down to load it: {error}"))?;
-    let copied = std::fs::File::create(&file.0).and_then(|mut to| bundle.copy(part, &mut to));
-    copied.map_err(|error| format!("cannot take {image} out of the bundle: {error}"))?;
+    let mut to = std::fs::File::create(&file.0).map_err(|error| format!("cannot lay {image} down to load it: {error}"))?;
+    // Podman gets what was asked for and no byte of the stick's own words.
+    archive::take(image, &mut BufReader::with_capacity(1 << 20, bundle.part(part)), &mut to).map_err(|error| chain(&error))?;
     images::load(image, &file.0, &machine.runner, machine.patience.pull).await.map_err(|error| chain(&error))
 }
 

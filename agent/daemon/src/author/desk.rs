@@ -11,6 +11,12 @@ use gix_hash::ObjectId;
 use super::AuthorError;
 use super::programs::{self, GIT};
 
+/// A reference by its full name, what it is to be (`None`: away), and what it was seen to be.
+pub type Move<'n> = (&'n str, Option<ObjectId>, Option<ObjectId>);
+
+/// What git says where the other side cannot take several references at once.
+const NOT_ATOMIC: &str = "does not support --atomic";
+
 /// A clone.
 #[derive(Debug)]
 pub struct Desk {
@@ -156,9 +162,23 @@ impl Desk {
         self.reference(&format!("{}{rest}", Self::remote_prefix(remote)))
     }
 
-    /// Pushes, all or nothing: each reference to what it is to be (`None`: away), where the remote still has what was seen there.
-    pub fn push(&self, remote: &str, moves: &[(&str, Option<ObjectId>, Option<ObjectId>)]) -> Result<(), AuthorError> {
-        let mut words = vec!["push".to_owned(), "--quiet".to_owned(), "--atomic".to_owned()];
+    /// Pushes, all or nothing: each reference to what it is to be (`None`: away), where the remote still has what was seen there. Where the remote
+    /// cannot do that, the first one alone, and what else could not be done afterwards is returned.
+    pub fn push(&self, remote: &str, moves: &[Move<'_>]) -> Result<Vec<AuthorError>, AuthorError> {
+        let mut heard = Vec::new();
+        let Err(error) = self.push_once(remote, moves, &mut heard) else { return Ok(Vec::new()) };
+        let [first, others @ ..] = moves else { return Err(error) };
+        if others.is_empty() || !String::from_utf8_lossy(&heard).contains(NOT_ATOMIC) {
+            return Err(error);
+        }
+        self.push_once(remote, std::slice::from_ref(first), &mut heard)?;
+        Ok(others.iter().filter_map(|one| self.push_once(remote, std::slice::from_ref(one), &mut heard).err()).collect())
+    }
+
+    fn push_once(&self, remote: &str, moves: &[Move<'_>], heard: &mut Vec<u8>) -> Result<(), AuthorError> {
+        let mut words = vec!["push".to_owned(), "--quiet".to_owned()];
+        // One alone is atomic by itself, and not every Git host can do it with several.
+        words.extend((moves.len() > 1).then(|| "--atomic".to_owned()));
         let hex = |id: Option<ObjectId>| id.map(|id| id.to_string()).unwrap_or_default();
         for (name, _, was) in moves {
             words.push(format!("--force-with-lease={name}:{}", hex(*was)));
@@ -167,12 +187,27 @@ impl Desk {
         words.extend(moves.iter().map(|(name, to, _)| format!("{}:{name}", hex(*to))));
         let mut command = self.git(&words.iter().map(String::as_str).collect::<Vec<_>>());
         // It may ask for a password or a touch.
-        programs::converse(GIT, &mut command, &[]).map_err(|error| match error {
+        programs::overhear(GIT, &mut command, &[], heard).map_err(|error| match error {
             AuthorError::Failed { .. } => AuthorError::refused(format!(
-                "the push to {remote} failed, and nothing was changed there (git's words are above); if it speaks of `stale info` or of a lock, somebody else pushed in between: look at what is there now, and run it again"
+                "the push to {remote} failed, and nothing was changed there (git's words are above); if it speaks of `stale info` or of a lock, somebody else pushed in between: look at what is there now, and run it again. If the remote declined it, a rule there forbids {}: have it allowed for who releases",
+                moves.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(" and ")
             )),
             error => error,
         })
+    }
+
+    /// Makes an empty repository in `folder`, with ids of the kind that `format` names.
+    pub fn bare(&self, folder: &Path, format: &str) -> Result<(), AuthorError> {
+        let mut command = self.git(&["init", "--quiet", "--bare", "--template=", "--object-format", format, "--"]);
+        programs::output(GIT, command.arg(folder), b"")?;
+        let info = folder.join("objects/info");
+        std::fs::create_dir_all(&info).map_err(|source| AuthorError::File { path: info, source })
+    }
+
+    /// Writes a git bundle of these references.
+    pub fn bundle<'n>(&self, to: &Path, references: impl Iterator<Item = &'n str>) -> Result<(), AuthorError> {
+        let mut command = self.git(&["bundle", "create", "--quiet"]);
+        programs::output(GIT, command.arg(to).args(references), b"").map(drop)
     }
 }
 

@@ -42,6 +42,11 @@ pub(super) fn output(program: Program, command: &mut Command, input: &[u8]) -> R
 /// Runs a program that may ask the person at the terminal for something. What it says goes to standard error as it says it, but for lines
 /// that begin with one of `noise`.
 pub(super) fn converse(program: Program, command: &mut Command, noise: &[&str]) -> Result<(), AuthorError> {
+    overhear(program, command, noise, &mut Vec::new())
+}
+
+/// As [`converse`]; what it said is put into `heard` as well, as much as is kept of last words.
+pub(super) fn overhear(program: Program, command: &mut Command, noise: &[&str], heard: &mut Vec<u8>) -> Result<(), AuthorError> {
     command.stdin(Stdio::inherit()).stderr(Stdio::piped());
     // Its standard output is for the person as well; ours is for answers, which a script may read.
     command.stdout(std::io::stderr());
@@ -52,6 +57,9 @@ pub(super) fn converse(program: Program, command: &mut Command, noise: &[&str]) 
         let text = String::from_utf8_lossy(&line);
         if !noise.iter().any(|begin| text.starts_with(begin)) {
             let _ = std::io::stderr().lock().write_all(&line);
+        }
+        if heard.len() < MAX_WORDS {
+            heard.append(&mut line);
         }
         line.clear();
     }

@@ -6,7 +6,7 @@
 use trimtab_model::finding::Findings;
 
 use super::AuthorError;
-use crate::trust::blocks::{self, AnyKey};
+use crate::trust::blocks::{self, AnyKey, OPENPGP};
 use crate::trust::minisign::MinisignKey;
 use crate::trust::pubkey::PublicKey;
 use crate::trust::root::{FOLDER, Role, Root};
@@ -191,11 +191,17 @@ pub fn key(given: &str) -> Result<AnyKey, AuthorError> {
     if given.contains(' ') && ["ssh-", "ecdsa-", "sk-"].iter().any(|begin| given.starts_with(begin)) {
         return ssh(given).map_err(refused);
     }
+    if given.starts_with("openpgp:") {
+        return Err(refused(format!("it is {OPENPGP}")));
+    }
     let path = super::signing::home(given);
     let bytes = super::programs::read(&path, 64 << 10)?;
     let text = String::from_utf8(bytes).map_err(|_| refused("it is not text".to_owned()))?;
     if text.contains("PRIVATE KEY") || text.starts_with("untrusted comment: minisign encrypted secret key") {
         return Err(AuthorError::refused(format!("{} is a secret key; give the public one", path.display())));
+    }
+    if text.contains("-----BEGIN PGP ") {
+        return Err(refused(format!("it is {OPENPGP}")));
     }
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
     match lines.as_slice() {

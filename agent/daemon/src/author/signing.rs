@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use super::AuthorError;
 use super::programs::{self, MINISIGN, SSH_KEYGEN, Scratch};
-use crate::trust::blocks::AnyKey;
+use crate::trust::blocks::{AnyKey, OPENPGP};
 
 /// The largest signature file.
 const MAX_SIGNATURE: u64 = 64 << 10;
@@ -107,6 +107,9 @@ pub fn block_of(file: &[u8]) -> Result<Vec<u8>, AuthorError> {
     }
     if text.starts_with(b"untrusted comment: ") {
         return Ok([b"-----BEGIN MINISIGN SIGNATURE-----\n", text, b"\n-----END MINISIGN SIGNATURE-----\n"].concat());
+    }
+    if text.starts_with(b"-----BEGIN PGP ") {
+        return Err(AuthorError::refused(format!("this is a signature by {OPENPGP}")));
     }
     Err(AuthorError::refused("this is no signature: expected what `ssh-keygen -Y sign` or `minisign -S` writes (.sig, .minisig)"))
 }

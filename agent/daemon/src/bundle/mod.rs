@@ -4,10 +4,11 @@
 //! the order of the manifest, which has the digest and length of each. A plain `git bundle` is a bundle without artifacts and images.
 //!
 //! Guarantees: [`open`] has read and hashed every byte before anything follows from it; what is cut short, swapped, mixed or added is refused with
-//! the place. Nothing is believed for being in a bundle: commits are proven as ever, artifacts are what the commit says by digest, images are loaded
-//! only by digest. So the signature of a manifest is told, and asked for only where somebody names a key.
+//! the place. Nothing is believed for being in a bundle: commits are proven as ever, artifacts are what the commit says by digest, of images
+//! only the one of that digest is handed on ([`archive`]). So the signature of a manifest is told, and asked for only where somebody names a key.
 //! Limits: bytes may change under us on a stick; what is used is hashed again when it is used.
 
+pub mod archive;
 pub mod manifest;
 pub(crate) mod tar;
 
@@ -16,11 +17,14 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use sha2::Digest as _;
 use trimtab_model::digest::Digest;
 
 pub use self::manifest::{Manifest, Part};
 use crate::trust::blocks::{self, AnyKey, BlockFault};
+use crate::trust::pubkey::PublicKey;
 
 /// The SSH namespace of a manifest's signature.
 pub const NAMESPACE: &[u8] = b"trimtab-bundle";
@@ -31,6 +35,8 @@ pub const MINISIG: &str = "manifest.minisig";
 /// Its signature by ssh-keygen.
 pub const SSHSIG: &str = "manifest.sig";
 const MAX_SIGNATURE: u64 = 32 << 10;
+/// Before a minisign key in a root file.
+const MINISIGN_KEY: &str = "minisign:";
 
 /// Why a file is no bundle that can be used. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +88,14 @@ pub struct Opened {
     signature: Option<Vec<u8>>,
     /// Where each part begins, in the order of the manifest.
     places: Vec<u64>,
+}
+
+/// The public key in a text: a file of ssh-keygen's or minisign's, or a key as root files write it.
+pub fn key_in(text: &str) -> Option<AnyKey> {
+    let minisign = |line: &str| line.trim().trim_start_matches(MINISIGN_KEY).parse().ok().map(AnyKey::Minisign);
+    let blob = |line: &str| STANDARD.decode(line.split_whitespace().nth(1)?).ok();
+    let ssh = || text.lines().find_map(|line| PublicKey::parse(&blob(line)?).ok().map(AnyKey::Ssh));
+    text.lines().find_map(minisign).or_else(ssh)
 }
 
 /// Reads and hashes all of a file. `tell` is told how many bytes of how many were read.
@@ -296,6 +310,11 @@ impl Opened {
         Ok(bytes)
     }
 
+    /// A part, to be read from its begin.
+    pub fn part(&self, part: usize) -> impl Read {
+        PartReader { bundle: self, part, at: 0 }
+    }
+
     /// Copies a part, and hashes it again on the way: it may have been exchanged since.
     pub fn copy(&self, part: usize, to: &mut dyn Write) -> io::Result<()> {
         let Some(about) = self.parts().get(part) else { return Ok(()) };
@@ -310,5 +329,20 @@ impl Opened {
             return Ok(());
         }
         Err(io::Error::other(format!("{} was changed while it was used", about.name)))
+    }
+}
+
+struct PartReader<'a> {
+    bundle: &'a Opened,
+    part: usize,
+    at: u64,
+}
+
+impl Read for PartReader<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.bundle.read(self.part, self.at, into.len())?;
+        into[..bytes.len()].copy_from_slice(&bytes);
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
     }
 }

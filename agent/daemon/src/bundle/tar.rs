@@ -9,6 +9,8 @@ use std::io::{self, Read, Write};
 pub(crate) const BLOCK: u64 = 512;
 /// The longest name.
 const MAX_NAME: usize = 100;
+/// The largest file: eleven octal digits.
+const MAX_SIZE: u64 = (1 << 33) - 1;
 
 /// What a header says; a sentence if it is none that this reader takes. `None`: the end.
 pub(super) fn read_header(from: &mut impl Read) -> io::Result<Result<Option<(String, u64)>, &'static str>> {
@@ -37,6 +39,46 @@ fn parse(head: &[u8; 512]) -> Result<(String, u64), &'static str> {
     let name = std::str::from_utf8(name).ok().filter(|name| is_name(name)).ok_or("the name here is not one that a bundle has")?;
     let size = octal(&head[124..136]).ok_or("the size here is no number")?;
     Ok((name.to_owned(), size))
+}
+
+/// The next plain file of a tar file that another program wrote, with the few headers that all programs read alike: ustar's own and those of GNU tar, of files
+/// and folders (which are passed over). `None`: the end.
+pub(super) fn read_plain(from: &mut impl Read) -> io::Result<Result<Option<(String, u64)>, String>> {
+    loop {
+        let mut head = [0; 512];
+        match from.read_exact(&mut head) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Err("it is cut short".to_owned())),
+            other => other?,
+        }
+        if head.iter().all(|byte| *byte == 0) {
+            return Ok(Ok(None));
+        }
+        match plain(&head) {
+            Ok(Some(found)) => return Ok(Ok(Some(found))),
+            Ok(None) => {}
+            Err(why) => return Ok(Err(why)),
+        }
+    }
+}
+
+/// `None`: a folder.
+fn plain(head: &[u8; 512]) -> Result<Option<(String, u64)>, String> {
+    if &head[257..262] != b"ustar" {
+        return Err("it is no tar file: what stands there is no header of one".to_owned());
+    }
+    if octal(&head[148..156]) != Some(checksum(head)) {
+        return Err("a header of it is damaged (its checksum)".to_owned());
+    }
+    let name = head[..MAX_NAME].split(|byte| *byte == 0).next().unwrap_or_default();
+    let name =
+        std::str::from_utf8(name).ok().filter(|_| head[345] == 0).ok_or("a name in it is longer than 100 bytes, or no text")?;
+    let name = name.strip_prefix("./").unwrap_or(name);
+    let size = octal(&head[124..136]).filter(|size| *size <= MAX_SIZE).ok_or("a size in it is no number, or too large")?;
+    match head[156] {
+        b'0' | 0 => Ok(Some((name.to_owned(), size))),
+        b'5' if size == 0 => Ok(None),
+        _ => Err(format!("{name:?} in it is neither a plain file nor a folder")),
+    }
 }
 
 fn is_name(name: &str) -> bool {

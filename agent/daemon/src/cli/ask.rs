@@ -23,10 +23,10 @@ use crate::store::{Request, Store, StoreError};
 pub(super) struct Wait {
     /// Answer in JSON: the pass.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// How long to wait for the pass to end.
     #[arg(long, value_name = "TIME", default_value = "15min", value_parser = humantime::parse_duration)]
-    timeout: Duration,
+    pub(super) timeout: Duration,
 }
 
 /// `trimtab rollback`.
@@ -207,22 +207,36 @@ pub(super) fn short(revision: &str) -> String {
 
 /// Has the pass made that takes the request.
 fn fulfil(places: &Places, request: &Request, wait: Wait) -> Result<Pass, ExitCode> {
-    let deadline = Instant::now() + wait.timeout;
-    if let Some(mut agent) = Agent::running(places, deadline) {
-        let left = request.leave(&places.store()).map_err(|error| fail(&error, 1))?;
-        // A pass that goes on with an unfinished change takes no request: the one after it does.
-        loop {
-            let pass = agent.pass(places, deadline, wait.timeout)?;
-            if !left.exists() {
-                return Ok(pass);
-            }
-        }
+    if Agent::running(places, Instant::now() + wait.timeout).is_some() {
+        return by_agent(places, request, wait);
     }
     log::start(log::Audience::Person);
     match block_on(alone(places, request)) {
         Ok(Ok(pass)) => Ok(pass),
         Ok(Err(error)) => Err(refuse(&error)),
         Err(error) => Err(fail(&error, 1)),
+    }
+}
+
+/// Has the running agent make the pass that takes the request.
+pub(super) fn by_agent(places: &Places, request: &Request, wait: Wait) -> Result<Pass, ExitCode> {
+    let deadline = Instant::now() + wait.timeout;
+    let Some(mut agent) = Agent::running(places, deadline) else {
+        complain("the agent ended meanwhile: try again");
+        return Err(ExitCode::from(75));
+    };
+    let left = request.leave(&places.store()).map_err(|error| fail(&error, 1))?;
+    // A pass that goes on with an unfinished change takes no request: the one after it does.
+    loop {
+        let pass = agent.pass(places, deadline, wait.timeout);
+        if pass.is_ok() && left.exists() {
+            continue;
+        }
+        // A stick may be out of its slot by the time a pass takes it that nobody waits for.
+        if pass.is_err() && matches!(request, Request::Bundle { .. }) {
+            withdraw(&left);
+        }
+        return pass;
     }
 }
 
@@ -281,7 +295,7 @@ impl Agent {
             let Ok(status) = status::read(places) else { continue };
             if let Some(pass) = status.last_pass
                 && pass.number > self.known
-                && pass.wake == Wake::Asked
+                && pass.wake.is_asked()
                 && pass.started_ms >= asked
             {
                 self.known = pass.number;

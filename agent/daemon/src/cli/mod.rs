@@ -306,6 +306,11 @@ fn complain(message: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{sign} {message}");
 }
 
+fn warn(message: &str) {
+    let sign = if error_color() { "\x1b[33mwarning:\x1b[0m" } else { "warning:" };
+    let _ = writeln!(std::io::stderr().lock(), "{sign} {message}");
+}
+
 /// Whether standard output wants colour: a terminal, and nobody said no (no-color.org).
 fn color() -> bool {
     std::io::stdout().is_terminal() && is_color_welcome()

@@ -212,9 +212,9 @@ fn end(places: &Places, purge: bool, left: &[String], what: &str) -> ExitCode {
 }
 
 /// What trimtab made while it ran.
-fn memory(places: &Places) -> [PathBuf; 4] {
+fn memory(places: &Places) -> [PathBuf; 5] {
     let store = places.store();
-    [store.state, store.trust_copy, places.cache(), store.runtime]
+    [store.state, store.trust_copy, places.cache(), places.applying(), store.runtime]
 }
 
 fn enrolment(places: &Places) -> Vec<PathBuf> {

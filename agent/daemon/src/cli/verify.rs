@@ -5,6 +5,7 @@
 //!
 //! Limits: a host's memory is not known here, unless `--memory` brings it: without it the repository is judged as by a host that was just enrolled.
 
+mod commit;
 mod steps;
 
 use std::fmt::Write as _;
@@ -76,7 +77,8 @@ fn verify(places: &Places, args: &VerifyArgs) -> Result<ExitCode, AuthorError> {
         return Ok(tell(args, &trust, steps, None, "missing", "nothing was released there yet, or the name is another one"));
     };
     steps.add("reference", true, format!("the repository has {}", trust.reference()), tip.to_string());
-    reached.courier().advance(&tip, None)?;
+    let have = memory.accepted.as_ref().map(|accepted| accepted.commit).filter(|have| *have != tip);
+    reached.courier().advance(&tip, have.as_ref())?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_secs());
     let moment = Moment { clock: now, synchronised: true };
     steps.add("clock", true, "a time to judge by".to_owned(), format!(
@@ -87,8 +89,9 @@ fn verify(places: &Places, args: &VerifyArgs) -> Result<ExitCode, AuthorError> {
         Some(reference) => reached.courier().poll(&reference)?.id,
         None => None,
     };
-    if let Some(rules) = Rules::of(&trust) {
-        steps.release(tip, alive, &mut reached, rules, &memory, moment);
+    match Rules::of(&trust) {
+        Some(rules) => steps.release(tip, alive, &mut reached, rules, &memory, moment),
+        None => steps.commit(tip, &mut reached, &trust, &memory, moment),
     }
     let judged = decide(tip, alive, reached.courier(), &trust, &memory, moment);
     let verdict = judged.verdict;

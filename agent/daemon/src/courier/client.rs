@@ -176,7 +176,7 @@ impl Client {
         let request = Request::Poll { reference: reference.to_owned(), beside: beside.map(str::to_owned) };
         match self.ask(&request, 0)? {
             (Reply::Polled { id, peeled, beside, traffic, courier }, _) => {
-                let mut courier = courier.unwrap_or_default();
+                let mut courier = courier.map_or_else(CourierStatus::default, |courier| *courier);
                 courier.detail = courier.detail.chars().filter(|c| !c.is_control()).take(DETAIL).collect();
                 let parse = |hex: Option<String>| hex.map(|hex| Self::id(&hex)).transpose();
                 let (id, peeled, beside) = (parse(id), parse(peeled), parse(beside));

@@ -1,11 +1,12 @@
 //! A plain `git bundle` as a source: its pack becomes a small repository in the cache, which is then read as one on this machine is.
 //!
 //! Format: gitformat-bundle(5), versions 2 and 3. Guarantees: the header is bounded and read strictly before a byte of the pack is; the pack is taken
-//! apart by the same bounded code as one from a server; the same file is taken apart once. Limits: a bundle must be whole (no prerequisites, no
+//! apart by the same bounded code as one from a server; the same file is taken apart once, and once more where what it was made into cannot be
+//! read (a power cut, a worn flash). Limits: a bundle must be whole (no prerequisites, no
 //! filter), for what it leans on could be anything.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write as _};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -38,9 +39,18 @@ pub(super) fn is_bundle(path: &Path) -> bool {
     is_read && matches!(&begin, b"# v2 git bundle\n" | b"# v3 git bundle\n")
 }
 
-/// The repository that a bundle was made into; made now if it is another than last time.
-pub(super) fn repository(bundle: &Path, cache: &Path, limit: u64, meter: &Meter) -> Result<PathBuf, CourierError> {
-    let unreadable = |source: std::io::Error| CourierError::File { path: bundle.to_owned(), source };
+/// The repository that a bundle was made into, and whether that was done now.
+pub(super) struct Made {
+    pub(super) folder: PathBuf,
+    pub(super) anew: bool,
+}
+
+/// The repository that a bundle was made into; made now if it is another than last time, or if `anew` says that what was made is no good.
+///
+/// The mark that tells which bundle it was comes after all the rest is on the disk: a power cut leaves a pack that is whole, or no mark. What is small is
+/// held against the bundle's header each time.
+pub(super) fn repository(bundle: &Path, cache: &Path, limit: u64, anew: bool, meter: &Meter) -> Result<Made, CourierError> {
+    let unreadable = |source: io::Error| CourierError::File { path: bundle.to_owned(), source };
     let file = File::open(bundle).map_err(unreadable)?;
     let seen = file.metadata().map_err(unreadable)?;
     if seen.len() > limit {
@@ -50,39 +60,64 @@ pub(super) fn repository(bundle: &Path, cache: &Path, limit: u64, meter: &Meter)
             seen.len()
         )));
     }
-    let mark = format!("{} {} {} {}.{}", seen.dev(), seen.ino(), seen.len(), seen.mtime(), seen.mtime_nsec());
+    let mut from = BufReader::new(file);
+    let header = header(&mut from)
+        .map_err(|why| CourierError::Bound(format!("{} is no bundle that can be used: {why}", bundle.display())))?;
+    let of = format!("{} {} {} {}.{}", seen.dev(), seen.ino(), seen.len(), seen.mtime(), seen.mtime_nsec());
     let folder = cache.join("bundle.git");
-    if fs::read_to_string(folder.join("made-from")).is_ok_and(|of| of == mark) {
-        return Ok(folder);
-    }
     let failed = |source| CourierError::Cache { path: folder.clone(), source };
+    let mark = folder.join("made-from");
+    if !anew && fs::read_to_string(&mark).is_ok_and(|made| made == of) {
+        describe(&folder, &header).map_err(failed)?;
+        return Ok(Made { folder, anew: false });
+    }
     match fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        // Not a folder of ours: a damaged cache must not stop polling for ever.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(&folder).map_err(failed)?,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
     let objects = folder.join("objects/pack");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&objects).map_err(failed)?;
-    fs::create_dir(folder.join("refs")).map_err(failed)?;
-    let mut from = BufReader::new(file);
-    let header = header(&mut from)
-        .map_err(|why| CourierError::Bound(format!("{} is no bundle that can be used: {why}", bundle.display())))?;
     pack::index(&mut from, &objects, header.hash, MAX_OBJECTS, MAX_OBJECT, meter)?;
-    let mut references = header.references;
-    references.sort_by(|one, other| one.1.cmp(&other.1));
-    let packed: Vec<String> = references.iter().map(|(id, name)| format!("{id} {name}\n")).collect();
-    let packed = packed.concat();
+    let settle = || -> io::Result<()> {
+        describe(&folder, &header)?;
+        sync(&folder)?;
+        fs::write(&mark, of)?;
+        File::open(&mark)?.sync_all()
+    };
+    settle().map_err(failed)?;
+    Ok(Made { folder, anew: true })
+}
+
+/// What a repository has beside its objects, as the header says it. Written only where it is not there already.
+fn describe(folder: &Path, header: &Header) -> io::Result<()> {
+    fs::create_dir_all(folder.join("refs"))?;
+    let packed: Vec<String> = header.references.iter().map(|(id, name)| format!("{id} {name}\n")).collect();
     let config = match header.hash {
         Hash::Sha1 => "[core]\n\trepositoryformatversion = 0\n\tbare = true\n",
         _ => "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectFormat = sha256\n",
     };
-    let write = |name: &str, text: &str| {
-        File::create(folder.join(name)).and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed)
-    };
-    write("packed-refs", &packed)?;
-    write("config", config)?;
-    write("HEAD", "ref: refs/heads/main\n")?;
-    write("made-from", &mark)?;
-    Ok(folder)
+    for (name, text) in [("packed-refs", packed.concat().as_str()), ("config", config), ("HEAD", "ref: refs/heads/main\n")] {
+        let path = folder.join(name);
+        if !fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
+            fs::write(path, text)?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until a folder and all that is in it are on the disk.
+fn sync(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync(&entry.path())?;
+        } else {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(folder)?.sync_all()
 }
 
 /// Reads a header up to the pack; a sentence if it is none.
@@ -132,6 +167,7 @@ pub(super) fn header(from: &mut impl BufRead) -> Result<Header, String> {
     }
     // HEAD is what it points to, and only a convenience of clones.
     references.retain(|(_, name)| name != "HEAD");
+    references.sort_by(|one, other| one.1.cmp(&other.1));
     if references.is_empty() { Err("it names no reference".to_owned()) } else { Ok(Header { hash, references }) }
 }
 

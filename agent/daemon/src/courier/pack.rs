@@ -23,7 +23,7 @@ use super::meter::Meter;
 use super::store::Store;
 
 /// The CPU time that one pack may take.
-const CPU: Duration = Duration::from_secs(60);
+pub(super) const CPU: Duration = Duration::from_secs(60);
 
 /// What a pack may be at most.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,8 @@ pub(super) struct Bounds {
     pub(super) object: u64,
     /// Bytes of all of them, unpacked.
     pub(super) total: u64,
+    /// CPU time that it may take.
+    pub(super) cpu: Duration,
 }
 
 /// Reads one pack and stores what is in it.
@@ -57,11 +59,11 @@ pub(super) fn unpack(
         let most = bounds.objects;
         return Err(CourierError::Bound(format!("the server wants to send {count} objects where at most {most} are expected")));
     }
-    let watch = Watch::start(meter.deadline())?;
+    let watch = Watch::start(meter.deadline(), bounds.cpu)?;
     let result = explode(&mut Cursor::new(head).chain(from), store, hash, bounds, &watch.interrupt);
     match result {
         Err(_) if watch.interrupt.load(Ordering::Relaxed) => match meter.patience() {
-            Ok(_) => Err(CourierError::Costly(CPU)),
+            Ok(_) => Err(CourierError::Costly(bounds.cpu)),
             Err(late) => Err(late.into()),
         },
         other => other,
@@ -86,7 +88,7 @@ pub(super) fn index(
     if count > objects {
         return Err(CourierError::Bound(format!("the pack has {count} objects where at most {objects} are allowed")));
     }
-    let watch = Watch::start(meter.deadline())?;
+    let watch = Watch::start(meter.deadline(), CPU)?;
     let options = gix_pack::bundle::write::Options {
         thread_limit: Some(1),
         alloc_limit_bytes: usize::try_from(object.saturating_add(4096)).ok(),
@@ -209,14 +211,14 @@ struct Watch {
 }
 
 impl Watch {
-    fn start(deadline: Instant) -> Result<Self, CourierError> {
+    fn start(deadline: Instant, cpu: Duration) -> Result<Self, CourierError> {
         let interrupt = Arc::new(AtomicBool::new(false));
         let (done, told) = mpsc::channel::<()>();
         let flag = interrupt.clone();
         let started = cpu_time();
         let watch = move || {
             while told.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout) {
-                if Instant::now() >= deadline || cpu_time().saturating_sub(started) > CPU {
+                if Instant::now() >= deadline || cpu_time().saturating_sub(started) > cpu {
                     flag.store(true, Ordering::Relaxed);
                     return;
                 }
@@ -242,3 +244,6 @@ fn cpu_time() -> Duration {
     let time = |value: TimeVal| Duration::from_micros(u64::try_from(value.num_microseconds()).unwrap_or(0));
     time(usage.user_time()) + time(usage.system_time())
 }
+
+#[cfg(test)]
+mod tests;

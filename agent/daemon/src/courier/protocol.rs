@@ -153,7 +153,7 @@ pub enum Reply {
         traffic: Traffic,
         /// Whether its walls stand, as it says of itself: for the operator's eyes, nothing follows from it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        courier: Option<CourierStatus>,
+        courier: Option<Box<CourierStatus>>,
     },
     /// To [`Request::Advance`].
     Advanced {

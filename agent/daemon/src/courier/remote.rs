@@ -8,7 +8,7 @@ use gix_object::Kind;
 
 use super::http::{Web, url_of};
 use super::meter::{LinkError, Meter};
-use super::pack::{Bounds, unpack};
+use super::pack::{Bounds, CPU, unpack};
 use super::session::{Ask, Dial, Pointer, Server, Session};
 use super::source::Location;
 use super::store::{Found, Quota, Store};
@@ -89,7 +89,7 @@ impl Remote {
                     if filter == "tree:0" && !server.filters {
                         return Err(CourierError::Bound("the server cannot leave out trees".into()));
                     }
-                    Ok((ask.clone(), Bounds { objects, object: largest(server), total }))
+                    Ok((ask.clone(), Bounds { objects, object: largest(server), total, cpu: CPU }))
                 };
                 match self.fetch(tip.kind(), plan) {
                     Err(error) if is_bound(&error) => {}
@@ -107,7 +107,7 @@ impl Remote {
         self.fetch(tip.kind(), |server| {
             let (objects, limit) = if server.filters { (16, 1 << 20) } else { (MAX_TREE, max_bytes) };
             let ask = Ask { wants: vec![tip], have: None, shallow: true, filter: Some("tree:0"), limit };
-            Ok((ask, Bounds { objects, object: largest(server), total }))
+            Ok((ask, Bounds { objects, object: largest(server), total, cpu: CPU }))
         })
     }
 
@@ -169,7 +169,7 @@ impl Remote {
             if !server.by_id || !server.filters && kind != Kind::Blob {
                 (objects, object) = (MAX_TREE, largest(server));
             }
-            Ok((ask, Bounds { objects, object, total }))
+            Ok((ask, Bounds { objects, object, total, cpu: CPU }))
         });
         match result {
             Err(error) if is_bound(&error) => match ids.len() {

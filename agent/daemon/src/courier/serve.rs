@@ -74,7 +74,7 @@ pub(super) fn serve_behind(
                     raise();
                     let (mut head, body) = courier.reply(request).map_err(Rc::new)?;
                     if let Reply::Polled { courier, .. } = &mut head {
-                        *courier = Some(walls.clone());
+                        *courier = Some(Box::new(walls.clone()));
                     }
                     Ok((head, body))
                 }
@@ -154,10 +154,27 @@ enum Place {
 
 struct Courier {
     place: Place,
-    /// The source is a bundle that was not opened yet.
-    bundle: Option<PathBuf>,
+    /// The source is a bundle, and what is known of what it was made into.
+    bundle: Option<Bundle>,
     meter: Rc<Meter>,
     config: CourierConfig,
+}
+
+/// A source that is a bundle.
+struct Bundle {
+    path: PathBuf,
+    state: Unfolded,
+}
+
+/// Whether a bundle was made into a repository.
+#[derive(PartialEq, Eq)]
+enum Unfolded {
+    /// Not in this life.
+    Not,
+    /// In an earlier life: it may have been damaged since.
+    Before,
+    /// In this life: what is not in it now is not in the bundle.
+    Now,
 }
 
 type Served = Result<(Reply, Vec<u8>), CourierError>;
@@ -171,7 +188,7 @@ impl Courier {
             _ => Place::Remote(Box::new(Remote::open(config, meter.clone())?)),
         };
         let bundle = match &config.source.url {
-            Location::Local(path) if gitbundle::is_bundle(path) => Some(path.clone()),
+            Location::Local(path) if gitbundle::is_bundle(path) => Some(Bundle { path: path.clone(), state: Unfolded::Not }),
             _ => None,
         };
         Ok(Self { place, bundle, meter, config: config.clone() })
@@ -180,14 +197,32 @@ impl Courier {
     fn reply(&mut self, request: Request) -> Served {
         self.meter.begin(self.config.source.total_timeout);
         // Only now: its pack is as much a stranger's as one from a server, and is taken apart behind the wall.
-        if let Some(path) = &self.bundle {
-            let made = gitbundle::repository(path, &self.config.cache, self.config.source.max_bytes, &self.meter)?;
-            (self.place, self.bundle) = (Place::Local(Local::new(&made)), None);
+        if self.bundle.as_ref().is_some_and(|bundle| bundle.state == Unfolded::Not) {
+            self.unfold(false)?;
         }
+        let served = self.serve(&request);
+        let lacks = matches!(served, Err(CourierError::Local { .. }) | Ok((Reply::Missing { .. }, _)));
+        if lacks && self.bundle.as_ref().is_some_and(|bundle| bundle.state == Unfolded::Before) {
+            self.unfold(true)?;
+            return self.serve(&request);
+        }
+        served
+    }
+
+    /// Makes a bundle into the repository that is served from.
+    fn unfold(&mut self, anew: bool) -> Result<(), CourierError> {
+        let Some(bundle) = &mut self.bundle else { return Ok(()) };
+        let made = gitbundle::repository(&bundle.path, &self.config.cache, self.config.source.max_bytes, anew, &self.meter)?;
+        bundle.state = if made.anew { Unfolded::Now } else { Unfolded::Before };
+        self.place = Place::Local(Local::new(&made.folder));
+        Ok(())
+    }
+
+    fn serve(&mut self, request: &Request) -> Served {
         match request {
-            Request::Poll { reference, beside } => self.poll(&reference, beside.as_deref()),
-            Request::Advance { tip, have } => self.advance(&tip, have.as_deref()),
-            Request::Objects { kind, ids, limit } => self.objects(kind, &ids, limit),
+            Request::Poll { reference, beside } => self.poll(reference, beside.as_deref()),
+            Request::Advance { tip, have } => self.advance(tip, have.as_deref()),
+            Request::Objects { kind, ids, limit } => self.objects(*kind, ids, *limit),
             Request::Deliver { .. } | Request::Fetch { .. } => Err(CourierError::Request("this has nothing to do with the source")),
         }
     }

@@ -1,8 +1,8 @@
 //! Keeping the drift book: written down before a repair and after it, and said to the journal.
 //!
 //! Guarantees: what a look found is on the disk before anything is done about it; an event has its number on the disk before it is said or
-//! sent. A pass that finds nothing writes nothing. A book that cannot be written (a full disk) holds up nothing: it is told, and what stands in
-//! memory goes on.
+//! sent. What is to be known of passes after a boot goes with it. A pass that finds nothing, and changes no condition, writes nothing. A book
+//! that cannot be written (a full disk) holds up nothing: it is told, and what stands in memory goes on.
 
 use trimtab_model::digest::Digest;
 use trimtab_model::drift::{Drift, DriftBook, Look};
@@ -56,7 +56,7 @@ impl Cycle {
         if self.kept.book.contend(&look) || found {
             self.save_book();
         }
-        self.say_events();
+        self.say_events(pass);
     }
 
     /// Writes down what became of it: what was to be repaired, and did not fail.
@@ -78,12 +78,13 @@ impl Cycle {
             self.save_book();
         }
         self.count_repairs(counted.iter());
-        self.say_events();
+        self.say_events(pass);
     }
 
     /// Writes down what else the pass brought, and returns what is to be reported.
     pub(super) fn note_pass(&mut self, pass: &Pass) -> Vec<Event> {
         let status = self.status();
+        self.history.told(&status);
         let stale = status.condition(ConditionKind::Stale).filter(|stale| stale.status == trimtab_model::status::Truth::True);
         let holds: Holds = self.holds().clone();
         let view = View {
@@ -94,14 +95,14 @@ impl Cycle {
             stale_since: stale.map(|_| status.trust.last_contact),
         };
         let lost = self.tell_losses(pass);
-        if self.kept.book.tell_pass(&view) || lost > 0 {
+        if self.kept.book.tell_pass(&view) || lost > 0 || self.history.is_beyond(&self.kept.book) {
             self.save_book();
         }
         if let (Some(outbox), 1..) = (&self.sending.outbox, lost) {
             outbox.told(lost);
         }
         self.calm_fights(pass);
-        self.say_events();
+        self.say_events(pass);
         self.kept.book.unsent.clone()
     }
 
@@ -137,6 +138,7 @@ impl Cycle {
     }
 
     pub(super) fn save_book(&mut self) {
+        self.history.enter(&mut self.kept.book);
         let trouble = self.store.save_book(&self.kept.book).err().map(|error| chain(&error)).unwrap_or_default();
         if !trouble.is_empty() && trouble != self.kept.trouble {
             tracing::warn!("the book of drift cannot be written: {trouble}");
@@ -145,9 +147,9 @@ impl Cycle {
     }
 
     /// Each event is one entry in the journal, with its MESSAGE_ID.
-    fn say_events(&mut self) {
+    fn say_events(&mut self, pass: &Pass) {
         for event in std::mem::take(&mut self.kept.book.unsaid) {
-            say(&event);
+            say(&event, pass);
             self.history.count_event(&event);
         }
         if self.sending.is_off() {
@@ -163,7 +165,18 @@ fn overwritten(pass: &Pass, drift: &Drift) -> Option<Digest> {
     pass.kept.iter().find(|(kept, _)| kept == path.as_str()).and_then(|(_, digest)| digest.parse().ok())
 }
 
-fn say(event: &Event) {
+/// What became of what an event is about: of a drift how it stands, of all else how the pass ended.
+fn outcome(event: &Event, pass: &Pass) -> &'static str {
+    match event.kind {
+        EventKind::DriftFound | EventKind::Contended => "standing",
+        EventKind::DriftRepaired => "repaired",
+        EventKind::DriftGone => "gone",
+        _ => pass.outcome.word(),
+    }
+}
+
+/// The fields are those of examples/monitoring/journal.md.
+fn say(event: &Event, pass: &Pass) {
     let drift = event.drift.as_deref();
     let actor = drift.map_or_else(String::new, Drift::by);
     let component = drift.map_or("", |drift| drift.origin.component.as_str());
@@ -177,8 +190,9 @@ fn say(event: &Event) {
                 trimtab_pass = event.pass,
                 trimtab_revision = event.revision,
                 trimtab_resource = event.resource,
+                trimtab_outcome = outcome(event, pass),
                 trimtab_component = component,
-                trimtab_drift = drift.map_or(0, |drift| drift.id),
+                trimtab_drift_id = drift.map_or(0, |drift| drift.id),
                 trimtab_actor = actor,
                 "{}",
                 event.message
@@ -189,5 +203,53 @@ fn say(event: &Event) {
         Severity::Info => say!(info),
         Severity::Warning => say!(warn),
         Severity::Error => say!(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::{Arc, Mutex};
+
+    use tracing::field::{Field, Visit};
+    use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+    use trimtab_model::status::Status;
+
+    use super::*;
+
+    /// The names of the fields of all that is said.
+    #[derive(Default, Clone)]
+    struct Names(Arc<Mutex<BTreeSet<String>>>);
+
+    impl Visit for Names {
+        fn record_debug(&mut self, field: &Field, _: &dyn std::fmt::Debug) {
+            self.0.lock().unwrap().insert(field.name().to_uppercase());
+        }
+    }
+
+    impl<S: tracing::Subscriber> Layer<S> for Names {
+        fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+            event.record(&mut self.clone());
+        }
+    }
+
+    #[test]
+    fn every_event_has_the_fields_that_the_journals_sheet_tells_of() {
+        let sheet = include_str!("../../../../examples/monitoring/journal.md");
+        let told = sheet.lines().filter_map(|line| line.strip_prefix("| `TRIMTAB_")?.split_once('`'));
+        let told = told.map(|(name, _)| format!("TRIMTAB_{name}")).chain(["MESSAGE".to_owned(), "MESSAGE_ID".to_owned()]);
+        let told: BTreeSet<String> = told.collect();
+        let known: Status = serde_json::from_str(include_str!("../../../../examples/monitoring/status.example.json")).unwrap();
+        let pass = known.last_pass.unwrap();
+        for kind in EventKind::ALL {
+            for severity in [Severity::Info, Severity::Warning, Severity::Error] {
+                let (revision, resource, message) = (String::new(), String::new(), "it".to_owned());
+                let event = Event { id: 1, at_ms: 1, kind, severity, pass: 7, revision, resource, message, drift: None, count: 1 };
+                let names = Names::default();
+                let subscriber = tracing_subscriber::registry().with(names.clone());
+                tracing::subscriber::with_default(subscriber, || say(&event, &pass));
+                assert_eq!(*names.0.lock().unwrap(), told, "{kind:?} {severity:?}");
+            }
+        }
     }
 }

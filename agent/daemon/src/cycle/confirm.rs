@@ -30,6 +30,7 @@ impl Cycle {
             humantime::format_duration(limit)
         );
         self.write_status();
+        self.look_past_bundle();
         let mut last = "it was not tried".to_owned();
         loop {
             if self.hold == super::Hold::Agent && self.machine.systemd.is_some() {

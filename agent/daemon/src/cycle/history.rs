@@ -1,11 +1,14 @@
 //! What is remembered of past passes: the part of the status document that grows with them.
 //!
-//! It goes on where the last process of this boot ended, from the document itself.
+//! It goes on where the last process of this boot ended, from the document itself; after a boot from what the book of drift took along
+//! of it: the number of the pass, past passes, and since when the conditions are as they are. Limits: the book is written when something
+//! happened, so numbers of passes that found nothing may be given again after a boot.
 
+use trimtab_model::drift::DriftBook;
 use trimtab_model::event::{Event, EventKind};
 use trimtab_model::plan::Cause;
 use trimtab_model::report::{Outcome, Pass, PassLine};
-use trimtab_model::status::{Condition, Counters, CourierStatus, HISTORY, Landlock, STATUS_FORMAT, Status, TrustStatus};
+use trimtab_model::status::{Counters, CourierStatus, HISTORY, Landlock, STATUS_FORMAT, Since, Status, TrustStatus, Truth};
 
 /// Past passes, as far as the status document tells of them.
 #[derive(Debug, Default)]
@@ -14,8 +17,8 @@ pub(super) struct History {
     attempted: String,
     last: Option<Pass>,
     lines: Vec<PassLine>,
-    /// As they were told last, for the times of those that did not change.
-    conditions: Vec<Condition>,
+    /// Of the conditions as they were told last, for the times of those that did not change.
+    since: Vec<Since>,
     counters: Counters,
     /// When the source last answered, seconds since 1970; 0: not in this boot.
     last_contact: u64,
@@ -28,15 +31,18 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Goes on where the last process of this boot ended.
-    pub(super) fn resume(earlier: Option<Status>) -> Self {
-        let Some(earlier) = earlier else { return Self::default() };
+    /// Goes on where the last process of this boot ended, or where the book was written in the boot before.
+    pub(super) fn resume(earlier: Option<Status>, book: &DriftBook) -> Self {
+        let Some(earlier) = earlier else {
+            let (lines, since) = (book.passes.clone(), book.since.clone());
+            return Self { number: book.pass, lines, since, ..Self::default() };
+        };
         Self {
-            number: earlier.last_pass.as_ref().map_or(0, |pass| pass.number),
+            number: earlier.last_pass.as_ref().map_or(0, |pass| pass.number).max(book.pass),
+            since: earlier.since(),
             attempted: earlier.last_attempted_revision,
             last: earlier.last_pass,
             lines: earlier.history,
-            conditions: earlier.conditions,
             counters: earlier.counters,
             last_contact: earlier.trust.last_contact,
             verdict: earlier.trust.verdict,
@@ -90,14 +96,29 @@ impl History {
             self.verdict.clone_from(&pass.trust.verdict);
         }
         if let Some(last) = self.last.replace(pass.clone()) {
-            let quiet = last.outcome == Outcome::Unchanged
-                || (last.changes.iter().all(|change| change.left_alone.is_some())
-                    && self.lines.first().is_some_and(|line| line.outcome == last.outcome));
-            if !quiet {
-                self.lines.insert(0, last.line());
-                self.lines.truncate(HISTORY);
-            }
+            self.lines = self.lines_with(&last);
         }
+    }
+
+    /// The history with a pass, if it did or found something.
+    fn lines_with(&self, pass: &Pass) -> Vec<PassLine> {
+        let quiet = pass.outcome == Outcome::Unchanged
+            || (pass.changes.iter().all(|change| change.left_alone.is_some())
+                && self.lines.first().is_some_and(|line| line.outcome == pass.outcome));
+        let own = (!quiet).then(|| pass.line());
+        own.into_iter().chain(self.lines.iter().cloned()).take(HISTORY).collect()
+    }
+
+    /// Whether the book does not know since when the conditions are as they are.
+    pub(super) fn is_beyond(&self, book: &DriftBook) -> bool {
+        self.since != book.since
+    }
+
+    /// What the book takes along over a boot.
+    pub(super) fn enter(&self, book: &mut DriftBook) {
+        book.pass = self.number;
+        book.passes = self.last.as_ref().map_or_else(|| self.lines.clone(), |last| self.lines_with(last));
+        book.since.clone_from(&self.since);
     }
 
     /// What the document says of passes; the rest is the cycle's.
@@ -119,14 +140,17 @@ impl History {
         TrustStatus { verdict: self.verdict.clone(), last_contact: self.last_contact, ..TrustStatus::default() }
     }
 
-    /// The conditions as they were told last.
-    pub(super) fn conditions(&self) -> &[Condition] {
-        &self.conditions
+    /// Since when the conditions are as they were told last.
+    pub(super) fn since(&self) -> &[Since] {
+        &self.since
     }
 
-    /// Remembers what was told.
+    /// Remembers what was told. Before the first pass of a boot most is unknown, and no transition: what it was before is what it may be again.
     pub(super) fn told(&mut self, status: &Status) {
-        self.conditions.clone_from(&status.conditions);
+        let before = |kind| self.since.iter().find(|since| since.kind == kind).copied();
+        let is_early = |since: &Since| !self.is_begun() && since.status == Truth::Unknown;
+        let keep = |since: Since| if is_early(&since) { before(since.kind).unwrap_or(since) } else { since };
+        self.since = status.since().into_iter().map(keep).collect();
     }
 
     /// The source was asked.
@@ -183,6 +207,7 @@ impl History {
 mod tests {
     use super::*;
     use trimtab_model::report::Wake;
+    use trimtab_model::status::{Condition, ConditionKind};
 
     fn pass(number: u64, outcome: Outcome) -> Pass {
         let text = format!(
@@ -211,6 +236,41 @@ mod tests {
         let kept: Vec<(u64, Outcome)> = history.lines.iter().map(|line| (line.number, line.outcome)).collect();
         assert_eq!(kept, [(2, Outcome::Held), (0, Outcome::Converged)]);
         assert_eq!(history.last.as_ref().map(|pass| pass.number), Some(6));
+    }
+
+    #[test]
+    fn after_a_boot_it_goes_on_where_the_book_was_written() {
+        let ready = |status: Truth, at: u64| Status {
+            conditions: vec![Condition {
+                kind: ConditionKind::Ready,
+                status,
+                reason: String::new(),
+                message: String::new(),
+                last_transition_time: at,
+            }],
+            ..Status::default()
+        };
+        let mut history = History::default();
+        for outcome in [Outcome::Converged, Outcome::Unchanged, Outcome::Held] {
+            let number = history.next_number();
+            history.record(&pass(number, outcome));
+        }
+        history.told(&ready(Truth::True, 100));
+        let mut book = DriftBook::default();
+        assert!(history.is_beyond(&book));
+        history.enter(&mut book);
+        assert!(!history.is_beyond(&book));
+
+        let mut history = History::resume(None, &book);
+        let kept: Vec<(u64, Outcome)> = history.status().history.iter().map(|line| (line.number, line.outcome)).collect();
+        assert_eq!((history.next_number(), kept), (4, vec![(3, Outcome::Held), (1, Outcome::Converged)]));
+        assert!(!history.is_begun() && history.status().last_pass.is_none(), "of this boot there is no pass yet");
+        // Told in the middle of the first one, it is not known; that is no transition.
+        history.told(&ready(Truth::Unknown, 900));
+        assert!(!history.is_beyond(&book));
+        history.record(&pass(4, Outcome::Unchanged));
+        history.told(&ready(Truth::Unknown, 901));
+        assert_eq!(history.since()[0].at, 901);
     }
 
     #[test]

@@ -87,7 +87,8 @@ impl Cycle {
             booted: (now_ms / 1000).saturating_sub(crate::host::facts::uptime()),
             stale_after: self.settings.agent.stale_after.as_secs(),
         };
-        status.conditions = transition(self.history.conditions(), conditions(&status, book, moment));
+        let is_behind = status.clock == Clock::Behind && !self.moment().synchronised;
+        status.conditions = transition(self.history.since(), conditions(&status, book, moment), (!is_behind).then_some(moment.now));
         let ready = status.condition(ConditionKind::Ready);
         let (is_ready, reason) = ready.map_or((false, String::new()), |ready| (ready.status == Truth::True, ready.message.clone()));
         (status.ready, status.reason) = (is_ready, reason);
@@ -118,12 +119,14 @@ impl Cycle {
             trust.last_contact = trust.last_contact.max(state.accepted_at);
         }
         trust.root_version = memory.root.as_ref().map(|file| file.root.version);
+        trust.root_digest = memory.root.as_ref().map(|file| file.digest().to_string());
         if let Some(rules) = Rules::of(&self.trust) {
             "release".clone_into(&mut trust.mode);
             if let Some(release) = &memory.release {
                 trust.signer = release.signers.join(", ");
                 (trust.epoch, trust.sequence) = (Some(release.place.epoch), Some(release.place.seq));
-                trust.expires = fresh::expires(memory);
+                trust.statement = Some(release.statement.to_string());
+                trust.expires = memory.ends();
                 fresh::freshness(memory, rules, self.moment()).code().clone_into(&mut trust.freshness);
             }
         }
@@ -139,7 +142,7 @@ impl Cycle {
 
     fn clock(&self, now: u64) -> Clock {
         let floor = match (&self.memory.release, &self.memory.accepted) {
-            (Some(release), _) => self.memory.floor(release.place.epoch),
+            (Some(_), _) => self.memory.floor_now(),
             (None, Some(state)) => state.time_floor.max(state.accepted_at),
             (None, None) => 0,
         };

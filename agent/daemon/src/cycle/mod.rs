@@ -180,6 +180,10 @@ pub struct Cycle {
     waiting_for: String,
     /// The bundle that is the source of this one pass.
     offline: Option<offline::Offline>,
+    /// The bundle that a person asked this agent to take.
+    stick: Option<offline::Stick>,
+    /// The source answered when it was asked last.
+    is_source_open: bool,
     /// Artifacts that could not be fetched: what came of them is kept.
     unfetched: BTreeSet<Digest>,
     in_vain: u32,
@@ -290,6 +294,7 @@ impl Cycle {
             let looked = self.examine(wake, ask).await;
             self.carry_out(looked).await
         };
+        self.put_bundle_away();
         self.end_watch();
         self.tell_held(&mut pass);
         pass.generation = self.ledger.generation;
@@ -321,6 +326,8 @@ impl Cycle {
     async fn examine(&mut self, wake: Wake, ask: bool) -> Looked {
         let mut pass = self.begin(wake);
         let asked = if matches!(wake, Wake::Asked | Wake::Start) { self.take_requests(&mut pass) } else { None };
+        let stick = self.stick.take().filter(|_| asked.is_none());
+        let (wake, ask) = self.go_by_bundle(stick, (wake, ask), &mut pass).await;
         if !self.is_paused() {
             // What is held no longer is put in force by being rendered again.
             self.aimed = None;
@@ -338,7 +345,10 @@ impl Cycle {
             if is_new {
                 self.keep_aim(wanted.as_ref());
             }
-            self.matter = Matter::of(&pass);
+            // What a stick was worth is no word of the source's.
+            if self.offline.is_none() || is_new {
+                self.matter = Matter::of(&pass);
+            }
             wanted
         } else {
             self.matter.tell_again(&mut pass);
@@ -423,7 +433,7 @@ impl Cycle {
     async fn ask(&mut self, pass: &mut Pass) -> Option<Wanted> {
         let is_due = |again: Instant| pass.wake.is_asked() || Instant::now() >= again;
         self.refused.take_if(|refused| refused.again.is_some_and(is_due));
-        if self.hold == Hold::Agent && self.machine.systemd.is_some() {
+        if self.hold == Hold::Agent && self.machine.systemd.is_some() && self.offline.is_none() {
             self.raise_courier().await;
         }
         self.note_time(pass);
@@ -469,10 +479,7 @@ impl Cycle {
             let message = format!("looking at the source ended unexpectedly: {error}");
             Answer::Trouble { message, class: Class::Retry, commit: String::new() }.into()
         });
-        self.history.polled(answer.answer.is_reached(), now_ms() / 1000);
-        if let Some(courier) = &answer.courier {
-            self.history.heard(courier);
-        }
+        self.note_contact(&answer);
         answer
     }
 
@@ -489,8 +496,8 @@ impl Cycle {
 
     /// How to come by a courier.
     pub(super) fn way(&mut self) -> Way {
-        if let Some(offline) = &self.offline {
-            return offline.way().clone();
+        if let Some(way) = self.offline.as_ref().and_then(offline::Offline::way) {
+            return way.clone();
         }
         Way {
             program: self.program.clone(),

@@ -113,7 +113,7 @@ impl Cycle {
         let loaded = store.load_ledger()?;
         let ledger = loaded.ledger;
         let mut remarks: Vec<String> = loaded.warning.into_iter().collect();
-        let memory = recall::recall(&store, &trust, ledger.generation > 0, &mut remarks)?;
+        let memory = recall::recall(&store, &trust, &ledger, &mut remarks)?;
         if !memory.is_empty() && hold != Hold::ReadOnly {
             recall::mend(&mut store, &memory, &mut remarks);
         }
@@ -143,7 +143,7 @@ impl Cycle {
         };
         Ok(Self {
             inputs: inputs(&host, &trust),
-            history: History::resume(earlier),
+            history: History::resume(earlier, &kept.book),
             places: places.clone(),
             settings,
             misread: None,
@@ -178,6 +178,8 @@ impl Cycle {
             fights: super::contend::Fights::new(std::time::Instant::now()),
             waiting_for: String::new(),
             offline: None,
+            stick: None,
+            is_source_open: false,
             unfetched: std::collections::BTreeSet::new(),
             in_vain: 0,
         })

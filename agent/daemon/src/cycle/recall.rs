@@ -1,8 +1,11 @@
 //! What this host remembers of what it believed, read at the start: from both copies, checked, and put right again.
 //!
-//! Guarantees: a copy that others could have written is not read; a damaged copy is passed over only while the other one is whole. In release mode a
-//! memory that is lost falls back to the floor in trust.toml and the pinned root, is told for as long as it matters, and never means "trust anything".
+//! Guarantees: a copy that others could have written is not read; a damaged copy is passed over while the other one is whole. A memory that is lost, or
+//! damaged in both copies, falls back to the floor in trust.toml and the pinned root, in commit mode to the commit that the ledger says is in force; it is
+//! told for as long as it matters, stops nothing (but where `require-state` asks for it), and never means "trust anything".
 //! Limits: a host that has lost its ledger as well looks like a new one.
+
+use trimtab_model::ledger::Ledger;
 
 use super::open::OpenError;
 use crate::log::{chain, now_ms};
@@ -13,8 +16,8 @@ use crate::trust::owner::{OwnerError, check_owner};
 use crate::trust::policy::Mode;
 use crate::trust::state::StateError;
 
-/// What is remembered. `had`: this host has been converged before, so that it must have remembered something.
-pub(super) fn recall(store: &Store, trust: &TrustConfig, had: bool, remarks: &mut Vec<String>) -> Result<Memory, OpenError> {
+/// What is remembered, or what counts in its place.
+pub(super) fn recall(store: &Store, trust: &TrustConfig, ledger: &Ledger, remarks: &mut Vec<String>) -> Result<Memory, OpenError> {
     for path in store.trust_paths() {
         match check_owner(&path) {
             Err(OwnerError::Open { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
@@ -42,44 +45,47 @@ pub(super) fn recall(store: &Store, trust: &TrustConfig, had: bool, remarks: &mu
             }
             memory
         }
-        (None, damage) => lost(trust, had, damage, remarks)?,
+        (None, damage) => lost(trust, ledger, damage, remarks)?,
     };
     check_mode(&memory, trust)?;
     Ok(memory)
 }
 
 /// Nothing is remembered: on a new host, or on one that lost it.
-fn lost(trust: &TrustConfig, had: bool, damage: Option<StateError>, remarks: &mut Vec<String>) -> Result<Memory, OpenError> {
-    let Mode::Release(policy) = trust.mode() else {
-        // There is no floor to fall back to.
-        return match damage {
-            Some(error) => Err(error.into()),
-            None if had => {
-                remarks.push(
-                    "the memory of the last accepted commit is lost; the next signed commit is taken as the first".to_owned(),
-                );
-                Ok(Memory::default())
-            }
-            None => Ok(Memory::default()),
-        };
-    };
+fn lost(trust: &TrustConfig, ledger: &Ledger, damage: Option<StateError>, remarks: &mut Vec<String>) -> Result<Memory, OpenError> {
     // A later version's text is no damage: that version is what must come back.
     if let Some(error @ StateError::Format { .. }) = damage {
         return Err(error.into());
     }
+    // This host has been converged before, so that it must have remembered something.
+    let had = ledger.generation > 0;
     if !had && damage.is_none() {
         return Ok(Memory::default());
     }
+    let why = damage.map_or("it is gone".to_owned(), |error| chain(&error));
+    let memory = Memory { lost: Some(now_ms() / 1000), ..Memory::default() };
+    let policy = match trust.mode() {
+        Mode::Release(policy) => policy,
+        Mode::Commit => {
+            let base = ledger.revision.parse().ok();
+            let rest = match (base, trust.min_commit()) {
+                (None, None) => "the next signed commit is taken as the first".to_owned(),
+                (None, Some(least)) => format!("the next signed commit that descends from {least} (min-commit) is taken"),
+                (Some(_), _) => format!("what comes next must descend from {}, which is in force", ledger.revision),
+            };
+            remarks.push(format!("the memory of the last accepted commit is lost ({why}): {rest}"));
+            return Ok(Memory { base, ..memory });
+        }
+    };
     if policy.require_state {
         return Err(OpenError::StateLost);
     }
-    let why = damage.map_or("it is gone".to_owned(), |error| chain(&error));
     remarks.push(format!(
         "the memory of the accepted releases is lost ({why}): whatever is at least {}, the floor in trust.toml, counts as new, under the pinned root and \
          those that follow it",
         policy.floor
     ));
-    Ok(Memory { lost: Some(now_ms() / 1000), ..Memory::default() })
+    Ok(memory)
 }
 
 /// A host that has believed statements does not go back to believing commits because a line was changed.

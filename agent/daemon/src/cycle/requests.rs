@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use trimtab_model::report::{Failure, Outcome, Pass};
 use trimtab_model::transaction::{Denied, DeniedBy};
 
+use super::offline::Stick;
 use super::source::Key;
 use super::{Asked, Cycle, Hold, Wanted, worsen};
 use crate::log::chain;
@@ -46,6 +47,7 @@ impl Cycle {
                 Request::Approve { revision } => self.approve(&revision, pass),
                 Request::Hold { name, held } => self.hold_back(&name, held, pass),
                 Request::Release { name } => self.release(&name, pass),
+                Request::Bundle { file, key } => self.stick = Some(Stick { file, key }),
                 Request::Rollback { generation, reason } => back = Some((generation, reason)),
             }
         }

@@ -127,7 +127,7 @@ impl Ask {
         if let Some(message) = self.full.clone() {
             return Err(Answer::Full { message, commit });
         }
-        let have = self.memory.accepted.as_ref().map(|state| state.commit);
+        let have = self.memory.accepted.as_ref().map(|state| state.commit).or(self.memory.base);
         if have != Some(tip) {
             courier.advance(&tip, have.as_ref()).map_err(|error| of_client(&error, &commit))?;
         }

@@ -121,6 +121,7 @@ fn wanted(status: &Status, ago: &dyn Fn(u64) -> String) -> Markup {
                 dt { "source" } dd { @if trust.last_contact == 0 { "not heard yet" } @else { "heard " (ago(trust.last_contact)) " ago" } }
                 @if let (Some(epoch), Some(sequence)) = (trust.epoch, trust.sequence) {
                     dt { "release" } dd { (epoch) "." (sequence) ", " (trust.freshness) }
+                    @if let Some(statement) = &trust.statement { dt { "its statement" } dd { code { (short(statement.trim_start_matches("sha256:"))) } } }
                 }
                 @if let Some(expires) = trust.expires { dt { "statement" } dd { "runs out in " (ago_or_now(expires, status.at_ms / 1000)) } }
                 @if let Some(trial) = &status.trial {

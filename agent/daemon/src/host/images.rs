@@ -162,7 +162,8 @@ pub async fn pull(image: &str, runner: &Runner, patience: Duration) -> Result<()
     Ok(())
 }
 
-/// Gets one image, named by digest, from an archive in OCI's layout. Podman says afterwards what it has: another image under that name is removed.
+/// Gets one image, named by digest, from an archive that holds it alone and gives it no other name (`bundle::archive`): Podman believes its archives. It is
+/// asked afterwards what it has: another image under that name is removed.
 pub async fn load(image: &str, archive: &std::path::Path, runner: &Runner, patience: Duration) -> Result<(), ImageError> {
     let archive = archive.display().to_string();
     let loading = podman("load", &["load", "--quiet", "--input", &archive]).about(format!("load image {image}")).timeout(patience);

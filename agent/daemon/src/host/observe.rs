@@ -290,6 +290,7 @@ fn hash(fd: &OwnedFd, size: u64, buffer: &mut [u8]) -> Result<Digest, Miss> {
         }
         if filled == buffer.len() {
             hasher.get_or_insert_default().update(&*buffer);
+            crate::log::alive();
             filled = 0;
         }
     }

@@ -72,8 +72,14 @@ fn list(root: &Root, folder: &HostPath, is_stray: impl Fn(&HostPath) -> bool, st
     Ok(())
 }
 
+/// Whether a file of this mode is not for everybody's eyes.
+pub(crate) fn is_private(mode: u32) -> bool {
+    mode & 0o004 == 0
+}
+
 fn kind(directory: &std::os::fd::OwnedFd, path: &HostPath, stat: &FileStat) -> StrayKind {
     match stat.st_mode & S_IFMT {
+        S_IFREG if is_private(stat.st_mode) => StrayKind::Private,
         S_IFREG => StrayKind::File(u64::try_from(stat.st_size).unwrap_or(0)),
         S_IFDIR => StrayKind::Directory,
         S_IFLNK => match readlinkat(directory, path.file_name()).map(std::ffi::OsString::into_string) {

@@ -137,13 +137,12 @@ fn what_is_too_much_at_once_is_sent_in_smaller_parts() {
     let scene = Scene::new();
     let outbox = scene.open(&["small"]);
     let last = (1..=8).filter_map(|id| take(&outbox, id)).max().unwrap();
-    let refused =
-        || Ok(crate::courier::Delivery::Refused { lasting: true, unfit: true, retry_after: None, message: "413".to_owned() });
+    let refused = || refused(true, "413");
     let mut sizes = Vec::new();
     while let Some((_, upto, count)) = next(&outbox) {
         sizes.push(count);
         if count > 1 {
-            outbox.heard("small", upto, count, refused());
+            outbox.heard("small", upto, count, Ok(refused()));
         } else {
             outbox.heard("small", upto, count, Ok(crate::courier::Delivery::Taken { traffic: crate::courier::Traffic::default() }));
             outbox.desk().sinks.get_mut("small").unwrap().batch = 1;
@@ -153,12 +152,12 @@ fn what_is_too_much_at_once_is_sent_in_smaller_parts() {
     assert_eq!(outbox.queue().sinks[0].delivered, last);
     // Alone, and so small already that there is no less of it: that is told, and not tried all the time.
     take(&outbox, 9);
-    outbox.heard("small", last + 1, 1, refused());
+    outbox.heard("small", last + 1, 1, Ok(refused()));
     assert!(next(&outbox).is_none() && outbox.queue().sinks[0].error == "413");
 }
 
-fn refused(unfit: bool, message: &str) -> Result<crate::courier::Delivery, crate::courier::ClientError> {
-    Ok(crate::courier::Delivery::Refused { lasting: true, unfit, retry_after: None, message: message.to_owned() })
+fn refused(unfit: bool, message: &str) -> crate::courier::Delivery {
+    crate::courier::Delivery::Refused { lasting: true, unfit, retry_after: None, message: message.to_owned() }
 }
 
 /// Whatever the pauses: what this sink is to get next, and how large that is.
@@ -189,7 +188,7 @@ fn one_report_that_a_sink_will_not_have_holds_back_no_other() {
         let delivered = outbox.queue().sinks.iter().find(|sink| sink.name == "picky").unwrap().delivered;
         if delivered < large {
             sizes.push(*parts.first().unwrap());
-            outbox.heard("picky", last, parts.len(), refused(true, "it answered 400: no"));
+            outbox.heard("picky", last, parts.len(), Ok(refused(true, "it answered 400: no")));
         } else {
             outbox.heard(
                 "picky",
@@ -227,7 +226,7 @@ fn what_is_the_receivers_own_state_passes_nothing_over() {
         let (last, parts) = at_once(&outbox, "down").unwrap();
         assert_eq!((last, parts.len()), (large, 1));
         assert!(parts[0] > 100_000, "nor is anything left out");
-        outbox.heard("down", last, parts.len(), refused(false, "it answered 403"));
+        outbox.heard("down", last, parts.len(), Ok(refused(false, "it answered 403")));
     }
     assert_eq!((outbox.losses().len(), outbox.queue().sinks[0].waiting), (0, 1));
 }
@@ -241,7 +240,7 @@ fn what_becomes_one_with_others_while_it_is_refused_is_refused_no_less_often() {
     for id in 1..=40 {
         take(&outbox, id);
         if let Some((last, parts)) = at_once(&outbox, "picky") {
-            outbox.heard("picky", last, parts.len(), refused(true, "400"));
+            outbox.heard("picky", last, parts.len(), Ok(refused(true, "400")));
         }
         passed = outbox.queue().sinks[0].passed_over;
     }

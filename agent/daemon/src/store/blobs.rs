@@ -177,6 +177,7 @@ fn write_hashed(path: &Path, from: &mut dyn Read) -> io::Result<(Digest, File)> 
             Ok(got) => {
                 hasher.update(&buffer[..got]);
                 file.write_all(&buffer[..got])?;
+                crate::log::alive();
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -44,6 +44,13 @@ pub enum Request {
         /// The commit or the begin of it.
         revision: String,
     },
+    /// Make one pass whose source is an offline bundle.
+    Bundle {
+        /// Its file, from the root of the host.
+        file: String,
+        /// The public key that must have signed it, as a root file writes one.
+        key: Option<String>,
+    },
 }
 
 impl Request {

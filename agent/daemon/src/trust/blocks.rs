@@ -24,6 +24,9 @@ pub const MAX_BLOCKS: usize = 64;
 /// The longest block: an SSH signature by the largest key, several times over.
 const MAX_BLOCK: usize = 24 << 10;
 
+/// What is said of an OpenPGP signature.
+pub const OPENPGP: &str = "an OpenPGP key (which counts for nobody in releases and roots: sign with an SSH key, `git config gpg.format ssh`, or with minisign)";
+
 /// What made a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockKind {
@@ -107,6 +110,11 @@ pub enum BlockFault {
     /// It is not what its kind is written as.
     #[error("a signature is damaged: {0}")]
     Malformed(String),
+    /// Good, but made by a security key that nobody touched.
+    #[error(
+        "{0} signed it, a security key that nobody touched: make the key without `no-touch-required`, sign again, and touch it"
+    )]
+    Untouched(String),
     /// A kind that is not checked here.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -123,7 +131,7 @@ impl Block<'_> {
         match self.kind {
             BlockKind::Ssh => self.ssh(payload, namespace, keys),
             BlockKind::Minisign => self.minisign(payload, keys),
-            BlockKind::OpenPgp => Err(BlockFault::Unsupported("an OpenPGP signature, which does not count in a release")),
+            BlockKind::OpenPgp => Err(BlockFault::Unsupported(OPENPGP)),
         }
     }
 
@@ -140,6 +148,7 @@ impl Block<'_> {
         let Some(found @ AnyKey::Ssh(key)) = found else { return Err(BlockFault::Unknown(signature.fingerprint().to_string())) };
         match signature.verify_in(namespace, payload, std::iter::once(key)) {
             Ok(_) => Ok(found),
+            Err(SignatureError::Untouched) => Err(BlockFault::Untouched(found.print())),
             Err(error) => Err(BlockFault::Bad { key: found.print(), why: error.to_string() }),
         }
     }

@@ -10,6 +10,7 @@
 use super::Class;
 use super::pubkey::{Fingerprint, KeyError, PublicKey, Reader};
 use super::sshsig::{SignatureError, check_raw};
+use super::statement::show_time;
 
 /// What the name of each kind of certificate ends with.
 const SUFFIX: &[u8] = b"-cert-v01@openssh.com";
@@ -52,11 +53,11 @@ pub enum CertificateError {
     },
     /// Its time has not come.
     #[error(
-        "it is valid only from {0} (seconds since 1970) on, which is after this host's time; look at the host's clock and at the certificate (`ssh-keygen -L`)"
+        "it is valid only from {} on, which is after this host's time; look at the host's clock and at the certificate (`ssh-keygen -L`)", show_time(*.0)
     )]
     NotYet(u64),
     /// Its time is over.
-    #[error("it was valid until {0} (seconds since 1970) only; have a new one made, and sign a commit on top with it")]
+    #[error("it was valid until {} only; have a new one made, and sign a commit on top with it", show_time(*.0))]
     Expired(u64),
 }
 

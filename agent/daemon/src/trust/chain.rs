@@ -201,13 +201,7 @@ pub fn follow(current: RootFile, tree: ObjectId, source: &mut impl ObjectSource)
 
 /// The root file of the tree whose bytes have this digest.
 pub fn pinned(digest: Digest, repo: &RepoId, tree: ObjectId, source: &mut impl ObjectSource) -> Result<RootFile, ChainError> {
-    let mut checked = Verified::new(source, BUDGET);
-    let names = names(&mut checked, tree)?;
-    let mut versions: Vec<u64> = names.keys().filter_map(|name| name.strip_suffix(".toml")?.parse().ok()).collect();
-    versions.sort_unstable();
-    versions.truncate(2 * MAX_STEPS);
-    let texts = contents(&mut checked, &names, &versions, "toml")?;
-    let found = texts.into_iter().find(|(_, text)| Digest::of(text) == digest);
+    let found = texts(tree, source)?.into_iter().find(|(_, text)| Digest::of(text) == digest);
     let Some((version, text)) = found else { return Err(RootFault::Unpinned(digest).into()) };
     let file = read(version, &text)?;
     debug_assert_eq!(pin_of(&file.text), digest);
@@ -215,6 +209,21 @@ pub fn pinned(digest: Digest, repo: &RepoId, tree: ObjectId, source: &mut impl O
         return Err(RootFault::PinnedRepo { want: repo.clone(), found: file.root.repo }.into());
     }
     Ok(file)
+}
+
+/// The digests of the root files of a tree, by version. Nobody has vouched for them but whoever did for the tree.
+pub fn digests(tree: ObjectId, source: &mut impl ObjectSource) -> Result<BTreeMap<u64, Digest>, ChainError> {
+    Ok(texts(tree, source)?.into_iter().map(|(version, text)| (version, Digest::of(&text))).collect())
+}
+
+/// The root files of a tree, by version, from the first on.
+fn texts(tree: ObjectId, source: &mut impl ObjectSource) -> Result<BTreeMap<u64, Vec<u8>>, ChainError> {
+    let mut checked = Verified::new(source, BUDGET);
+    let names = names(&mut checked, tree)?;
+    let mut versions: Vec<u64> = names.keys().filter_map(|name| name.strip_suffix(".toml")?.parse().ok()).collect();
+    versions.sort_unstable();
+    versions.truncate(2 * MAX_STEPS);
+    contents(&mut checked, &names, &versions, "toml")
 }
 
 /// Whether a tree is of the repository of this root: it holds that very file, or root 1 of the same repository.

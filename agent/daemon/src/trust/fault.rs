@@ -109,8 +109,10 @@ pub enum ReleaseFault {
     Expired {
         /// When it ran out.
         expires: u64,
-        /// What time it is.
+        /// What time it is at least.
         now: u64,
+        /// What the clock of this host says.
+        clock: u64,
     },
     /// It says that it was made later than now.
     Future {
@@ -222,7 +224,15 @@ impl std::fmt::Display for ReleaseFault {
                 f,
                 "there are two different releases {place}: hosts are told different things under one number; find out who signed them, and make a new release"
             ),
-            Self::Expired { expires, now } => write!(
+            // The advice to make a new one would not help: the next one would be as old.
+            Self::Expired { expires, now, clock } if *clock < *now => write!(
+                f,
+                "the release ran out at {} by the time that this host has seen ({}), though its clock says {}: if that time was wrong, raise the epoch (`trimtab trust rotate --new-epoch`) and release again; if it was right, set the clock, and make a new release",
+                show_time(*expires),
+                show_time(*now),
+                show_time(*clock)
+            ),
+            Self::Expired { expires, now, .. } => write!(
                 f,
                 "the release ran out at {} and it is {} now; make a new release (of the same commit, if nothing changed)",
                 show_time(*expires),

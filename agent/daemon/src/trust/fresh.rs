@@ -5,6 +5,8 @@
 //! there is something newer than what is served.
 //!
 //! Guarantees: nothing here undoes anything. "Expired" is said only when it is certain: by a clock that is kept, or by time that has certainly passed.
+//! A statement counts as long as the newest root names the keys that signed it. A source that takes the next release and keeps back the first word
+//! about it shows when the last word has run out, and the new release has been there for as long as such a word lives.
 //! Limits: a clock that nobody keeps can be wrong in either direction, and then the answer is "unknown".
 
 use gix_hash::ObjectId;
@@ -18,6 +20,9 @@ use super::statement::{Alive, Place};
 use super::tag::{MAX_TAG, Tag};
 use super::threshold::{Over, RELEASE_NAMESPACE};
 use crate::wire::{ObjectKind, ObjectSource};
+
+/// The longest life of an `alive` statement, in seconds: one online key is not to say that nothing will ever be newer.
+const LONGEST: u64 = 400 * 86_400;
 
 /// How fresh the last accepted release is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,31 +61,24 @@ impl Freshness {
 
 /// How fresh the last accepted release is; `Fresh` where there is none.
 pub fn freshness(memory: &Memory, rules: Rules<'_>, moment: Moment) -> Freshness {
-    let Some(release) = &memory.release else { return Freshness::Fresh };
-    let has_role = memory.root.as_ref().is_some_and(|file| file.root.alive.contains_key(&rules.policy.channel));
-    let heard = memory.alive.as_ref().filter(|heard| has_role && heard.place >= release.place);
+    let (Some(release), Some(expires)) = (&memory.release, memory.ends()) else { return Freshness::Fresh };
+    let channel = rules.policy.channel.as_str();
+    let has_role = memory.root.as_ref().is_some_and(|file| file.root.alive_print(channel).is_some());
+    let heard = memory.heard(channel).filter(|heard| heard.place >= release.place);
     if let Some(heard) = heard.filter(|heard| heard.place > release.place) {
         return Freshness::Withheld(heard.place);
     }
-    let expires = heard.map_or(release.expires, |heard| heard.expires);
-    let floor = memory.floor(release.place.epoch);
+    let floor = memory.floor_now();
     let now = moment.clock.max(floor);
     match now > expires {
         true if moment.synchronised || floor > expires => Freshness::Expired,
         true => Freshness::Unknown,
         // A clock behind what has certainly passed is wrong, and says nothing about what came after.
         false if !moment.synchronised && moment.clock < floor => Freshness::Unknown,
-        // Somebody is to say every day that this is the newest, and nobody has yet.
+        // Somebody is to say every day that this is the newest, and has not yet; when he has had time to, it counts as run out.
         false if has_role && heard.is_none() => Freshness::Unknown,
         false => Freshness::Fresh,
     }
-}
-
-/// Until when the last accepted release counts as the newest, seconds since 1970.
-pub fn expires(memory: &Memory) -> Option<u64> {
-    let release = memory.release.as_ref()?;
-    let heard = memory.alive.as_ref().filter(|heard| heard.place == release.place);
-    Some(heard.map_or(release.expires, |heard| heard.expires))
 }
 
 /// Looks at an `alive` tag: what is to be remembered of it, or nothing when it says nothing newer. Why it does not count is for people.
@@ -93,8 +91,10 @@ pub fn hear(
     moment: Moment,
 ) -> Result<Option<Heard>, String> {
     let channel = &rules.policy.channel;
-    let Some(role) = root.alive.get(channel) else { return Ok(None) };
-    if memory.alive.as_ref().is_some_and(|heard| heard.tag == id) {
+    let (Some(role), print) = (root.alive.get(channel), root.alive_print(channel.as_str())) else { return Ok(None) };
+    // What was said by keys that count no more is no measure for what is said by those that do.
+    let last = memory.alive.as_ref().filter(|heard| heard.role == print);
+    if last.is_some_and(|heard| heard.tag == id) {
         return Ok(None);
     }
     let object = Verified::new(source, MAX_TAG).one(ObjectKind::Tag, id, MAX_TAG).map_err(|error| crate::log::chain(&error))?;
@@ -117,6 +117,9 @@ pub fn hear(
     if moment.synchronised && alive.issued > moment.clock + AHEAD {
         return Err("it is dated in the future".to_owned());
     }
-    let newer = memory.alive.as_ref().is_none_or(|heard| (alive.place, alive.issued) > (heard.place, heard.issued));
-    Ok(newer.then_some(Heard { place: alive.place, issued: alive.issued, expires: alive.expires, tag: id }))
+    if alive.expires - alive.issued > LONGEST {
+        return Err(format!("it is to hold for longer than {} days; say so more often", LONGEST / 86_400));
+    }
+    let newer = last.is_none_or(|heard| (alive.place, alive.issued) > (heard.place, heard.issued));
+    Ok(newer.then_some(Heard { place: alive.place, issued: alive.issued, expires: alive.expires, tag: id, role: print }))
 }

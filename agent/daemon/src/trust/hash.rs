@@ -160,11 +160,17 @@ impl<'s, S: ObjectSource> Verified<'s, S> {
             return Err(FetchError::Budget { limit: self.budget });
         }
         let header = format!("{} {size}\0", name(kind));
-        match digest(id.kind(), &[header.as_bytes(), &bytes]) {
-            None => Err(FetchError::Collision { kind, id }),
-            Some(found) if found == id => Ok(Proved { id, kind, bytes }),
-            Some(_) => Err(FetchError::Mismatch { kind, id }),
-        }
+        let found = digest(id.kind(), &[header.as_bytes(), &bytes]);
+        named(kind, id, found).map(|()| Proved { id, kind, bytes })
+    }
+}
+
+/// Whether what was found is what was asked for.
+fn named(kind: ObjectKind, id: ObjectId, found: Option<ObjectId>) -> Result<(), FetchError> {
+    match found {
+        None => Err(FetchError::Collision { kind, id }),
+        Some(found) if found == id => Ok(()),
+        Some(_) => Err(FetchError::Mismatch { kind, id }),
     }
 }
 
@@ -229,5 +235,25 @@ mod tests {
         let file = include_bytes!("sha-mbles-1.bin");
         assert_eq!(digest(gix_hash::Kind::Sha1, &[file]), None);
         assert!(digest(gix_hash::Kind::Sha1, &[&file[1..]]).is_some());
+    }
+
+    #[test]
+    fn a_collision_attack_is_held_and_told_as_what_it_is() {
+        use super::super::{prove, release};
+
+        // Nobody has published one behind Git's own header, so what the SHA-1 above says of the file goes on from here.
+        let found = digest(gix_hash::Kind::Sha1, &[include_bytes!("sha-mbles-1.bin")]);
+        let fault = || named(ObjectKind::Commit, hello(), found).unwrap_err();
+        assert!(matches!(fault(), FetchError::Collision { kind: ObjectKind::Commit, id } if id == hello()), "{:?}", fault());
+        assert_eq!(fault().class(), Class::Hold, "asked again it would be the same object");
+        assert_eq!(fault().to_string(), format!("Commit {} carries a SHA-1 collision attack", hello()));
+        for verdict in [prove::of_fetch(fault()), release::of_fetch(fault())] {
+            assert_eq!((verdict.code(), verdict.class()), ("collision", Some(Class::Hold)));
+            assert!(
+                verdict.proven().is_none() && verdict.to_string().contains("SHA-1 collision attack; find out who pushed"),
+                "{verdict}"
+            );
+        }
+        assert!(named(ObjectKind::Commit, hello(), Some(hello())).is_ok());
     }
 }

@@ -5,6 +5,7 @@
 //! branch = "main"
 //! keys = ["ssh-ed25519 AAAA… ann@example.org"]
 //! trailer = "production"   # optional: require `Trimtab-Channel: production`
+//! min-commit = "<id>"       # optional: where nothing is remembered, a commit must be this one or descend from it
 //! verify = "tip"           # or "all-since-trusted": every commit since the last accepted one is signed, too
 //! ```
 //!
@@ -16,6 +17,7 @@
 
 use std::path::{Path, PathBuf};
 
+use gix_hash::ObjectId;
 use serde::Deserialize;
 use toml::Spanned;
 use trimtab_model::digest::Digest;
@@ -39,6 +41,7 @@ pub struct TrustConfig {
     signers: Signers,
     verify: Verify,
     trailer: Option<String>,
+    min_commit: Option<ObjectId>,
     mode: Mode,
     anchor: Option<Anchor>,
 }
@@ -89,6 +92,7 @@ struct File {
     openpgp: Option<Vec<Spanned<OpenPgp>>>,
     verify: Option<Spanned<String>>,
     trailer: Option<Spanned<String>>,
+    min_commit: Option<Spanned<String>>,
     repo: Option<Spanned<String>>,
     root: Option<Spanned<PathBuf>>,
     root_digest: Option<Spanned<String>>,
@@ -110,6 +114,9 @@ impl TrustConfig {
         let mut text = format!("{}\n{}\n", self.reference, self.trailer.as_deref().unwrap_or_default());
         if self.verify == Verify::AllSinceTrusted {
             text.push_str("all-since-trusted\n");
+        }
+        if let Some(id) = self.min_commit {
+            text.push_str(&format!("min-commit {id}\n"));
         }
         for line in self.signers.lines() {
             text.push_str(&format!("{line}\n"));
@@ -145,7 +152,8 @@ impl TrustConfig {
         if source.is_release()? {
             let (policy, anchor) = policy::release(&source)?;
             let (reference, signers, verify) = (policy.channel.reference(), Signers::default(), Verify::Tip);
-            return Ok(Self { reference, signers, verify, trailer: None, mode: Mode::Release(policy), anchor: Some(anchor) });
+            let (mode, anchor) = (Mode::Release(policy), Some(anchor));
+            return Ok(Self { reference, signers, verify, trailer: None, min_commit: None, mode, anchor });
         }
         let raw: File = toml::from_str(text).map_err(|error| source.syntax(&error))?;
         let mut findings = Findings::default();
@@ -163,11 +171,15 @@ impl TrustConfig {
             findings.push(finding);
             Verify::Tip
         });
-        findings.or(Self { reference, signers, verify, trailer, mode: Mode::Commit, anchor })
+        let min_commit = raw.min_commit.map(|id| source.commit(&id)).transpose().unwrap_or_else(|finding| {
+            findings.push(finding);
+            None
+        });
+        findings.or(Self { reference, signers, verify, trailer, min_commit, mode: Mode::Commit, anchor })
     }
 
     /// The same in commit mode with these keys: those that the newest root names for its branch.
-    pub(super) fn with_keys(&self, keys: Vec<TrustedKey>) -> Self {
+    pub(crate) fn with_keys(&self, keys: Vec<TrustedKey>) -> Self {
         Self { signers: Signers { keys, ..Signers::default() }, ..self.clone() }
     }
 
@@ -207,6 +219,11 @@ impl TrustConfig {
     /// Of which commits a signature is asked.
     pub fn verify(&self) -> Verify {
         self.verify
+    }
+
+    /// The commit that a first one must be or descend from, where nothing is remembered.
+    pub fn min_commit(&self) -> Option<ObjectId> {
+        self.min_commit
     }
 
     /// The channel that the trailer `Trimtab-Channel` must name, if one is required.
@@ -373,6 +390,13 @@ impl Source<'_> {
         }
     }
 
+    fn commit(&self, id: &Spanned<String>) -> Result<ObjectId, Finding> {
+        ObjectId::from_hex(id.get_ref().as_bytes()).map_err(|_| {
+            Finding::new("this is not the whole id of a commit", self.spot(id.span(), ""))
+                .help("write all 40 (or 64) hexadecimal digits, as `git rev-parse` prints them")
+        })
+    }
+
     fn trailer(&self, trailer: &Spanned<String>) -> Result<String, Finding> {
         let name = trailer.get_ref();
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
@@ -431,6 +455,7 @@ mod tests {
             (with(&format!("\"{KEY}\"")).replace("main", "ma in"), "2:10", "not the name of a branch"),
             (with(&format!("\"{KEY}\"")).replace("main", "../x"), "2:10", "not the name of a branch"),
             (with(&format!("\"{KEY}\"")) + "trailer = \"a b\"\n", "4:11", "not the name of a channel"),
+            (with(&format!("\"{KEY}\"")) + "min-commit = \"b6fc4c6\"\n", "4:14", "whole id"),
             (with(&format!("\"{KEY}\"")) + "thresold = 2\n", "4:1", "unknown field"),
             (with(&format!("\"{KEY}\"")) + "x = [", "4:6", ""),
         ];

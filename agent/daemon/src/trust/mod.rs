@@ -14,11 +14,12 @@
 //! threshold of the channel's keys ([`threshold`]), bound to all that it is about, ordered and with an end ([`release`], [`fresh`]). In both the keys may
 //! come from a [`chain`] of [`root`] files that begins at a pinned one. [`decide`] is where both meet, and [`memory`] what they leave behind.
 //!
-//! Order of imports inside this room: `pubkey`, `minisign`, `hash` <- `cert` and `sshsig`, `blocks`, `commit`, `openpgp`, `tag`, `statement`, `threshold`
-//! <- `signers` <- `keys`, `root`, `policy`, `owner`, `state` <- `memory`, `fault`, `verdict`, `ancestry` <- `vouch` <- `prove` <- `tree` <- `chain`
+//! Order of imports inside this room: `pubkey`, `minisign`, `hash`, `statement` <- `cert` and `sshsig`, `blocks`, `commit`, `openpgp`, `tag`, `threshold`
+//! <- `signers` <- `keys`, `root`, `policy`, `owner`, `state` <- `memory`, `fault`, `verdict`, `ancestry` <- `vouch` <- `prove` <- `tree` <- `chain` <- `begin`
 //! <- `fresh`, `release` <- `decide`.
 
 pub mod ancestry;
+pub mod begin;
 pub mod blocks;
 pub mod cert;
 pub mod chain;

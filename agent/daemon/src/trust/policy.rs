@@ -233,6 +233,15 @@ impl Anchor {
         Ok(Self { pin: Pin::File(read), ..self })
     }
 
+    /// The digest of the pinned root file; `None`: it was not read.
+    pub fn digest(&self) -> Option<Digest> {
+        match &self.pin {
+            Pin::Digest(digest) => Some(*digest),
+            Pin::File(file) => Some(file.digest()),
+            Pin::Path(_) => None,
+        }
+    }
+
     /// Where the root file lies, when it is still to be read; a relative path is meant from the folder of trust.toml.
     pub(super) fn path(&self, folder: &Path) -> Option<PathBuf> {
         match &self.pin {

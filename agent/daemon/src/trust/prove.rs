@@ -97,11 +97,7 @@ fn examine(
     let object = Verified::new(source, MAX_COMMIT).one(ObjectKind::Commit, tip, MAX_COMMIT).map_err(of_fetch)?;
     let commit = Commit::parse(&object).map_err(|malformed| Verdict::Malformed { what: malformed.what.to_owned() })?;
     let floor = state.map_or(0, |state| state.time_floor);
-    // What was accepted with a certificate that was valid then does not become wrong when it runs out; what is new has to be valid now.
-    let time = match state {
-        Some(state) if commit.digest == state.payload => state.accepted_at,
-        _ => now.max(floor),
-    };
+    let time = time(&commit, state, now);
     let signer = signer(&commit, trust, time)?;
     channel(&commit, trust)?;
     if let Some(state) = state {
@@ -136,12 +132,23 @@ fn examine(
     Ok(Verdict::Accepted(Box::new(Proven::of_commit(&commit, signer, state.is_none(), next))))
 }
 
-fn signer(commit: &Commit, trust: &TrustConfig, time: u64) -> Result<Signer, Verdict> {
+/// The time at which whoever signed it must have been somebody who counts.
+pub(crate) fn time(commit: &Commit, state: Option<&TrustState>, now: u64) -> u64 {
+    match state {
+        // What was accepted with a certificate that was valid then does not become wrong when it runs out; what is new has to be valid now.
+        Some(state) if commit.digest == state.payload => state.accepted_at,
+        _ => now.max(state.map_or(0, |state| state.time_floor)),
+    }
+}
+
+/// Who signed it, of those who count then.
+pub(crate) fn signer(commit: &Commit, trust: &TrustConfig, time: u64) -> Result<Signer, Verdict> {
     let armor = commit.armor.as_deref().ok_or(Verdict::Unsigned)?;
     trust.signers().check(armor, &commit.payload, time).map_err(of_signature)
 }
 
-fn channel(commit: &Commit, trust: &TrustConfig) -> Result<(), Verdict> {
+/// Whether it names the channel that is asked for.
+pub(crate) fn channel(commit: &Commit, trust: &TrustConfig) -> Result<(), Verdict> {
     let Some(want) = trust.trailer() else { return Ok(()) };
     if commit.trailers(TRAILER).any(|found| found == want.as_bytes()) {
         return Ok(());
@@ -164,7 +171,7 @@ fn of_signature(error: SignatureError) -> Verdict {
     }
 }
 
-fn of_fetch(error: FetchError) -> Verdict {
+pub(super) fn of_fetch(error: FetchError) -> Verdict {
     match error {
         FetchError::Oversize { .. } | FetchError::Budget { .. } | FetchError::Source(ObjectError::TooLarge { .. }) => {
             Verdict::Malformed { what: "it, or a commit before it, is larger than 256 KiB".to_owned() }

@@ -8,6 +8,7 @@
 use gix_hash::ObjectId;
 use trimtab_model::digest::Digest;
 
+use super::begin;
 use super::blocks;
 use super::chain::{self, ChainError, Followed};
 use super::commit::{self, MAX_COMMIT};
@@ -15,8 +16,8 @@ use super::fault::ReleaseFault;
 use super::fresh::{self, Freshness};
 use super::hash::{FetchError, Proved, Verified};
 use super::keys::TrustConfig;
-use super::memory::{Memory, Moment, Released, built};
-use super::policy::{Anchor, OnStale, Pin, ReleasePolicy, RootFile};
+use super::memory::{Memory, Moment, Passed, Released};
+use super::policy::{Anchor, OnStale, ReleasePolicy, RootFile};
 use super::prove::Proven;
 use super::pubkey::Fingerprint;
 use super::state::TrustState;
@@ -72,7 +73,7 @@ pub fn judge(
 ) -> Judged {
     let mut memory = before.clone();
     let mut remarks = Vec::new();
-    let verdict = examine(tag, source, rules, &mut memory, moment).unwrap_or_else(|verdict| verdict);
+    let verdict = examine(tag, source, rules, &mut memory, &mut remarks, moment).unwrap_or_else(|verdict| verdict);
     if let (Some(alive), Some(root)) = (alive, memory.root.clone()) {
         match fresh::hear(alive, source, &root.root, rules, &memory, moment) {
             Ok(Some(heard)) => memory.alive = Some(heard),
@@ -91,8 +92,12 @@ fn held_back(verdict: Verdict, rules: Rules<'_>, before: &Memory, memory: &mut M
     if rules.policy.on_stale == OnStale::Continue || freshness == Freshness::Fresh {
         return verdict;
     }
-    (memory.accepted, memory.release) = (before.accepted.clone(), before.release.clone());
-    (memory.time_floor, memory.lost) = (before.time_floor, before.lost);
+    let mut held = before.clone();
+    if let (Some(root), Some(pin)) = (memory.root.take(), memory.pin) {
+        held.believe(root, pin);
+    }
+    held.alive = memory.alive.take();
+    *memory = held;
     ReleaseFault::Stale { why: freshness.words() }.into()
 }
 
@@ -111,22 +116,26 @@ fn examine(
     source: &mut impl ObjectSource,
     rules: Rules<'_>,
     memory: &mut Memory,
+    remarks: &mut Vec<String>,
     moment: Moment,
 ) -> Result<Verdict, Verdict> {
     let object = tag_object(id, source, rules)?;
     let subject = subject(&object, source)?;
     let followed = roots(subject.tree, source, rules, memory)?;
     // Persisted whatever follows: a host that has seen a root never goes back behind it.
-    memory.root = Some(followed.newest.clone());
+    begin::believe(&followed.newest, rules.anchor, memory, remarks).map_err(ReleaseFault::Root)?;
     if let Some(fault) = followed.fault {
         return Err(ReleaseFault::Root(fault).into());
     }
     let (statement, signers) = signed(&subject, rules, &followed.newest)?;
     bind(&statement, &subject, rules, &followed.newest)?;
+    begin::settle(subject.tree, source, memory, remarks).map_err(of_chain)?;
     let digest = Digest::of(&subject.bytes[..subject.end]);
-    let is_new = order(&statement, &digest, rules, memory)?;
-    let now = time(&statement, is_new, memory, moment)?;
-    Ok(accept(id, statement, digest, &signers, memory, followed.newest.root.version, now))
+    let passed = memory.passed(statement.repo.as_str(), statement.channel.as_str());
+    let is_new = order(&statement, &digest, rules, passed.as_ref())?;
+    time(&statement, is_new, memory, passed.as_ref(), moment)?;
+    let seen = Seen { tag: id, statement, digest, signers: &signers, root: followed.newest.root.version };
+    Ok(accept(seen, memory, passed.as_ref(), moment))
 }
 
 fn tag_object(id: ObjectId, source: &mut impl ObjectSource, rules: Rules<'_>) -> Result<Proved, Verdict> {
@@ -160,27 +169,7 @@ fn subject<'b>(object: &'b Proved, source: &mut impl ObjectSource) -> Result<Sub
 
 /// The newest root: from the one that is remembered, or the pinned one, onwards through the tree.
 fn roots(tree: ObjectId, source: &mut impl ObjectSource, rules: Rules<'_>, memory: &Memory) -> Result<Followed, Verdict> {
-    first(tree, source, rules.anchor, memory).and_then(|first| chain::follow(first, tree, source)).map_err(|error| match error {
-        ChainError::Fetch(error) => of_fetch(error),
-        ChainError::Root(fault) => ReleaseFault::Root(fault).into(),
-    })
-}
-
-/// Where the chain begins: what was believed before, unless trust.toml pins something newer or of another repository.
-pub(super) fn first(
-    tree: ObjectId,
-    source: &mut impl ObjectSource,
-    anchor: &Anchor,
-    memory: &Memory,
-) -> Result<RootFile, ChainError> {
-    let remembered = memory.root.clone().filter(|file| file.root.repo == anchor.repo);
-    match (&anchor.pin, remembered) {
-        (Pin::File(pinned), Some(remembered)) if remembered.root.version > pinned.root.version => Ok(remembered),
-        (Pin::File(pinned), _) => Ok(pinned.clone()),
-        (_, Some(remembered)) => Ok(remembered),
-        (Pin::Digest(digest), None) => chain::pinned(*digest, &anchor.repo, tree, source),
-        (Pin::Path(path), None) => Err(chain::RootFault::Tree(format!("{} was not read", path.display())).into()),
-    }
+    begin::first(tree, source, rules.anchor, memory).and_then(|first| chain::follow(first, tree, source)).map_err(of_chain)
 }
 
 fn signed(subject: &Subject<'_>, rules: Rules<'_>, root: &RootFile) -> Result<(Statement, Vec<NamedKey>), Verdict> {
@@ -218,25 +207,24 @@ fn bind(statement: &Statement, subject: &Subject<'_>, rules: Rules<'_>, root: &R
     Ok(())
 }
 
-/// Whether it is newer than what was accepted before; the same is not.
-fn order(statement: &Statement, digest: &Digest, rules: Rules<'_>, memory: &Memory) -> Result<bool, ReleaseFault> {
+/// Whether it is newer than what was accepted of this channel before; the same is not.
+fn order(statement: &Statement, digest: &Digest, rules: Rules<'_>, passed: Option<&Passed>) -> Result<bool, ReleaseFault> {
     let (floor, found) = (rules.policy.floor, statement.place);
     if found < floor {
         return Err(ReleaseFault::BelowFloor { floor, found });
     }
-    let same = |release: &&Released| release.repo == rules.anchor.repo.as_str() && release.channel == rules.policy.channel.as_str();
-    match memory.release.as_ref().filter(same) {
+    match passed {
         None => Ok(true),
-        Some(release) if found < release.place => Err(ReleaseFault::Older { have: release.place, found }),
-        Some(release) if found > release.place => Ok(true),
-        Some(release) if release.statement == *digest => Ok(false),
+        Some(passed) if found < passed.place => Err(ReleaseFault::Older { have: passed.place, found }),
+        Some(passed) if found > passed.place => Ok(true),
+        Some(passed) if passed.statement == *digest => Ok(false),
         Some(_) => Err(ReleaseFault::Equivocation { place: found }),
     }
 }
 
 /// What time it is for this statement; a first sight of it may be too late or too early.
-fn time(statement: &Statement, is_new: bool, memory: &Memory, moment: Moment) -> Result<u64, ReleaseFault> {
-    let floor = memory.floor(statement.place.epoch);
+fn time(statement: &Statement, is_new: bool, memory: &Memory, passed: Option<&Passed>, moment: Moment) -> Result<(), ReleaseFault> {
+    let floor = memory.floor(statement.place.epoch, passed);
     let now = moment.clock.max(floor);
     if moment.synchronised && statement.issued > now + AHEAD {
         return Err(ReleaseFault::Future { issued: statement.issued, now });
@@ -244,59 +232,65 @@ fn time(statement: &Statement, is_new: bool, memory: &Memory, moment: Moment) ->
     // A clock that nobody keeps may be years ahead: only what has certainly passed counts then.
     let certain = if moment.synchronised { now } else { floor };
     if is_new && statement.expires < certain {
-        return Err(ReleaseFault::Expired { expires: statement.expires, now: certain });
+        return Err(ReleaseFault::Expired { expires: statement.expires, now: certain, clock: moment.clock });
     }
-    Ok(now)
+    Ok(())
 }
 
-fn accept(
-    id: ObjectId,
+/// A statement that nothing speaks against.
+struct Seen<'s> {
+    tag: ObjectId,
     statement: Statement,
     digest: Digest,
-    signers: &[NamedKey],
-    memory: &mut Memory,
+    signers: &'s [NamedKey],
     root: u64,
-    now: u64,
-) -> Verdict {
+}
+
+fn accept(seen: Seen<'_>, memory: &mut Memory, passed: Option<&Passed>, moment: Moment) -> Verdict {
+    let Seen { tag, statement, digest, signers, root } = seen;
     let names: Vec<String> = signers.iter().map(ToString::to_string).collect();
-    let same_line = |release: &Released| release.repo == statement.repo.as_str() && release.channel == statement.channel.as_str();
-    let before = memory.release.take().filter(same_line);
-    if before.is_none() {
-        memory.alive = None;
-    }
-    let is_same = before.as_ref().is_some_and(|release| release.statement == digest && release.place == statement.place);
-    if before.as_ref().is_some_and(|release| release.place.epoch < statement.place.epoch) {
-        // A thief's word about time ends with his epoch.
-        memory.time_floor = built();
-    }
-    let accepted = if let (Some(accepted), true) = (memory.accepted.clone(), is_same) {
-        accepted
+    let epoch = statement.place.epoch;
+    let now = moment.clock.max(memory.floor(epoch, passed));
+    let (repo, channel) = (statement.repo.as_str(), statement.channel.as_str());
+    let is_it = |release: &&Released| release.is_of(repo, channel) && release.statement == digest;
+    let same = memory.release.as_ref().filter(is_it).map(|release| release.since);
+    let (accepted, is_same) = if let (Some(accepted), Some(_)) = (memory.accepted.clone(), same) {
+        (accepted, true)
     } else {
-        if before.is_some() {
+        if passed.is_some() {
             memory.lost = None;
         }
         // What was issued later in this epoch has been seen: time does not go back with a statement that is dated earlier.
-        let seen =
-            before.as_ref().filter(|release| release.place.epoch == statement.place.epoch).map_or(0, |release| release.issued);
-        memory.time_floor = memory.time_floor.max(seen);
+        memory.reached(epoch, passed.filter(|passed| passed.place.epoch == epoch).map_or(0, |passed| passed.issued));
         let print = signers.first().map_or_else(|| Fingerprint::of(b""), |named| Fingerprint::of(named.key.print().as_bytes()));
         let reference = statement.channel.reference();
-        TrustState::new(reference, statement.commit, digest, (print, names.join(", ")), now, 0).of_release()
+        let state = TrustState::new(reference, statement.commit, digest, (print, names.join(", ")), now, 0).of_release();
+        (state, false)
     };
-    memory.release = Some(Released {
-        repo: statement.repo.to_string(),
-        channel: statement.channel.to_string(),
+    // By a clock that nobody keeps it may be any year.
+    let since = if moment.synchronised { now } else { statement.issued };
+    memory.take(Released {
+        repo: repo.to_owned(),
+        channel: channel.to_owned(),
         place: statement.place,
         statement: digest,
-        tag: id,
+        tag,
         root,
         issued: statement.issued,
         expires: statement.expires,
+        since: same.unwrap_or(since),
         signers: names.clone(),
     });
     memory.accepted = Some(accepted.clone());
-    let proven = Proven::of_release(statement.commit, statement.tree, names, before.is_none(), accepted);
+    let proven = Proven::of_release(statement.commit, statement.tree, names, passed.is_none(), accepted);
     if is_same { Verdict::Unchanged(Box::new(proven)) } else { Verdict::Accepted(Box::new(proven)) }
+}
+
+pub(super) fn of_chain(error: ChainError) -> Verdict {
+    match error {
+        ChainError::Fetch(error) => of_fetch(error),
+        ChainError::Root(fault) => ReleaseFault::Root(fault).into(),
+    }
 }
 
 pub(super) fn of_fetch(error: FetchError) -> Verdict {

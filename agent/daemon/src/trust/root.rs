@@ -134,6 +134,14 @@ impl Root {
         Quorum { threshold: role.threshold, keys: role.keys.iter().filter_map(|name| self.key(name)).collect() }
     }
 
+    /// Which keys, and how many of them, may say how far a channel has come: one digest over all of it, and over what it is for. `None`: nobody.
+    pub fn alive_print(&self, channel: &str) -> Option<Digest> {
+        let (_, role) = self.alive.iter().find(|(name, _)| name.as_str() == channel)?;
+        let mut keys: Vec<String> = self.quorum(role).keys.iter().map(|named| key_text(&named.key)).collect();
+        keys.sort_unstable();
+        Some(Digest::of(format!("{}\n{channel}\n{}\n{}", self.repo, role.threshold, keys.join("\n")).as_bytes()))
+    }
+
     /// Where it lies in the tree.
     pub fn path(version: u64) -> String {
         format!("{FOLDER}/{version}.toml")

@@ -122,6 +122,23 @@ impl<'s> Signature<'s> {
         Fingerprint::of(self.key)
     }
 
+    /// Whether it was made with a certificate.
+    pub fn is_certified(&self) -> bool {
+        cert::is_certificate(self.key)
+    }
+
+    /// The certificate that it was made with, read and not checked.
+    pub fn certificate(&self) -> Option<cert::Certificate<'s>> {
+        cert::parse(self.key).ok()
+    }
+
+    /// What it is, for people: the kind of its key, what it was made for, and over which hash.
+    pub fn describe(&self) -> String {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(60)]).escape_debug().to_string();
+        let kind = Reader(self.key).string().map(text).unwrap_or_default();
+        format!("{kind}, made for {:?}, over {}", text(self.namespace), text(self.hash))
+    }
+
     /// As [`Signature::verify`], and a certificate of one of `authorities` that counts at the time `now` (seconds since 1970) is taken, too.
     pub fn made_by<'t>(
         &self,

@@ -2,7 +2,7 @@
 //!
 //! Pure: to text and from text. Where it lies and how it gets there without being torn is the store's room.
 //! Guarantees: a text that is not wholly understood is an error, never an empty state: "trust anything" cannot come out of damage.
-//! Limits: a state that is lost altogether makes the next contact a first contact; the caller has to say so.
+//! Limits: what counts where it is lost altogether is for the caller to say.
 
 use gix_hash::ObjectId;
 use serde::{Deserialize, Serialize};
@@ -37,11 +37,11 @@ pub struct TrustState {
     pub time_floor: u64,
 }
 
-/// Why a stored state cannot be used. Nothing may be accepted until a person has looked.
+/// Why a stored state cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// It is not the text that was written.
-    #[error("the trust state is damaged; restore it, or remove it on purpose to start anew with the next signed commit")]
+    #[error("the trust state is damaged")]
     Damaged(#[source] serde_json::Error),
     /// It was written by another version.
     #[error("the trust state has format {format}, this version of trimtab knows {FORMAT} only; install the newer trimtab again")]
@@ -60,7 +60,7 @@ pub enum StateError {
 }
 
 impl StateError {
-    /// Always a person's turn.
+    /// A person's turn; but damage, where what else is known of this host stands in for it.
     pub fn class(&self) -> Class {
         Class::Halt
     }

@@ -1,7 +1,7 @@
 //! m of n: how many distinct keys of a role signed a text.
 //!
 //! Guarantees: a key counts once, however often it signed; a key that is not the role's counts for nobody; a signature that names a key of the role
-//! and does not match refuses the whole text, whatever the other signatures are worth.
+//! and does not match refuses the whole text, whatever the other signatures are worth; one by a security key that nobody touched counts for nobody.
 //! Limits: signatures by other keys are passed over: a key that was taken out may still stand beside the others.
 
 use std::collections::BTreeSet;
@@ -77,10 +77,12 @@ pub enum QuorumFault {
         of: Vec<String>,
     },
     /// Signed by too few.
-    #[error("it is signed by {} ({} of {need}); it takes {need} of {}", have.join(", "), have.len(), of.join(", "))]
+    #[error("it is signed by {} ({} of {need}){}; it takes {need} of {}", have.join(", "), have.len(), and(others), of.join(", "))]
     TooFew {
         /// Who signed.
         have: Vec<String>,
+        /// Who else did, and does not count.
+        others: Vec<String>,
         /// How many it takes.
         need: usize,
         /// Of these.
@@ -107,6 +109,7 @@ impl Quorum<'_> {
                 }
                 Err(BlockFault::Unknown(who)) => others.push(who),
                 Err(BlockFault::Unsupported(what)) => others.push(what.to_owned()),
+                Err(BlockFault::Untouched(key)) => others.push(format!("{key} (a security key that nobody touched)")),
                 Err(fault) => return Err(fault.into()),
             }
         }
@@ -118,11 +121,16 @@ impl Quorum<'_> {
         }
         let have: Vec<String> = signers.iter().map(|named| named.name.clone()).collect();
         Err(match (have.is_empty(), others.is_empty()) {
-            (false, _) => QuorumFault::TooFew { have, need, of: of() },
+            (false, _) => QuorumFault::TooFew { have, others, need, of: of() },
             (true, false) => QuorumFault::Strangers { others, need, of: of() },
             (true, true) => QuorumFault::Unsigned { need, of: of() },
         })
     }
+}
+
+/// Those who signed and do not count.
+fn and(others: &[String]) -> String {
+    if others.is_empty() { String::new() } else { format!(", and by {}, which does not count", others.join(", ")) }
 }
 
 impl QuorumFault {

@@ -203,11 +203,11 @@ impl std::fmt::Display for Verdict {
                 "the source serves an older commit than the one accepted before; to go back on purpose, push a new commit (`git revert`)",
             ),
             Self::Rewritten => f.write_str(
-                "the commit does not descend from the one accepted before: the branch was rewritten, or another one is served; push a commit that descends from it, or, if the change is meant, remove this host's memory of it (trust-state.json in /var/lib/trimtab and in /etc/trimtab/state)",
+                "the commit does not descend from the one accepted before: the branch was rewritten, or another one is served; push a commit that descends from it, or, if the change is meant, name the new commit in trust.toml (`min-commit = \"<its id>\"`) and remove this host's memory of the old one (trust-state.json in /var/lib/trimtab and in /etc/trimtab/state)",
             ),
             Self::TooFar { commits } => write!(
                 f,
-                "the commit accepted before was not found among the {commits} commits before this one; push the history in between in steps, or remove this host's memory of it (trust-state.json in /var/lib/trimtab and in /etc/trimtab/state)"
+                "the commit accepted before was not found among the {commits} commits before this one; push the history in between in steps, or name the new commit in trust.toml (`min-commit = \"<its id>\"`) and remove this host's memory of the old one (trust-state.json in /var/lib/trimtab and in /etc/trimtab/state)"
             ),
             Self::WrongObject { .. } => {
                 f.write_str("the source handed over other bytes than it was asked for: its cache or the server's repository is damaged, or it lies; nothing was used, it is asked again")

@@ -1,7 +1,7 @@
 //! systemd's signals about the managed units, heard by a task of its own while the loop waits or works.
 //!
 //! Guarantees: one connection, and only signals of managed units (and of unit files, which name none) come over it; it is made anew when it
-//! breaks, and everything is looked at then. Limits: systemd does not say who asked for a job; that there was one is remembered, so that a unit that changed
+//! breaks or when other units are managed. Whenever one was made, everything is looked at once, for what changed before it was not heard. Limits: systemd does not say who asked for a job; that there was one is remembered, so that a unit that changed
 //! without one is told as the unit's own doing, and with one as nobody's that is known.
 
 use std::collections::BTreeMap;
@@ -55,19 +55,14 @@ impl Drop for Listener {
 }
 
 async fn hear(units: Vec<UnitName>, shared: Arc<Shared>) {
-    // Whether something may have happened that was not heard.
-    let mut deaf = false;
     loop {
         match Signals::subscribe(&units).await {
             Ok(signals) => {
                 {
                     let mut inbox = shared.inbox();
                     inbox.hears_units = true;
-                    // So that the status document tells it.
-                    inbox.note_now();
-                    if deaf {
-                        inbox.note_everything();
-                    }
+                    // What happened since the last look, be it a pass or the last of another connection's signals, was heard by nobody.
+                    inbox.note_everything();
                 }
                 shared.notify.notify_one();
                 follow(signals, &shared).await;
@@ -79,7 +74,6 @@ async fn hear(units: Vec<UnitName>, shared: Arc<Shared>) {
             }
             Err(error) => tracing::debug!("{}", crate::log::chain(&error)),
         }
-        deaf = true;
         tokio::time::sleep(AGAIN).await;
     }
 }

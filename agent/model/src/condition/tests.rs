@@ -155,16 +155,27 @@ fn a_silent_source_is_stale_by_what_this_boot_could_know() {
 #[test]
 fn a_condition_keeps_its_time_while_its_status_stays() {
     let book = DriftBook::default();
-    let first = transition(&[], conditions(&well(), &book, AT));
     let later = Moment { now: NOW + 60, ..AT };
-    let mut second = transition(&first, conditions(&with(Outcome::Converged), &book, later));
+    let told = |before: &[Condition], status: &Status, at: Moment, latest: Option<u64>| {
+        let before = Status { conditions: before.to_vec(), ..Status::default() }.since();
+        transition(&before, conditions(status, &book, at), latest)
+    };
+    let first = told(&[], &well(), AT, Some(NOW));
+    let mut second = told(&first, &with(Outcome::Converged), later, Some(NOW + 60));
     assert_eq!(second[0].last_transition_time, NOW, "another reason is no transition");
     assert_eq!(second[0].reason, "Converged");
-    second = transition(&second, conditions(&with(Outcome::Held), &book, later));
+    second = told(&second, &with(Outcome::Held), later, Some(NOW + 60));
     assert_eq!(
         (second[0].last_transition_time, second[2].last_transition_time, second[3].last_transition_time),
         (NOW + 60, NOW + 60, NOW)
     );
+    // The clock went back: a time that has not been yet is as late as can be, and stays from then on.
+    let earlier = Moment { now: NOW - 500, ..AT };
+    let unsure = told(&first, &well(), earlier, None);
+    assert_eq!(unsure[0].last_transition_time, NOW, "by a clock that is known to be behind nothing is judged");
+    let back = told(&first, &well(), earlier, Some(NOW - 500));
+    let after = told(&back, &well(), AT, Some(NOW));
+    assert_eq!((back[0].last_transition_time, after[0].last_transition_time), (NOW - 500, NOW - 500));
 }
 
 #[test]

@@ -20,6 +20,8 @@ use crate::event::{Event, Said};
 use crate::fleet::selector::matches_pattern;
 use crate::names::{ComponentName, HostPath, UnitName};
 use crate::plan::Difference;
+use crate::report::PassLine;
+use crate::status::Since;
 pub use book::{Look, Takes};
 pub use contend::MAX_CONTENDED;
 
@@ -52,7 +54,7 @@ impl DriftPolicy {
 pub enum Extra {
     /// They are told as drift (property `extra`).
     Report,
-    /// They are told, kept in the blob store, and removed.
+    /// They are told, kept in the blob store, and removed; what may not be kept stays.
     Purge,
 }
 
@@ -263,6 +265,12 @@ pub struct DriftBook {
     pub said: Said,
     /// Events that are not in the spool yet, oldest first, at most [`MAX_UNSENT`].
     pub unsent: Vec<Event>,
+    /// The number of the pass that wrote this: after a boot the next one is above it.
+    pub pass: u64,
+    /// Passes up to that one that did or found something, as in [`Status::history`](crate::status::Status::history).
+    pub passes: Vec<PassLine>,
+    /// Since when the conditions are as they are.
+    pub since: Vec<Since>,
     /// Events that were not said to the journal yet, each of them, oldest first: taken by who says them once the book is on the disk.
     #[serde(skip)]
     pub unsaid: Vec<Event>,

@@ -218,7 +218,7 @@ pub(super) fn strays(desired: &Desired, observed: &Observed, plan: &mut Plan) ->
     purged
 }
 
-/// A content that would not be kept is not taken away, nor is what may hold any number of them.
+/// A content that would not be kept, for its size or because it is private, is not taken away, nor is what may hold any number of them.
 fn may_go(stray: &Stray) -> bool {
     matches!(stray.kind, StrayKind::File(size) if size <= KEEP_LIMIT) || matches!(stray.kind, StrayKind::Symlink(_))
 }
@@ -255,6 +255,9 @@ fn words(stray: &Stray) -> String {
     match &stray.kind {
         StrayKind::File(size) if *size > KEEP_LIMIT => format!("a file of {size} bytes, more than is kept: remove it by hand"),
         StrayKind::File(_) => "a file".to_owned(),
+        StrayKind::Private => {
+            "a file that not everybody may read, of which no copy is kept: remove it by hand, or name it in `except`".to_owned()
+        }
         StrayKind::Symlink(target) => format!("a symlink to {target}"),
         StrayKind::Directory => "a directory".to_owned(),
         StrayKind::Other => "something that is no file".to_owned(),

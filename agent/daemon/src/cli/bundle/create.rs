@@ -10,16 +10,23 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use trimtab_model::bundle::Bundle;
 use trimtab_model::desired::{Artifact, Desired};
 use trimtab_model::digest::Digest;
 use trimtab_model::facts::{Facts, Host, PathPolicy};
 use trimtab_model::names::HostName;
 
 use super::super::{complain, print_json, say};
+use super::commits::Commits;
 use crate::apply::{fetch_to, hash_file};
-use crate::bundle::{MANIFEST, MINISIG, Manifest, Part, SSHSIG, manifest, tar};
+use crate::author::AuthorError;
+use crate::author::desk::Desk;
+use crate::author::reach::{Reach, Reached};
+use crate::bundle::{MANIFEST, MINISIG, Manifest, Part, SSHSIG, archive, manifest, tar};
+use crate::cli::release::preview::fleet;
 use crate::courier::Way;
 use crate::log::chain;
+use crate::trust::statement::Channel;
 
 /// `trimtab bundle create`.
 #[derive(Debug, clap::Args)]
@@ -33,9 +40,15 @@ pub(in crate::cli) struct CreateArgs {
     /// The branch.
     #[arg(long, value_name = "BRANCH", default_value = "main", conflicts_with = "channel")]
     rev: String,
-    /// The release channel, instead of a branch.
+    /// The newest release of this channel, instead of a branch: what the remote serves, or this clone has.
     #[arg(long, value_name = "NAME")]
-    channel: Option<String>,
+    channel: Option<Channel>,
+    /// The remote that hosts follow, which is asked for the release.
+    #[arg(long, value_name = "NAME", default_value = "origin", requires = "channel")]
+    remote: String,
+    /// Take the release that this clone has, and do not ask the remote.
+    #[arg(long, requires = "channel")]
+    offline: bool,
     /// A host that it is for; may be given several times. Without any: those of hosts/*.toml.
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<HostName>,
@@ -65,13 +78,16 @@ pub(in crate::cli) struct CreateArgs {
 pub(super) fn run(args: &CreateArgs) -> ExitCode {
     crate::log::start(crate::log::Audience::Person);
     match create(args) {
-        Ok(manifest) if args.json => {
-            let size = fs::metadata(&args.output).map_or(0, |seen| seen.len());
-            print_json(&serde_json::json!({ "output": args.output, "size": size, "parts": manifest.parts.len() }))
-        }
-        Ok(manifest) => {
-            let size = fs::metadata(&args.output).map_or(0, |seen| seen.len());
-            say(&format!("{}: {} parts, {} KiB\n", args.output.display(), manifest.parts.len(), size.div_ceil(1024)))
+        Ok((manifest, commits)) => {
+            let (size, parts) = (fs::metadata(&args.output).map_or(0, |seen| seen.len()), manifest.parts.len());
+            if args.json {
+                let (release, expires) = (commits.release, commits.expires);
+                return print_json(&serde_json::json!({
+                    "output": args.output, "size": size, "parts": parts, "release": release, "expires": expires,
+                }));
+            }
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |passed| passed.as_secs());
+            say(&format!("{}: {parts} parts, {} KiB{}\n", args.output.display(), size.div_ceil(1024), commits.words(now)))
         }
         Err(message) => {
             complain(&message);
@@ -99,33 +115,19 @@ impl Drop for Work {
     }
 }
 
-fn create(args: &CreateArgs) -> Result<Manifest, String> {
+fn create(args: &CreateArgs) -> Result<(Manifest, Commits), String> {
     let work = Work::new(&args.output)?;
-    let git = |words: &[&str]| {
-        let mut command = Command::new("git");
-        command.arg("-C").arg(&args.repo).args(words);
-        ran(command, "git")
+    let told = |error: AuthorError| chain(&error);
+    let desk = Desk::open(&args.repo).map_err(told)?;
+    let remote = Some(args.remote.as_str()).filter(|_| !args.offline);
+    let commits = match &args.channel {
+        Some(channel) => Commits::of_channel(&desk, channel, remote),
+        None => Commits::of_branch(&desk, &args.rev),
     };
-    let mut references = vec![match &args.channel {
-        Some(channel) => format!("refs/trimtab/{channel}"),
-        None => format!("refs/heads/{}", args.rev),
-    }];
-    if let Some(channel) = &args.channel {
-        let alive = format!("refs/trimtab/{channel}.alive");
-        references.extend(git(&["rev-parse", "--verify", "--quiet", &alive]).is_ok().then_some(alive));
-    }
+    let commits = commits.map_err(told)?;
     let repository = work.0.join(manifest::REPOSITORY);
-    let mut words = vec!["bundle", "create", "--quiet", path(&repository)?];
-    words.extend(references.iter().map(String::as_str));
-    git(&words)?;
-    let tree = work.0.join("tree");
-    fs::create_dir(&tree).map_err(|error| error.to_string())?;
-    let archive = work.0.join("tree.tar");
-    git(&["archive", "--format=tar", "--output", path(&archive)?, &format!("{}^{{commit}}", references[0])])?;
-    let mut untar = Command::new("tar");
-    untar.arg("-xf").arg(&archive).arg("-C").arg(&tree);
-    ran(untar, "tar")?;
-    let needs = Needs::of(args, &tree)?;
+    commits.write(&desk, &work.0, &repository).map_err(told)?;
+    let needs = Needs::of(args, &tree(&desk, &commits)?)?;
     let mut parts = vec![(manifest::REPOSITORY.to_owned(), repository, None)];
     let way = way(&needs, args, &work.0)?;
     for (digest, (artifact, size)) in &needs.artifacts {
@@ -144,7 +146,15 @@ fn create(args: &CreateArgs) -> Result<Manifest, String> {
         save(image, &file)?;
         parts.push((format!("images/{}.tar", at + 1), file, Some(image.clone())));
     }
-    write(args, &work.0, parts)
+    write(args, &work.0, parts).map(|manifest| (manifest, commits))
+}
+
+/// The fleet as a host reads it, object by object: attributes and configuration of git change nothing in it.
+fn tree(desk: &Desk, commits: &Commits) -> Result<Bundle, String> {
+    let told = |error: AuthorError| chain(&error);
+    let tree = desk.tree_of(commits.tip()).map_err(told)?;
+    let mut reached = Reached::new(&desk.git_dir().to_string_lossy(), &Reach::default()).map_err(told)?;
+    fleet(tree, reached.courier()).map_err(|error| chain(&error))
 }
 
 /// What the hosts need.
@@ -155,8 +165,7 @@ struct Needs {
 }
 
 impl Needs {
-    fn of(args: &CreateArgs, tree: &Path) -> Result<Self, String> {
-        let bundle = crate::render::read_dir(tree).map_err(|error| chain(&error))?;
+    fn of(args: &CreateArgs, bundle: &Bundle) -> Result<Self, String> {
         let mut hosts = args.hosts.clone();
         if hosts.is_empty() {
             let names =
@@ -172,7 +181,7 @@ impl Needs {
                 let facts = Facts { hostname: name.to_string(), arch: arch.clone(), ..Facts::default() };
                 let policy = PathPolicy { self_update: true, ..PathPolicy::default() };
                 let host = Host { name: name.clone(), labels: args.labels.iter().cloned().collect(), facts, policy };
-                let rendered = trimtab_model::render::render(&bundle, &host)
+                let rendered = trimtab_model::render::render(bundle, &host)
                     .map_err(|findings| format!("{name} ({arch}) cannot be rendered:\n{}", findings.draw(false)))?;
                 needs.add(&rendered.desired, args.no_images);
             }
@@ -233,7 +242,18 @@ fn save(image: &str, file: &Path) -> Result<(), String> {
         ran(command, "podman")
     };
     podman(&["pull", "--quiet", "--", image])?;
-    podman(&["save", "--quiet", "--format", "oci-archive", "--output", path(file)?, image])
+    let saved = file.with_extension("saved");
+    podman(&["save", "--quiet", "--format", "oci-archive", "--output", path(&saved)?, image])?;
+    let failed = |error: io::Error| format!("{}: {error}", saved.display());
+    let mut from = io::BufReader::with_capacity(1 << 20, File::open(&saved).map_err(failed)?);
+    archive::take(image, &mut from, &mut File::create(file).map_err(failed)?).map_err(|error| {
+        // Podman packs the layers anew; only what a Podman pushed comes out as the bytes that it was.
+        format!(
+            "{}; podman wrote another image than it pulled, as it does with images for several architectures and with layers that another program packed: name the digest of one architecture, push the image with podman, or leave images out with --no-images",
+            chain(&error)
+        )
+    })?;
+    fs::remove_file(&saved).map_err(failed)
 }
 
 fn write(args: &CreateArgs, work: &Path, parts: Vec<(String, PathBuf, Option<String>)>) -> Result<Manifest, String> {

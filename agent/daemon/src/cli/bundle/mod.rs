@@ -1,5 +1,6 @@
 //! `bundle`: offline updates. `create` where the repository is, `show` anywhere, `apply` on the host.
 
+mod commits;
 mod create;
 
 use std::path::{Path, PathBuf};
@@ -7,18 +8,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
 use clap::Subcommand;
-use trimtab_model::report::Wake;
+use trimtab_model::report::{Pass, Wake};
 
+use super::ask::{Agent, Wait, by_agent};
 use super::{complain, fail, machine, print_json, say};
 use crate::bundle::{self, BundleError, Opened};
 use crate::config::Places;
 use crate::cycle::{Cycle, Hold, OfflineError, OpenError};
 use crate::log;
+use crate::store::Request;
 use crate::trust::blocks::AnyKey;
 use crate::trust::keys::TrustConfig;
-use crate::trust::pubkey::PublicKey;
+use crate::trust::root::key_text;
 
 /// `trimtab bundle`.
 #[derive(Debug, clap::Args)]
@@ -37,12 +39,12 @@ pub(super) enum Command {
     /// Look into a bundle, and check that it is whole: what it holds, and who signed it. Exit 0 when it is whole, 1 when not.
     #[command(after_help = "Example:\n  trimtab bundle show plant.bundle --key maker.pub")]
     Show(ReadArgs),
-    /// One pass whose source is a bundle (or a plain `git bundle`), proven as from the network; exit as `once`. The agent must not run meanwhile:
-    /// systemctl stop trimtab.
+    /// One pass whose source is a bundle (or a plain `git bundle`), proven as from the network; exit as `once`. The running agent makes it;
+    /// without one, this command does.
     #[command(
-        after_help = "Example:\n  systemctl stop trimtab; trimtab bundle apply /media/stick/plant.bundle; systemctl start trimtab"
+        after_help = "Example:\n  trimtab bundle apply /media/stick/plant.bundle\n  trimtab bundle apply /media/stick/plant.bundle --key maker.pub"
     )]
-    Apply(ReadArgs),
+    Apply(ApplyArgs),
 }
 
 /// `trimtab bundle show` and `apply`.
@@ -56,6 +58,16 @@ pub(super) struct ReadArgs {
     /// Answer in JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// `trimtab bundle apply`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ApplyArgs {
+    #[command(flatten)]
+    read: ReadArgs,
+    /// How long to wait for the running agent's pass to end.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    timeout: Duration,
 }
 
 pub(super) fn run(places: &Places, args: &Args) -> ExitCode {
@@ -94,10 +106,7 @@ fn read(places: &Places, args: &ReadArgs) -> Result<(Opened, Option<Result<Strin
 /// A public key: the first line of a file that is one.
 fn key(path: &Path) -> Result<AnyKey, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let minisign = text.lines().find_map(|line| line.trim().parse().ok().map(AnyKey::Minisign));
-    let blob = |line: &str| base64::engine::general_purpose::STANDARD.decode(line.split_whitespace().nth(1)?).ok();
-    let ssh = || text.lines().find_map(|line| PublicKey::parse(&blob(line)?).ok().map(AnyKey::Ssh));
-    minisign.or_else(ssh).ok_or_else(|| format!("{} holds no SSH and no minisign public key", path.display()))
+    bundle::key_in(&text).ok_or_else(|| format!("{} holds no SSH and no minisign public key", path.display()))
 }
 
 fn show(places: &Places, args: &ReadArgs) -> ExitCode {
@@ -153,29 +162,67 @@ enum ApplyError {
     Offline(#[from] OfflineError),
 }
 
-fn apply(places: &Places, args: &ReadArgs) -> ExitCode {
+fn apply(places: &Places, args: &ApplyArgs) -> ExitCode {
     log::start(log::Audience::Person);
+    let ApplyArgs { read: args, timeout } = args;
+    // Here first: whoever waits is told of a torn file at once, and by name.
     let (opened, _) = match read(places, args) {
         Ok(read) => read,
         Err(code) => return code,
     };
+    if Agent::running(places, Instant::now()).is_some() {
+        return match handed_over(places, args, *timeout) {
+            Ok(pass) => answer(pass, args.json),
+            Err(code) => code,
+        };
+    }
     let passed = machine::block_on(async {
         let mut cycle = Cycle::open(places, Hold::Once)?;
         cycle.take_bundle(Arc::new(opened))?;
         Ok::<_, ApplyError>(Box::pin(cycle.pass(Wake::Bundle, true)).await)
     });
     match passed {
-        Ok(Ok(mut pass)) => {
-            // The advice that goes with it is for a source that is followed: an old stick is the likelier reason.
-            if pass.trust.verdict == "rewritten" {
-                let older =
-                    "the bundle does not hold the commit that was accepted last: most likely it is an older one; take the newest";
-                older.clone_into(&mut pass.trust.message);
-            }
-            machine::answer(&pass, args.json)
-        }
+        Ok(Ok(pass)) => answer(pass, args.json),
         Ok(Err(ApplyError::Open(error))) => machine::refuse(&error),
         Ok(Err(error)) => fail(&error, 1),
         Err(error) => fail(&error, 1),
     }
+}
+
+/// The pass that the running agent makes of it.
+fn handed_over(places: &Places, args: &ReadArgs, timeout: Duration) -> Result<Pass, ExitCode> {
+    let refuse = |message: String| {
+        complain(&message);
+        Err(ExitCode::FAILURE)
+    };
+    let file = match args.file.canonicalize() {
+        Ok(file) => file,
+        Err(error) => return refuse(format!("{}: {error}", args.file.display())),
+    };
+    let Some(file) = file.to_str().map(str::to_owned) else {
+        return refuse(format!(
+            "the running agent cannot be told of {}: its name is not UTF-8; copy it to another",
+            file.display()
+        ));
+    };
+    let key = args.key.as_deref().and_then(|path| key(path).ok()).map(|key| key_text(&key));
+    let pass = by_agent(places, &Request::Bundle { file, key }, Wait { json: args.json, timeout })?;
+    if pass.wake == Wake::Bundle {
+        return Ok(pass);
+    }
+    let remarks: Vec<&str> = pass.remarks.iter().map(String::as_str).collect();
+    let why = if remarks.is_empty() { String::new() } else { format!(" ({})", remarks.join("; ")) };
+    refuse(format!(
+        "the running agent did something else that it was asked for{why}: try again, or, if it is an older trimtab, `systemctl stop trimtab; trimtab bundle apply {}; systemctl start trimtab`",
+        args.file.display()
+    ))
+}
+
+fn answer(mut pass: Pass, json: bool) -> ExitCode {
+    // The advice that goes with it is for a source that is followed: an old stick is the likelier reason.
+    if pass.trust.verdict == "rewritten" {
+        let older = "the bundle does not hold the commit that was accepted last: most likely it is an older one; take the newest";
+        older.clone_into(&mut pass.trust.message);
+    }
+    machine::answer(&pass, json)
 }

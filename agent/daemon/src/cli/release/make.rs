@@ -84,7 +84,7 @@ fn carries_the_newest_root(session: &Session, commit: ObjectId, root: &Root) -> 
 
 /// A number that no statement had, seen here or at the remote: two statements with one number are an attack in the eyes of a host.
 fn next(session: &Session, root: &Root) -> Result<u64, AuthorError> {
-    let newest = session.places().max().unwrap_or_default();
+    let newest = session.newest(root.epoch);
     if newest.epoch > root.epoch {
         return Err(AuthorError::refused(format!(
             "epoch {} has begun, and the commit's root {} is still in epoch {}: release a commit that has the newest root",

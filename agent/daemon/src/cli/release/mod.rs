@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::fail;
 use super::trust::Signing;
+use super::{fail, warn};
 use crate::author::AuthorError;
 use crate::author::draft::Draft;
 use crate::author::signing::read_block;
@@ -90,6 +90,9 @@ pub(super) fn run(args: &ReleaseArgs) -> ExitCode {
 
 fn release(args: &ReleaseArgs) -> Result<ExitCode, AuthorError> {
     let session = Session::open(args)?;
+    for remark in &session.remarks {
+        warn(remark);
+    }
     let mut draft = if args.is_pending() { session.pending()? } else { make::statement(&session, args)? };
     let role = session.role(&draft)?;
     if let Some(file) = &args.export {

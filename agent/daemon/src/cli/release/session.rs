@@ -18,10 +18,24 @@ use crate::trust::threshold::Quorum;
 /// The names of a channel, which no statement may have: it is the folder of the others' drafts.
 const DRAFT: &str = "draft";
 
+/// How far an unfinished statement that nobody has signed may run ahead. One made by a program in between (CI prepares, people sign) is one or two ahead.
+const LEAP: u64 = 1000;
+
 /// A statement and the tag object that it is in.
 pub(super) struct Known {
     pub(super) object: ObjectId,
     pub(super) draft: Draft,
+    /// Somebody who may sign for the channel did.
+    stands: bool,
+}
+
+/// What references point to, whatever that is: who replaces it must have seen it.
+#[derive(Default)]
+struct Pointed {
+    public: Option<ObjectId>,
+    seen: Option<ObjectId>,
+    here: Option<ObjectId>,
+    there: Option<ObjectId>,
 }
 
 /// One run.
@@ -39,6 +53,12 @@ pub(super) struct Session {
     pub(super) seen: Option<Known>,
     here: Option<Known>,
     there: Option<Known>,
+    pointed: Pointed,
+    /// The text of the first root, where trust begins: of what this clone saw in force, else of what is in force, else of what is checked out. Not that
+    /// before the others: whoever may push to a branch could exchange it.
+    first: Option<String>,
+    /// What lies where statements belong and is none that counts, and how to take it away.
+    pub(super) remarks: Vec<String>,
 }
 
 /// Who must sign a statement.
@@ -81,16 +101,108 @@ impl Session {
             seen: None,
             here: None,
             there: None,
+            pointed: Pointed::default(),
+            first: None,
+            remarks: Vec::new(),
         };
-        session.in_force = session.current(&session.reference())?;
-        session.release = session.current(&args.channel.reference())?;
-        session.seen = session.known(session.desk.reference(&session.reference())?)?;
-        session.here = session.known(session.desk.reference(&session.draft_reference())?)?;
-        session.there = match &session.remote {
-            Some(remote) => session.known(session.desk.remote_reference(remote, &session.draft_reference())?)?,
-            None => None,
-        };
+        session.look()?;
         Ok(session)
+    }
+
+    /// Looks at all that there is of this channel. Whoever may push can put anything there; only what counts is known afterwards.
+    fn look(&mut self) -> Result<(), AuthorError> {
+        let (public, unfinished, remote) = (self.reference(), self.draft_reference(), self.remote.clone());
+        self.pointed = Pointed {
+            public: self.pointed(remote.as_deref(), &public)?,
+            seen: self.desk.reference(&public)?,
+            here: self.desk.reference(&unfinished)?,
+            there: remote.as_deref().map(|remote| self.desk.remote_reference(remote, &unfinished)).transpose()?.flatten(),
+        };
+        let Pointed { public: served, seen, here, there } = self.pointed;
+        self.seen = self.known(seen, None, &public)?;
+        self.first = self.seen.as_ref().and_then(|known| self.first_of(known.draft.commit));
+        self.in_force = self.published(served, &public)?;
+        if self.first.is_none() {
+            let commit = self.in_force.as_ref().map(|known| known.draft.commit).or_else(|| self.desk.commit("HEAD").ok());
+            self.first = commit.and_then(|commit| self.first_of(commit));
+        }
+        let release = self.channel.reference();
+        self.release = self.published(self.pointed(remote.as_deref(), &release)?, &release)?;
+        self.here = self.known(here, None, &unfinished)?;
+        self.there = self.known(there, remote.as_deref(), &unfinished)?;
+        Ok(())
+    }
+
+    fn first_of(&self, commit: ObjectId) -> Option<String> {
+        self.roots(commit).ok()?.0.into_iter().next().map(|version| version.text)
+    }
+
+    fn pointed(&self, remote: Option<&str>, name: &str) -> Result<Option<ObjectId>, AuthorError> {
+        match remote {
+            Some(remote) => self.desk.remote_reference(remote, name),
+            None => self.desk.reference(name),
+        }
+    }
+
+    /// What is published; where that is nothing that a host could take, what this clone saw last.
+    fn published(&mut self, object: Option<ObjectId>, name: &str) -> Result<Option<Known>, AuthorError> {
+        let known = self.known(object, self.remote.clone().as_deref(), name)?;
+        match (object, known) {
+            (Some(object), None) => {
+                let seen = self.desk.reference(name)?.filter(|seen| *seen != object);
+                self.known(seen, None, name)
+            }
+            (_, known) => Ok(known),
+        }
+    }
+
+    /// The statement in a tag object, if it counts; a remark if it does not.
+    fn known(&mut self, object: Option<ObjectId>, remote: Option<&str>, name: &str) -> Result<Option<Known>, AuthorError> {
+        let Some(object) = object else { return Ok(None) };
+        let read = self.desk.tag(object, MAX_TAG).and_then(|bytes| Draft::parse(object.kind(), bytes));
+        let why = match read {
+            Ok(draft) => {
+                let stands = self.stands(&draft);
+                if stands || name == self.draft_reference() && !self.leaps(&draft) {
+                    return Ok(Some(Known { object, draft, stands }));
+                }
+                format!("{} there is signed by nobody who may", draft.said.tag_name())
+            }
+            Err(AuthorError::Failed { .. } | AuthorError::Refused(_)) => "what lies there is no statement".to_owned(),
+            Err(error) => return Err(error),
+        };
+        let (place, away) = match remote.filter(|remote| *remote != ".") {
+            Some(remote) => (format!("{name} at {remote}"), format!("git push {remote} :{name}")),
+            None => (format!("{name} in this clone"), format!("git update-ref -d {name}")),
+        };
+        let remark = format!(
+            "{place} is passed over, as by hosts: {why}. Whoever may push can put that there; find out who did, and take it away: {away}"
+        );
+        if !self.remarks.contains(&remark) {
+            self.remarks.push(remark);
+        }
+        Ok(None)
+    }
+
+    /// Whether somebody who may sign for this channel did: by roots that begin where they should, each signed as it must be.
+    fn stands(&self, draft: &Draft) -> bool {
+        let Ok(roots) = self.roots(draft.commit) else { return false };
+        let first = roots.0.first().map(|version| &version.text);
+        let complete = roots.0.iter().take_while(|version| Some(&version.text) == first || roots.is_complete(version));
+        let is_ours = self.first.is_none() || self.first.as_ref() == first;
+        is_ours
+            && complete.map(|version| &version.root).any(|root| {
+                let roles = if matches!(draft.said, Said::Alive(_)) { &root.alive } else { &root.release };
+                roles.get(&self.channel).is_some_and(|role| !draft.signers(&root.quorum(role)).0.is_empty())
+            })
+    }
+
+    /// Whether it has a number that nobody who prepares a statement comes to.
+    fn leaps(&self, draft: &Draft) -> bool {
+        let known = [&self.in_force, &self.release, &self.seen].into_iter().flatten();
+        let (newest, place) = (known.map(|known| known.draft.said.place()).max().unwrap_or_default(), draft.said.place());
+        let from = if place.epoch == newest.epoch { newest.seq } else { 0 };
+        place.seq > from.saturating_add(LEAP)
     }
 
     /// Where hosts look.
@@ -104,24 +216,11 @@ impl Session {
         format!("{REFS}{DRAFT}/{}", reference.strip_prefix(REFS).unwrap_or(&reference))
     }
 
-    fn current(&self, name: &str) -> Result<Option<Known>, AuthorError> {
-        let object = match &self.remote {
-            Some(remote) => self.desk.remote_reference(remote, name)?,
-            None => self.desk.reference(name)?,
-        };
-        self.known(object)
-    }
-
-    fn known(&self, object: Option<ObjectId>) -> Result<Option<Known>, AuthorError> {
-        let Some(object) = object else { return Ok(None) };
-        let draft = Draft::parse(object.kind(), self.desk.tag(object, MAX_TAG)?)?;
-        Ok(Some(Known { object, draft }))
-    }
-
-    /// All statements that were seen of this channel.
-    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
-        let all = [&self.in_force, &self.release, &self.seen, &self.here, &self.there];
-        all.into_iter().flatten().map(|known| known.draft.said.place())
+    /// The newest number of all statements that were seen of this channel; what nobody has signed counts in the epoch that is now only.
+    pub(super) fn newest(&self, epoch: u64) -> Place {
+        let all = [&self.in_force, &self.release, &self.seen, &self.here, &self.there].into_iter().flatten();
+        let counts = all.filter(|known| known.stands || known.draft.said.place().epoch == epoch);
+        counts.map(|known| known.draft.said.place()).max().unwrap_or_default()
     }
 
     /// The statement that is not in force yet: the longer one of here and there.
@@ -239,7 +338,7 @@ impl Session {
     /// Keeps a statement in this clone.
     pub(super) fn store(&self, draft: &Draft) -> Result<ObjectId, AuthorError> {
         let object = self.desk.store_tag(&draft.bytes)?;
-        self.desk.set(&self.draft_reference(), Some(object), self.here.as_ref().map(|known| known.object))?;
+        self.desk.set(&self.draft_reference(), Some(object), self.pointed.here)?;
         Ok(object)
     }
 
@@ -247,24 +346,39 @@ impl Session {
     pub(super) fn push(&self, object: ObjectId, is_complete: bool) -> Result<String, AuthorError> {
         let remote = self.remote.as_deref().expect("because --push without a remote was refused");
         let (public, unfinished) = (self.reference(), self.draft_reference());
-        let there = self.there.as_ref().map(|known| known.object);
+        let Pointed { public: in_force, seen, there, .. } = self.pointed;
         if !is_complete {
             // Into this very clone there is nothing to push.
             if remote != "." {
-                self.desk.push(remote, &[(&unfinished, Some(object), there)])?;
+                self.desk
+                    .push(remote, &[(&unfinished, Some(object), there)])
+                    .map_err(|error| kept(error, &self.channel, self.alive))?;
             }
             return Ok(unfinished);
         }
-        let in_force = self.in_force.as_ref().map(|known| known.object);
         let mut moves = vec![(public.as_str(), Some(object), in_force)];
         if remote == "." {
             self.desk.set(&public, Some(object), in_force)?;
         } else {
             moves.extend(there.map(|there| (unfinished.as_str(), None, Some(there))));
-            self.desk.push(remote, &moves)?;
-            self.desk.set(&public, Some(object), self.seen.as_ref().map(|known| known.object))?;
+            let left = self.desk.push(remote, &moves).map_err(|error| kept(error, &self.channel, self.alive))?;
+            if !left.is_empty() {
+                // No host looks there, and it is not taken for a new one: its number is not higher.
+                crate::cli::complain(&format!(
+                    "it is published; only the draft at {remote} could not be taken away: git push {remote} :{unfinished}"
+                ));
+            }
+            self.desk.set(&public, Some(object), seen)?;
         }
         self.desk.set(&unfinished, None, Some(object))?;
         Ok(public)
     }
+}
+
+/// What becomes of a statement that could not be pushed.
+fn kept(error: AuthorError, channel: &Channel, alive: bool) -> AuthorError {
+    let alive = if alive { " --alive" } else { "" };
+    AuthorError::refused(format!(
+        "{error}\nThe statement and its signatures are kept in this clone: `trimtab release {channel}{alive} --draft --push` tries again"
+    ))
 }

@@ -11,7 +11,7 @@ use crate::author::desk::Desk;
 use crate::author::draft::Draft;
 use crate::author::roots::{self, Roots};
 use crate::trust::root::{Role, Root};
-use crate::trust::statement::{MAX_NUMBER, REFS};
+use crate::trust::statement::{Channel, MAX_NUMBER, REFS};
 use crate::trust::tag::MAX_TAG;
 use crate::trust::threshold::NamedKey;
 
@@ -47,6 +47,15 @@ pub(super) struct Next {
     threshold: Option<usize>,
     #[command(flatten)]
     roles: Roles,
+    /// Give a channel up: nothing is released to it any more, and nobody keeps it alive. May be given several times.
+    #[arg(long, value_name = "NAME")]
+    drop_channel: Vec<Channel>,
+    /// Nobody says any more how far this channel has come: until when a release is fresh, it says itself. May be given several times.
+    #[arg(long, value_name = "CHANNEL")]
+    drop_alive: Vec<Channel>,
+    /// No commit of this branch counts any more on hosts in commit mode. May be given several times.
+    #[arg(long, value_name = "BRANCH")]
+    drop_branch: Vec<String>,
     /// Begin a new epoch: every release signed before it stops being accepted, whatever its number. After the theft of as many keys as a
     /// release takes.
     #[arg(long)]
@@ -60,6 +69,9 @@ pub(super) struct Next {
 pub(super) fn rotate(args: &RotateArgs) -> Result<ExitCode, AuthorError> {
     let (desk, roots, signed) = make(&args.remove, &args.next)?;
     write(&desk, &roots)?;
+    if !args.next.common.json && !args.next.drop_channel.is_empty() {
+        super::super::say(&(what_is_dropped(&args.next, &roots.newest()?.root) + "\n"));
+    }
     show::tell(&roots, &signed, args.next.common.json)
 }
 
@@ -128,23 +140,78 @@ fn successor(old: &Root, remove: &[String], next: &Next) -> Result<Root, AuthorE
             root.release.values_mut().for_each(|role| role.keys.push(name.clone()));
         }
     }
+    if !next.roles.root_keys.is_empty() {
+        root.root.keys.clone_from(&next.roles.root_keys);
+    }
     if let Some(threshold) = next.threshold {
         root.root.threshold = threshold;
     }
     let everybody = root.root.keys.clone();
+    drop_roles(&mut root, next)?;
     next.roles.apply(&mut root, &everybody)?;
     enough(&root)?;
     let same = Root { version: old.version, ..root.clone() } == *old;
     if same {
         return Err(AuthorError::refused(
-            "nothing would change: say what with --add, --remove, --threshold, --channel, --alive, --branch or --new-epoch",
+            "nothing would change: say what with --add, --remove, --threshold, --root-keys, --channel, --alive, --branch, --drop-channel, --drop-alive, --drop-branch or --new-epoch",
         ));
     }
     Ok(root)
 }
 
+/// Takes out what is given up.
+fn drop_roles(root: &mut Root, next: &Next) -> Result<(), AuthorError> {
+    let version = root.version - 1;
+    let missing = |what: &str, name: &str, there: Vec<String>| {
+        let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+        Err(AuthorError::refused(format!("root {version} has no {what} {name:?}; it has {there}")))
+    };
+    for channel in &next.drop_channel {
+        if root.release.remove(channel).is_none() {
+            return missing("channel", channel.as_str(), root.release.keys().map(ToString::to_string).collect());
+        }
+        root.alive.remove(channel);
+    }
+    for channel in &next.drop_alive {
+        let is_dropped = next.drop_channel.contains(channel);
+        if root.alive.remove(channel).is_none() && !is_dropped {
+            return missing("[alive] for the channel", channel.as_str(), root.alive.keys().map(ToString::to_string).collect());
+        }
+    }
+    for branch in &next.drop_branch {
+        if root.commit.remove(branch).is_none() {
+            return missing("[commit] for the branch", branch, root.commit.keys().cloned().collect());
+        }
+    }
+    Ok(())
+}
+
+/// What hosts have of a channel that was given up.
+fn what_is_dropped(next: &Next, root: &Root) -> String {
+    let other = root.release.keys().next().map_or("OTHER", Channel::as_str);
+    let channels = next.drop_channel.iter().map(|channel| {
+        format!(
+            "Hosts that follow {channel} look at {channel} only and do not see this root: who could release to them still can. Move them to another \
+             channel first (`channel` in trust.toml). To close {channel} for those that stay behind, show them this root: once a release to {other} \
+             carries it, `git push origin +{REFS}{other}:{REFS}{channel}`. They keep what they have, and take nothing new.\n"
+        )
+    });
+    channels.collect()
+}
+
 /// Said in the words of what was asked for, where the parser would point into a file that is not there yet.
 fn enough(root: &Root) -> Result<(), AuthorError> {
+    let nobody = |what: &str, name: &str, drop: &str| {
+        Err(AuthorError::refused(format!(
+            "nobody would be left to {what} {name}: name another key with --{drop} {name}=KEY, or say --drop-{drop} {name}"
+        )))
+    };
+    if let Some((channel, _)) = root.alive.iter().find(|(_, role)| role.keys.is_empty()) {
+        return nobody("keep alive", channel.as_str(), "alive");
+    }
+    if let Some((branch, _)) = root.commit.iter().find(|(_, role)| role.keys.is_empty()) {
+        return nobody("sign commits of", branch, "branch");
+    }
     let roles = [("replace the root".to_owned(), &root.root)].into_iter();
     let roles = roles.chain(root.release.iter().map(|(channel, role)| (format!("release to {channel}"), role)));
     for (what, role) in roles {

@@ -14,9 +14,9 @@ use crate::author::AuthorError;
 use crate::cli::{print_json, say, status};
 use crate::config::Places;
 use crate::log::chain;
-use crate::trust::fresh::freshness;
+use crate::trust::fresh::{Freshness, freshness};
 use crate::trust::keys::TrustConfig;
-use crate::trust::memory::{Memory, Moment};
+use crate::trust::memory::{Memory, Moment, Released};
 use crate::trust::policy::{Anchor, Mode, OnStale, Pin, ReleasePolicy, RootFile};
 use crate::trust::release::Rules;
 use crate::trust::root::Role;
@@ -38,7 +38,9 @@ pub(super) fn run(places: &Places, args: &ExplainArgs) -> Result<ExitCode, Autho
     let (memory, copies, damaged) = remembered(places);
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_secs());
     let moment = Moment { clock, synchronised: crate::host::sys::is_clock_kept().unwrap_or(false) };
-    let fresh = Rules::of(&trust).filter(|_| memory.release.is_some()).map(|rules| freshness(&memory, rules, moment));
+    let look = last_look(places);
+    let is_its = |rules: &Rules<'_>| memory.release.as_ref().is_some_and(|release| is_of(release, rules.policy, &trust));
+    let fresh = Rules::of(&trust).filter(is_its).map(|rules| freshness(&memory, rules, moment));
     if args.json {
         let root = memory.root.as_ref();
         return Ok(print_json(&json!({
@@ -48,13 +50,16 @@ pub(super) fn run(places: &Places, args: &ExplainArgs) -> Result<ExitCode, Autho
             "repo": trust.anchor().map(|anchor| anchor.repo.as_str()),
             "root": root.map(|file| json!({ "version": file.root.version, "epoch": file.root.epoch, "digest": file.digest() })),
             "release": memory.release,
+            "earlier": memory.earlier,
+            "former": memory.former,
             "alive": memory.alive,
             "commit": memory.accepted.as_ref().map(|accepted| accepted.commit.to_string()),
-            "freshness": fresh.map(crate::trust::fresh::Freshness::code),
+            "freshness": fresh.map(Freshness::code),
             "timeFloor": memory.time_floor,
             "lost": memory.lost,
             "copies": copies,
             "damaged": damaged,
+            "lastLook": look.as_ref().map(|(verdict, message)| json!({ "verdict": verdict, "message": message })),
         })));
     }
     let mut text = match trust.mode() {
@@ -62,10 +67,19 @@ pub(super) fn run(places: &Places, args: &ExplainArgs) -> Result<ExitCode, Autho
         Mode::Commit => commit(&trust, &memory),
     };
     if let Some(fresh) = fresh {
-        let _ = writeln!(text, "Freshness: {} ({})", fresh.code(), fresh.words());
+        let _ = writeln!(text, "Freshness  {} ({}){}", fresh.code(), fresh.words(), what_then(fresh));
+    }
+    if let Some((verdict, message)) = &look {
+        let said = if message.is_empty() { String::new() } else { format!(": {message}") };
+        let _ = writeln!(text, "Last look  {verdict}{said}");
     }
     for words in &damaged {
         let _ = writeln!(text, "! {words}");
+    }
+    if copies == 0 && !damaged.is_empty() {
+        text.push_str(
+            "! Nothing of what this host remembered can be read: the next pass begins with the floor in trust.toml, and reports that (with `require-state = true` it waits for a person)\n",
+        );
     }
     if copies < 2 && memory != Memory::default() {
         let _ = writeln!(text, "! {copies} of 2 copies of what this host remembers can be read; the next pass writes both");
@@ -73,11 +87,35 @@ pub(super) fn run(places: &Places, args: &ExplainArgs) -> Result<ExitCode, Autho
     if let Some(lost) = memory.lost {
         let _ = writeln!(
             text,
-            "! An earlier memory was lost ({} ago): until the next release the floor in trust.toml is what keeps old ones out",
-            status::ago(clock, lost)
+            "! An earlier memory was lost ({} ago): until the next one {} is what keeps old ones out",
+            status::ago(clock, lost),
+            memory.base.map_or("the floor in trust.toml".to_owned(), |base| format!("{base}, which is in force,"))
         );
     }
     Ok(say(&text))
+}
+
+/// What the agent said of the source when it looked last, in this boot: a verdict, or why there is none; and a sentence.
+fn last_look(places: &Places) -> Option<(String, String)> {
+    let pass = status::read(places).ok()?.last_pass?;
+    if !pass.source_error.is_empty() {
+        return Some(("not reached".to_owned(), pass.source_error));
+    }
+    (!pass.trust.verdict.is_empty()).then_some((pass.trust.verdict, pass.trust.message))
+}
+
+/// What that means for this host, and what to do.
+fn what_then(fresh: Freshness) -> &'static str {
+    match fresh {
+        Freshness::Fresh => "",
+        Freshness::Expired => {
+            ": what it brought stays in force; a new release, of the same commit if nothing changed, makes it fresh"
+        }
+        Freshness::Unknown => {
+            ": what it brought stays in force; see `trimtab status` for the clock, and whether somebody keeps the channel alive"
+        }
+        Freshness::Withheld(_) => ": what it brought stays in force; find out why the source does not serve the newer one",
+    }
 }
 
 /// Both copies, taken together; how many could be read, and what is wrong with the others.
@@ -128,6 +166,13 @@ fn release(policy: &ReleasePolicy, trust: &TrustConfig, memory: &Memory) -> Stri
     }
     match &memory.release {
         None => text.push_str("Nothing was accepted yet.\n"),
+        Some(release) if !is_of(release, policy, trust) => {
+            let _ = writeln!(
+                text,
+                "Before     {}/{} of {}: it is of another channel or repository than trust.toml names now, and says nothing about this one",
+                release.channel, release.place, release.repo
+            );
+        }
         Some(release) => {
             let name = format!("{}/{}", release.channel, release.place);
             let _ = writeln!(text, "Accepted   {name}, signed by {}", release.signers.join(", "));
@@ -138,10 +183,25 @@ fn release(policy: &ReleasePolicy, trust: &TrustConfig, memory: &Memory) -> Stri
                 show_time(release.expires),
                 release.root
             );
+            let _ = writeln!(text, "           statement {}", release.statement);
             let _ = writeln!(text, "           so no release below {} is taken, whoever signs it", release.place);
         }
     }
-    if let Some(alive) = &memory.alive {
+    for passed in &memory.earlier {
+        let _ = writeln!(
+            text,
+            "Earlier    {}/{}: if this host follows that channel again, nothing below is taken",
+            passed.channel, passed.place
+        );
+    }
+    if memory.former.is_some() {
+        text.push_str(
+            "! Another root is pinned than that under which this was accepted: whether it counts is settled by the next release\n",
+        );
+    }
+    if let (Some(alive), true) =
+        (memory.heard(policy.channel.as_str()), memory.release.as_ref().is_none_or(|release| is_of(release, policy, trust)))
+    {
         let _ = writeln!(
             text,
             "Alive      {} was the newest on {}, and counts so until {}",
@@ -153,7 +213,7 @@ fn release(policy: &ReleasePolicy, trust: &TrustConfig, memory: &Memory) -> Stri
     let zero = crate::trust::statement::Place::default();
     if policy.floor != zero {
         let _ = writeln!(text, "Floor      {} (min-epoch, min-seq): holds even if this host loses its memory", policy.floor);
-    } else if memory.release.is_some() {
+    } else if memory.release.as_ref().is_some_and(|release| is_of(release, policy, trust)) {
         text.push_str(
             "Floor      none in trust.toml: a host that loses its memory takes any release that is signed and has not run out\n",
         );
@@ -162,6 +222,11 @@ fn release(policy: &ReleasePolicy, trust: &TrustConfig, memory: &Memory) -> Stri
         text.push_str("Stale      on-stale = \"hold\": what is not known to be fresh is not taken\n");
     }
     text
+}
+
+/// Whether a release is of the channel that this host follows now.
+fn is_of(release: &Released, policy: &ReleasePolicy, trust: &TrustConfig) -> bool {
+    release.channel == policy.channel.as_str() && trust.anchor().is_some_and(|anchor| anchor.repo.as_str() == release.repo)
 }
 
 /// Who may do what, by the newest root that was believed.
@@ -197,6 +262,12 @@ fn commit(trust: &TrustConfig, memory: &Memory) -> String {
     }
     if let Some(trailer) = trust.trailer() {
         let _ = writeln!(text, "Trailer    a commit must say `Trimtab-Channel: {trailer}`");
+    }
+    if let Some(least) = trust.min_commit() {
+        let _ = writeln!(
+            text,
+            "Floor      {least} (min-commit): what a first commit must be or descend from, even if this host loses its memory"
+        );
     }
     match &memory.accepted {
         None => text.push_str("Nothing was accepted yet.\n"),

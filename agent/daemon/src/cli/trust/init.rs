@@ -36,6 +36,10 @@ pub(super) struct InitArgs {
 /// Who may do what, beside replacing the root.
 #[derive(Debug, Args)]
 pub(super) struct Roles {
+    /// The keys that may replace the root, and release to channels for which no keys are named. Without it: in a first root, those that are not
+    /// named for something in particular; in a later one, as before.
+    #[arg(long = "root-keys", value_name = "KEY,…", value_delimiter = ',')]
+    pub(super) root_keys: Vec<String>,
     /// A channel, and how many keys a release to it takes: of all keys, or of those named. May be given several times; without any,
     /// `production` with as many as the root.
     #[arg(long = "channel", value_name = "NAME=N[:KEY,…]", value_parser = pair)]
@@ -74,6 +78,9 @@ impl Roles {
 
     /// Whether a key is named for something in particular.
     pub(super) fn names(&self, key: &str) -> bool {
+        if self.root_keys.iter().any(|name| name == key) {
+            return true;
+        }
         let channels = self.channels.iter().filter_map(|(_, value)| Some(value.split_once(':')?.1));
         let others = self.alive.iter().chain(&self.branches).map(|(_, value)| value.as_str());
         channels.chain(others).any(|list| list.split(',').any(|name| name == key))
@@ -91,8 +98,16 @@ pub(super) fn run(args: &InitArgs) -> Result<ExitCode, AuthorError> {
     let keys: Result<Vec<NamedKey>, AuthorError> =
         args.keys.iter().map(|(name, key)| Ok(NamedKey { name: name.clone(), key: roots::key(key)? })).collect();
     let keys = keys?;
-    let everybody: Vec<String> =
-        keys.iter().map(|named| named.name.clone()).filter(|name| !args.roles.names(name) || args.keys.len() == 1).collect();
+    let everybody: Vec<String> = if args.roles.root_keys.is_empty() {
+        keys.iter().map(|named| named.name.clone()).filter(|name| !args.roles.names(name) || args.keys.len() == 1).collect()
+    } else {
+        args.roles.root_keys.clone()
+    };
+    if everybody.is_empty() {
+        return Err(AuthorError::refused(
+            "each of these keys is named for something in particular, and so none may replace the root: say which may, with --root-keys KEY,…",
+        ));
+    }
     let threshold = args.threshold.unwrap_or(majority(everybody.len()));
     let own = Role { threshold, keys: everybody.clone() };
     let mut root = Root {

@@ -49,7 +49,7 @@ enum Command {
     Sign(sign::SignArgs),
     /// Make the next root file: other keys, other thresholds, or a new epoch after a theft. Says who must sign it.
     #[command(
-        after_help = "Example:\n  trimtab trust rotate --remove bob --add bob2=bob2.pub\n  trimtab trust rotate --channel production=3"
+        after_help = "Example:\n  trimtab trust rotate --remove bob --add bob2=bob2.pub\n  trimtab trust rotate --add carol=carol.pub\n  trimtab trust rotate --channel production=3\n  trimtab trust rotate --channel staging=1:ann,ci --drop-channel nightly\n  trimtab trust rotate --threshold 3"
     )]
     Rotate(change::RotateArgs),
     /// Make the next root file without a key, and tell what stops being accepted.

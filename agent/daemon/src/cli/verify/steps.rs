@@ -8,11 +8,12 @@ use serde::Serialize;
 use crate::author::draft::{Draft, Said};
 use crate::author::reach::Reached;
 use crate::cli::release::preview::fleet;
+use crate::trust::begin;
 use crate::trust::blocks;
 use crate::trust::chain;
 use crate::trust::hash::Verified;
 use crate::trust::memory::{Memory, Moment};
-use crate::trust::policy::{Pin, RootFile};
+use crate::trust::policy::{Anchor, RootFile};
 use crate::trust::release::Rules;
 use crate::trust::statement::{Statement, show_time};
 use crate::trust::tag::MAX_TAG;
@@ -72,7 +73,7 @@ impl Steps {
                 return;
             }
         };
-        let Some(root) = self.roots(tree, reached, rules, memory) else { return };
+        let Some(root) = self.roots(tree, reached, rules.anchor, memory) else { return };
         self.signatures(&draft, &root, rules);
         self.binding(statement, &draft, tree, &root, rules);
         self.order(statement, &draft, rules, memory);
@@ -113,17 +114,8 @@ impl Steps {
     }
 
     /// The newest root that the tree leads to.
-    fn roots(&mut self, tree: ObjectId, reached: &mut Reached, rules: Rules<'_>, memory: &Memory) -> Option<RootFile> {
-        let first = match (&memory.root, &rules.anchor.pin) {
-            (Some(root), _) => Ok(root.clone()),
-            (None, Pin::File(file)) => Ok(file.clone()),
-            (None, Pin::Digest(digest)) => chain::pinned(*digest, &rules.anchor.repo, tree, reached.courier()),
-            (None, Pin::Path(path)) => {
-                self.add("root", false, "a root file to begin with".to_owned(), path.display().to_string());
-                return None;
-            }
-        };
-        let first = match first {
+    pub(super) fn roots(&mut self, tree: ObjectId, reached: &mut Reached, anchor: &Anchor, memory: &Memory) -> Option<RootFile> {
+        let first = match begin::first(tree, reached.courier(), anchor, memory) {
             Ok(first) => first,
             Err(error) => {
                 self.add("root", false, "the root that trust begins with".to_owned(), error.to_string());
@@ -205,7 +197,7 @@ impl Steps {
 
     fn order(&mut self, said: &Statement, draft: &Draft, rules: Rules<'_>, memory: &Memory) {
         let floor = rules.policy.floor;
-        match &memory.release {
+        match &memory.passed(rules.anchor.repo.as_str(), rules.policy.channel.as_str()) {
             Some(have) => {
                 let ok = said.place > have.place || (said.place == have.place && have.statement == draft.digest());
                 self.add(
@@ -227,8 +219,9 @@ impl Steps {
     }
 
     fn time(&mut self, said: &Statement, memory: &Memory, moment: Moment) {
-        let now = moment.clock.max(memory.floor(said.place.epoch));
-        let is_known = memory.release.as_ref().is_some_and(|have| have.place == said.place);
+        let passed = memory.passed(said.repo.as_str(), said.channel.as_str());
+        let now = moment.clock.max(memory.floor(said.place.epoch, passed.as_ref()));
+        let is_known = passed.is_some_and(|have| have.place == said.place);
         let ok = said.issued <= now + 600 && (is_known || said.expires >= now);
         let left = said.expires.saturating_sub(now);
         let rest = if left == 0 { "it has run out".to_owned() } else { format!("{} days are left", left / 86_400) };

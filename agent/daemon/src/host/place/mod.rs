@@ -377,10 +377,13 @@ fn stage_symlink(path: &HostPath, parent: &OwnedFd, target: &str, uid: u32, gid:
     }
 }
 
+/// So much is written before it is waited for: a large file would take minutes all at once, in which nobody could tell that it goes on.
+const AT_ONCE: usize = 32 << 20;
+
 fn copy(path: &HostPath, from: &mut dyn Read, expected: Option<Digest>, to: &mut File) -> Result<(), PlaceError> {
     use sha2::Digest as _;
     let mut hasher = expected.map(|_| sha2::Sha256::new());
-    let mut buffer = [0; 16 << 10];
+    let (mut buffer, mut waiting) = ([0; 16 << 10], 0);
     loop {
         let got = match from.read(&mut buffer) {
             Ok(0) => break,
@@ -389,6 +392,12 @@ fn copy(path: &HostPath, from: &mut dyn Read, expected: Option<Digest>, to: &mut
             Err(source) => return Err(io_failed("read the content for", path, source)),
         };
         to.write_all(&buffer[..got]).map_err(|source| io_failed("write", path, source))?;
+        waiting += got;
+        if waiting >= AT_ONCE {
+            to.sync_data().map_err(|source| io_failed("write to the disk", path, source))?;
+            waiting = 0;
+        }
+        crate::log::alive();
         if let Some(hasher) = &mut hasher {
             hasher.update(&buffer[..got]);
         }

@@ -245,6 +245,7 @@ fn what_reads_a_purged_directory_is_restarted_and_a_try_takes_nothing_away() {
     for (at, kind) in [
         ("/etc/d/file", crate::observed::StrayKind::File(1)),
         ("/etc/d/huge", crate::observed::StrayKind::File(5 << 20)),
+        ("/etc/d/key", crate::observed::StrayKind::Private),
         ("/etc/d/folder", crate::observed::StrayKind::Directory),
         ("/etc/d/fifo", crate::observed::StrayKind::Other),
     ] {
