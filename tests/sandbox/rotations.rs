@@ -75,7 +75,7 @@ fn keys_thresholds_channels_and_epochs_are_one_command_each() {
         (&role(2, &["ann", "bob", "carol"]), &role(2, &["ann", "bob", "carol"]))
     );
     // How many it takes for one channel: whose keys these are stays as it was.
-    let root = two.rotate(&["--channel", "staging=2", "--channel", "nightly=1:carol"]);
+    let root = two.rotate(&["--channel", "staging=2", "--channel", "nightly=1:carol", "--alive", "nightly=ann"]);
     assert_eq!(
         (&root["release"]["staging"], &root["release"]["nightly"]),
         (&role(2, &["ann", "bob", "carol"]), &role(1, &["carol"]))
@@ -90,6 +90,7 @@ fn keys_thresholds_channels_and_epochs_are_one_command_each() {
     );
     let root = two.rotate(&["--remove", "carol", "--drop-channel", "nightly"]);
     assert_eq!((root["keys"].as_object().unwrap().len(), &root["release"]["nightly"]), (2, &Value::Null));
+    assert_eq!(root["alive"], json!({ "production": role(1, &["ann", "bob"]) }), "who kept it alive has nothing to say any more");
     // What a channel has beside releases.
     desk.refused(
         &["trust", "rotate", "--drop-alive", "staging"],
