@@ -1,5 +1,6 @@
 //! What the tests share: real repositories made by git, real servers, the lab's machines, and a tracer that stops a program anywhere.
 
+pub mod fuzz;
 pub mod git;
 pub mod lab;
 pub mod receiver;

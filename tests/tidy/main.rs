@@ -46,7 +46,10 @@ fn files(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
     for entry in entries {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            list.extend(files(&path, endings));
+            // What a program wrote is nobody's to keep tidy.
+            if !path.ends_with("target") {
+                list.extend(files(&path, endings));
+            }
         } else if path.extension().is_some_and(|ending| endings.contains(&ending.to_str().unwrap_or_default())) {
             list.push(path);
         }

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 /// The largest head of a frame, in bytes. Heads carry lists of at most a few thousand ids.
 pub const MAX_HEAD: u32 = 4 << 20;
+/// The most characters of what is said about a head that is not understood.
+const MAX_COMPLAINT: usize = 300;
 
 /// What went wrong between two processes of this host.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +76,7 @@ pub fn receive<T: DeserializeOwned>(from: &mut impl Read, peer: &'static str, li
     }
     let mut head = vec![0; head_size as usize];
     from.read_exact(&mut head).map_err(broken)?;
-    let head = serde_json::from_slice(&head).map_err(|source| WireError::Malformed { peer, source })?;
+    let head = serde_json::from_slice(&head).map_err(|error| WireError::Malformed { peer, source: short(&error) })?;
     // Grown as bytes arrive: an announced gigabyte that never comes costs nothing.
     let mut bytes = Vec::new();
     from.take(body_size).read_to_end(&mut bytes).map_err(broken)?;
@@ -82,6 +84,12 @@ pub fn receive<T: DeserializeOwned>(from: &mut impl Read, peer: &'static str, li
         return Err(broken(io::ErrorKind::UnexpectedEof.into()));
     }
     Ok((head, bytes))
+}
+
+/// The same error in one short line: serde repeats a word that it does not know, and the peer may make it megabytes long.
+fn short(error: &serde_json::Error) -> serde_json::Error {
+    let said: String = error.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_COMPLAINT).collect();
+    serde::de::Error::custom(said)
 }
 
 /// The Git object kinds that the agent asks for one by one.

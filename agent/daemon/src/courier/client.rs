@@ -1,8 +1,9 @@
 //! The agent's end of the courier's socket.
 //!
 //! Guarantees: every call ends within its patience, whatever the courier does; no reply is taken that is larger than what
-//! was asked for; after a failure the connection is thrown away (its next bytes could belong to an earlier question) and
-//! the next call makes a new one. Dropping the client ends and reaps a courier that it started.
+//! was asked for, and nothing is repeated to a person that is more than one short line; after a failure the connection is thrown
+//! away (its next bytes could belong to an earlier question) and the next call makes a new one. Dropping the client ends and
+//! reaps a courier that it started.
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -24,6 +25,8 @@ use crate::wire::{self, ObjectError, ObjectKind, ObjectSource, WireError};
 const COURIER: &str = "courier";
 /// So many characters of what it says of itself are listened to.
 const DETAIL: usize = 300;
+/// The most characters of what it says to people that are repeated to them.
+const MAX_MESSAGE: usize = 2000;
 
 /// Why the courier brought nothing.
 #[derive(Debug, thiserror::Error)]
@@ -216,7 +219,8 @@ impl Client {
         match self.say(&Request::Deliver { sink: sink.to_owned(), pieces }, &body, 0)? {
             (Reply::Delivered { traffic }, _) => Ok(Delivery::Taken { traffic }),
             (Reply::Undelivered { lasting, unfit, retry_after, message }, _) => {
-                Ok(Delivery::Refused { lasting, unfit, retry_after: retry_after.map(Duration::from_secs), message })
+                let retry_after = retry_after.map(Duration::from_secs);
+                Ok(Delivery::Refused { lasting, unfit, retry_after, message: plain(&message) })
             }
             (other, _) => Err(self.not_that(other)),
         }
@@ -234,7 +238,7 @@ impl Client {
     /// The error for a reply that does not answer the question.
     fn not_that(&mut self, reply: Reply) -> ClientError {
         match reply {
-            Reply::Failed { class, message } => ClientError::Failed { class, message },
+            Reply::Failed { class, message } => ClientError::Failed { class, message: plain(&message) },
             Reply::Missing { id } => match Self::id(&id) {
                 Ok(id) => ClientError::Missing(id),
                 Err(_) => self.unexpected(),
@@ -354,6 +358,11 @@ fn unavailable(error: ClientError) -> ObjectError {
         ClientError::Wire(error) => ObjectError::Wire(error),
         other => ObjectError::Unavailable { message: super::chain(&other) },
     }
+}
+
+/// One short line, whatever it sends: who has taken the courier over must not write into journal and status as he likes.
+fn plain(message: &str) -> String {
+    message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_MESSAGE).collect()
 }
 
 /// Cuts the body into objects; `None` if the sizes are a lie.

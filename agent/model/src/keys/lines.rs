@@ -4,7 +4,7 @@
 //! line that is indented deeper than its key goes on with that key's value; in unit files, one after a backslash does. What starts with `#` or
 //! `;` is a comment. In INI a key may stand alone, and `:` is as good as `=`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::path::Keys;
@@ -26,6 +26,12 @@ struct Assignment<'t> {
     value: String,
     /// Its lines, with their ends.
     span: Range<usize>,
+}
+
+/// Where lines are added to a section.
+struct End<'t> {
+    at: usize,
+    indent: &'t str,
 }
 
 /// A key, in a section or before the first.
@@ -126,37 +132,44 @@ impl<'t> Lines<'t> {
         let mut edits: Vec<(Range<usize>, String)> = Vec::new();
         // What is the same already stays as it is written.
         let (is, has) = (self.values(|one| one.is_ignored(keys)), found.values(|one| one.is_ignored(keys)));
-        let mut met: Vec<Name<'_>> =
+        let same: BTreeSet<Name<'_>> =
             is.iter().filter(|(name, values)| has.get(*name) == Some(*values)).map(|(name, _)| *name).collect();
-        let same = met.clone();
-        for one in self
-            .assignments
-            .iter()
-            .filter(|one| one.is_ignored(keys) && theirs.contains_key(&one.name()) && !same.contains(&one.name()))
-        {
-            if met.contains(&one.name()) {
-                edits.push((one.span.clone(), String::new()));
-            } else {
-                met.push(one.name());
-                edits.push((one.span.clone(), lines(&one.name(), self.indent(one))));
+        let mut met = same.clone();
+        for one in self.assignments.iter().filter(|one| one.is_ignored(keys)) {
+            let name = one.name();
+            if !theirs.contains_key(&name) || same.contains(&name) {
+                continue;
             }
+            let new = if met.insert(name) { lines(&name, self.indent(one)) } else { String::new() };
+            edits.push((one.span.clone(), new));
         }
         if adds {
+            let ends = self.ends();
+            // By section, in the order in which they are found.
             let mut added: Vec<(Option<&str>, String)> = Vec::new();
+            let mut places: BTreeMap<Option<&str>, usize> = BTreeMap::new();
             for name in order.into_iter().filter(|name| !met.contains(name)) {
-                let last = self.assignments.iter().rev().find(|one| one.section == name.0);
-                let lines = lines(&name, last.map_or("", |one| self.indent(one)));
-                match added.iter_mut().find(|(section, _)| *section == name.0) {
-                    Some((_, before)) => before.push_str(&lines),
-                    None => added.push((name.0, lines)),
-                }
+                let lines = lines(&name, ends.get(&name.0).map_or("", |end| end.indent));
+                let at = *places.entry(name.0).or_insert_with(|| {
+                    added.push((name.0, String::new()));
+                    added.len() - 1
+                });
+                added[at].1.push_str(&lines);
             }
             // Sections that are missing come last, behind what is added to the last one that is there.
-            let is_there = |section: Option<&str>| section.is_none_or(|name| self.headers.iter().any(|(other, _)| *other == name));
-            added.sort_by_key(|(section, _)| !is_there(*section));
-            edits.extend(added.into_iter().map(|(section, lines)| self.place(section, lines)));
+            added.sort_by_key(|(section, _)| section.is_some() && !ends.contains_key(section));
+            edits.extend(added.into_iter().map(|(section, lines)| self.place(section, ends.get(&section), lines)));
         }
         self.carry_out(edits)
+    }
+
+    /// Where each section ends, and how its last assignment is indented.
+    fn ends(&self) -> BTreeMap<Option<&'t str>, End<'t>> {
+        let headers = self.headers.iter().map(|(name, span)| (Some(*name), End { at: span.end, indent: "" }));
+        let mut ends: BTreeMap<_, _> = headers.collect();
+        // An assignment says more than a header: lines are added behind the last one, even where the header comes again without any.
+        ends.extend(self.assignments.iter().map(|one| (one.section, End { at: one.span.end, indent: self.indent(one) })));
+        ends
     }
 
     fn indent(&self, one: &Assignment<'_>) -> &'t str {
@@ -175,11 +188,9 @@ impl<'t> Lines<'t> {
     }
 
     /// Where lines are added to a section: behind the last assignment in it, or its header; a section that is missing comes last.
-    fn place(&self, section: Option<&str>, lines: String) -> (Range<usize>, String) {
-        let last = self.assignments.iter().rev().find(|one| one.section == section).map(|one| one.span.end);
-        let header = || self.headers.iter().rev().find(|(name, _)| Some(*name) == section).map(|(_, span)| span.end);
+    fn place(&self, section: Option<&str>, end: Option<&End<'_>>, lines: String) -> (Range<usize>, String) {
         let top = || section.is_none().then(|| self.headers.first().map_or(self.text.len(), |(_, span)| span.start));
-        if let Some(at) = last.or_else(header).or_else(top) {
+        if let Some(at) = end.map(|end| end.at).or_else(top) {
             return (at..at, lines);
         }
         let (gap, end) = (if self.text.is_empty() { "" } else { "\n" }, self.text.len());

@@ -35,8 +35,9 @@ use path::Keys;
 pub const MAX_FILE: usize = 256 << 10;
 /// Deeper values are not read.
 pub const MAX_DEPTH: usize = 64;
-/// Contents of more values are not read; an alias in YAML counts as all that it stands for.
-pub const MAX_NODES: usize = 100_000;
+/// Contents of more values are not read; an alias in YAML counts as all that it stands for, and so does an anchor. Three contents are held at once,
+/// and all of them together must stay below 32 MiB.
+pub const MAX_NODES: usize = 50_000;
 /// So many keys may be ignored in one file.
 pub const MAX_KEYS: usize = 64;
 

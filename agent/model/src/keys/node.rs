@@ -1,7 +1,7 @@
 //! A structured content as a tree in which each value knows its place in the text; comparing two, and putting values of one into the text of
 //! the other.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::path::Keys;
@@ -33,12 +33,20 @@ pub(super) struct Member {
 /// What YAML and JSON call nothing.
 pub(super) const NULL: &str = "null";
 
+/// The members of a map by name; the last one, where a format lets a key come twice. Made once for each map that is looked into: a file may have
+/// tens of thousands of keys, and whoever may write it must not have them compared each with each.
+type Names<'n> = BTreeMap<&'n str, &'n Member>;
+
+fn names(members: &[Member]) -> Names<'_> {
+    members.iter().map(|member| (member.key.as_str(), member)).collect()
+}
+
 impl Node {
-    /// The member of that name; the last one, where a format lets a key come twice.
-    fn get(&self, key: &str) -> Option<&Node> {
+    /// None of what is no map.
+    fn names(&self) -> Names<'_> {
         match &self.what {
-            What::Map(members) => members.iter().rev().find(|member| member.key == key).map(|member| &member.node),
-            _ => None,
+            What::Map(members) => names(members),
+            _ => Names::new(),
         }
     }
 
@@ -63,13 +71,14 @@ pub(super) trait Style {
 pub(super) fn same(a: &Node, b: &Node, keys: &Keys<'_>) -> bool {
     match (&a.what, &b.what) {
         (What::Map(ours), What::Map(theirs)) => {
-            let names: BTreeSet<&str> = ours.iter().chain(theirs).map(|member| member.key.as_str()).collect();
-            names.into_iter().all(|name| {
+            let (ours, theirs) = (names(ours), names(theirs));
+            let only_theirs = theirs.keys().filter(|name| !ours.contains_key(*name));
+            ours.keys().chain(only_theirs).all(|name| {
                 let (ignored, rest) = keys.step(name);
                 ignored
-                    || match (a.get(name), b.get(name)) {
-                        (Some(a), Some(b)) => same(a, b, &rest),
-                        (Some(one), None) | (None, Some(one)) => vanishes(one, &rest),
+                    || match (ours.get(name), theirs.get(name)) {
+                        (Some(a), Some(b)) => same(&a.node, &b.node, &rest),
+                        (Some(one), None) | (None, Some(one)) => vanishes(&one.node, &rest),
                         (None, None) => true,
                     }
             })
@@ -117,11 +126,17 @@ pub(super) fn holds(result: &Node, found: &Node, within: Option<&Node>, keys: &K
     match &found.what {
         // A scalar or a list is wanted there: no place for any key.
         What::Map(_) if !matches!(result.what, What::Map(_)) => true,
-        What::Map(members) => members.iter().all(|member| {
-            found
-                .get(&member.key)
-                .is_none_or(|inner| one(&member.key, inner, result.get(&member.key), within.map(|within| within.get(&member.key))))
-        }),
+        What::Map(members) => {
+            let (are, has) = (result.names(), within.map(Node::names));
+            names(members).into_iter().all(|(name, member)| {
+                one(
+                    name,
+                    &member.node,
+                    are.get(name).map(|is| &is.node),
+                    has.as_ref().map(|has| has.get(name).map(|has| &has.node)),
+                )
+            })
+        }
         What::List(elements) => {
             let (What::List(are), within) = (&result.what, within) else { return true };
             let has = |at: usize| within.map(|within| if let What::List(list) = &within.what { list.get(at) } else { None });
@@ -135,14 +150,13 @@ pub(super) fn holds(result: &Node, found: &Node, within: Option<&Node>, keys: &K
 /// Whether a value that is ignored as a whole has come over: in a map, what is only wanted may stand beside it.
 fn has_all(result: &Node, found: &Node, within: Option<&Node>) -> bool {
     match (&result.what, &found.what) {
-        (What::Map(_), What::Map(members)) => members.iter().all(|member| {
-            let has = within.map(|within| within.get(&member.key));
-            if has == Some(None) {
-                return true;
-            }
-            let inner = found.get(&member.key).unwrap_or(&member.node);
-            result.get(&member.key).is_some_and(|is| has_all(is, inner, has.flatten()))
-        }),
+        (What::Map(are), What::Map(members)) => {
+            let (are, within) = (names(are), within.map(Node::names));
+            names(members).into_iter().all(|(name, member)| {
+                let has = within.as_ref().map(|within| within.get(name).map(|has| &has.node));
+                has == Some(None) || are.get(name).is_some_and(|is| has_all(&is.node, &member.node, has.flatten()))
+            })
+        }
         _ => same(result, found, &Keys::new(&[])),
     }
 }
@@ -198,15 +212,12 @@ impl Splice<'_> {
         match (&wanted.what, &found.what) {
             (What::Map(ours), What::Map(theirs)) => {
                 let mut added = Vec::new();
-                let mut seen = BTreeSet::new();
-                for member in theirs.iter().rev() {
-                    // Of a key that comes twice, the last counts.
-                    if !seen.insert(member.key.as_str()) {
-                        continue;
-                    }
+                let (ours, last) = (names(ours), names(theirs));
+                // In the order in which they stand there; of a key that comes twice, the last counts.
+                for member in theirs.iter().filter(|member| std::ptr::eq(*member, last[member.key.as_str()])) {
                     let (ignored, rest) = step(&member.key);
                     let rest = if ignored { None } else { rest };
-                    if let Some(own) = ours.iter().rev().find(|ours| ours.key == member.key) {
+                    if let Some(own) = ours.get(member.key.as_str()) {
                         self.path.push(own.key.clone());
                         self.meet(&own.node, &member.node, Some(&own.at), rest.as_ref());
                         self.path.pop();
@@ -215,7 +226,6 @@ impl Splice<'_> {
                     let picked = rest.map_or_else(|| Some(member.node.clone()), |rest| pick(&member.node, &rest));
                     added.extend(picked.map(|node| (member.key.clone(), self.style.value(self.from, &node))));
                 }
-                added.reverse();
                 if self.adds
                     && !added.is_empty()
                     && let Some((at, text)) = self.style.add(self.text, wanted, &self.path, &added)

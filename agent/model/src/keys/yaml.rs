@@ -7,7 +7,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput, Tag};
 
 use super::json::quoted;
 use super::node::{Member, NULL, Node, Style, What};
-use super::{MAX_DEPTH, MAX_NODES, Unreadable};
+use super::{MAX_DEPTH, MAX_FILE, MAX_NODES, Unreadable};
 
 /// Reads a content of one document.
 pub(super) fn read(text: &str) -> Result<Node, Unreadable> {
@@ -17,7 +17,7 @@ pub(super) fn read(text: &str) -> Result<Node, Unreadable> {
         bytes: text.char_indices().map(|(at, _)| at).chain([text.len()]).collect(),
         parser: Parser::new_from_str(text),
         anchors: BTreeMap::new(),
-        count: 0,
+        spent: Cost::default(),
     };
     let mut root = None;
     loop {
@@ -40,11 +40,29 @@ struct Reader<'t> {
     text: &'t str,
     bytes: Vec<usize>,
     parser: Parser<'t, StrInput<'t>>,
-    anchors: BTreeMap<usize, (Node, usize)>,
-    count: usize,
+    /// What stands under an anchor, and what it costs.
+    anchors: BTreeMap<usize, (Node, Cost)>,
+    spent: Cost,
 }
 
+/// What was read so far: a small text may stand for much. An alias is all that it stands for, an anchor is kept beside what it stands on, and a tag's
+/// name is written out wherever its handle is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cost {
+    values: usize,
+    bytes: usize,
+}
+
+/// All texts together, as they are read.
+const MAX_BYTES: usize = 4 * MAX_FILE;
+
 impl<'t> Reader<'t> {
+    fn spend(&mut self, cost: Cost) -> Result<(), Unreadable> {
+        self.spent.values += cost.values;
+        self.spent.bytes += cost.bytes;
+        if self.spent.values > MAX_NODES || self.spent.bytes > MAX_BYTES { Err(Unreadable::Deep) } else { Ok(()) }
+    }
+
     fn next(&mut self) -> Result<(Event<'t>, Span), Unreadable> {
         match self.parser.next_event() {
             Some(Ok(next)) => Ok(next),
@@ -67,27 +85,27 @@ impl<'t> Reader<'t> {
     }
 
     fn node(&mut self, event: Event<'t>, span: &Span, depth: usize) -> Result<Node, Unreadable> {
-        self.count += 1;
-        if depth > MAX_DEPTH || self.count > MAX_NODES {
+        let before = self.spent;
+        self.spend(Cost { values: 1, bytes: 0 })?;
+        if depth > MAX_DEPTH {
             return Err(Unreadable::Deep);
         }
-        let (before, mut range) = (self.count, self.range(span));
+        let mut range = self.range(span);
         let (anchor, what) = match event {
             Event::Scalar(says, style, anchor, tag) => {
                 if matches!(style, ScalarStyle::Literal | ScalarStyle::Folded) {
                     // The place that is told begins behind the sign.
                     range.start = self.text.get(..range.start).and_then(|text| text.rfind(['|', '>'])).unwrap_or(range.start);
                 }
+                let name = tag.as_deref().map_or(0, |tag| tag.handle.len() + tag.suffix.len());
+                self.spend(Cost { values: 0, bytes: says.len() + name })?;
                 (anchor, What::Leaf(leaf(&says, style, tag.as_deref())))
             }
             Event::Alias(anchor) => {
-                let (node, size) = self.anchors.get(&anchor).cloned().ok_or_else(|| self.malformed(span))?;
-                self.count += size;
-                if self.count > MAX_NODES {
-                    return Err(Unreadable::Deep);
-                }
+                let cost = self.anchors.get(&anchor).map(|(_, cost)| *cost).ok_or_else(|| self.malformed(span))?;
+                self.spend(cost)?;
                 // Its inside is somewhere else: what would be edited there is refused when the result is read again.
-                return Ok(Node { span: range, what: node.what });
+                return Ok(Node { span: range, what: self.anchors[&anchor].0.what.clone() });
             }
             Event::SequenceStart(anchor, None) => {
                 let mut list = Vec::new();
@@ -111,6 +129,7 @@ impl<'t> Reader<'t> {
                     let Event::Scalar(key, ..) = event else { return Err(self.malformed(&span)) };
                     let at = self.range(&span);
                     let (event, span) = self.next()?;
+                    self.spend(Cost { values: 0, bytes: key.len() })?;
                     members.push(Member { key: key.into_owned(), at, node: self.node(event, &span, depth + 1)? });
                 }
             }
@@ -119,7 +138,9 @@ impl<'t> Reader<'t> {
         };
         let node = Node { span: range, what };
         if anchor > 0 {
-            self.anchors.insert(anchor, (node.clone(), self.count - before + 1));
+            let cost = Cost { values: self.spent.values - before.values, bytes: self.spent.bytes - before.bytes };
+            self.spend(cost)?;
+            self.anchors.insert(anchor, (node.clone(), cost));
         }
         Ok(node)
     }
