@@ -144,18 +144,27 @@ struct Served {
     place: (u64, u64),
     said: String,
     by: BTreeSet<usize>,
+    /// How many of the genuine roots its tree shows.
+    roots: usize,
 }
 
 /// The two files of the memory.
 struct Copies {
     main: String,
     second: String,
+    written: u64,
     cut: bool,
 }
 
 impl Copies {
-    /// As the store writes them, one after the other.
+    /// As a pass remembers something new.
     fn save(&mut self, memory: &Memory) {
+        self.written += 1;
+        self.put(&Memory { written: self.written, ..memory.clone() });
+    }
+
+    /// As the store writes them, one after the other.
+    fn put(&mut self, memory: &Memory) {
         self.main = memory.to_text();
         if !std::mem::take(&mut self.cut) {
             self.second.clone_from(&self.main);
@@ -166,8 +175,14 @@ impl Copies {
     fn load(&mut self) -> Memory {
         let whole: Vec<Memory> = [&self.main, &self.second].iter().filter_map(|text| Memory::from_text(text).ok()).collect();
         let merged = whole.iter().cloned().reduce(Memory::merge).expect("because one of them is whole");
-        assert_eq!(whole.iter().rev().cloned().reduce(Memory::merge).unwrap().to_text(), merged.to_text(), "in either order");
-        self.save(&merged);
+        // In either order nothing goes back. Who signed the same statement, say, may be either copy's.
+        let other_way = whole.iter().rev().cloned().reduce(Memory::merge).unwrap();
+        let far = |memory: &Memory| {
+            let places = CHANNELS.map(|channel| memory.passed(REPO_ID, channel).map(|passed| passed.place));
+            (places, memory.root.as_ref().map(|file| file.root.version), (memory.time_epoch, memory.time_floor))
+        };
+        assert_eq!(far(&other_way), far(&merged));
+        self.put(&merged);
         merged
     }
 }
@@ -184,6 +199,8 @@ struct Life {
     alive: Option<ObjectId>,
     channel: &'static str,
     pin: (usize, bool),
+    /// The newest that ever was.
+    pinned: usize,
     /// Eve's root is pinned.
     deceived: bool,
     /// One of hers was accepted last.
@@ -222,11 +239,12 @@ impl Life {
             alive: None,
             channel: CHANNELS[0],
             pin: (0, false),
+            pinned: 0,
             deceived: false,
             hers: false,
             hold: false,
             memory: Memory::default(),
-            copies: Copies { main: Memory::default().to_text(), second: Memory::default().to_text(), cut: false },
+            copies: Copies { main: Memory::default().to_text(), second: Memory::default().to_text(), written: 0, cut: false },
             moment: Moment { clock: NOW, synchronised: true },
             time: NOW,
             number: FLOOR.1,
@@ -289,7 +307,8 @@ impl Life {
 
     /// Roots as they lie in a tree, without the last few, and perhaps with one more that is not genuine.
     fn shown(&self, hidden: usize, more: Option<Known>) -> Vec<(u64, String, Vec<u8>)> {
-        let shown = self.roots.len().saturating_sub(hidden).max(1);
+        // Trees that do not show a root that was pinned do not show that they belong to it: then the order begins anew (trust/begin.rs).
+        let shown = self.roots.len().saturating_sub(hidden).max(self.pinned + 1);
         let all = self.roots[..shown].iter().chain(&more);
         (1..).zip(all).map(|(version, root)| (version, root.text.clone(), root.signatures.clone())).collect()
     }
@@ -312,7 +331,14 @@ impl Life {
         let say = self.say(place, shown, twin);
         let bytes = say.tag(&self.hands(by));
         let tag = self.objects.put(ObjectKind::Tag, bytes);
-        let served = Served { tag, channel: self.channel, place, said: say.text(), by: by.clone() };
+        let served = Served {
+            tag,
+            channel: self.channel,
+            place,
+            said: say.text(),
+            by: by.clone(),
+            roots: shown.len().min(self.roots.len()),
+        };
         self.served.push(served.clone());
         served
     }
@@ -345,8 +371,10 @@ impl Life {
         if let Some(memory) = judged.memory {
             self.copies.save(&memory);
             self.memory = self.copies.load();
-            // That an earlier one was lost may be told once more.
-            let again = Memory { lost: memory.lost, ..self.memory.clone() };
+            // That an earlier one was lost may be told once more, and of two floors of time the higher one counts.
+            let (lost, time_floor, written) = (memory.lost, memory.time_floor, memory.written);
+            let again = Memory { lost, time_floor, written, ..self.memory.clone() };
+            assert!((self.memory.time_epoch, self.memory.time_floor) >= (memory.time_epoch, memory.time_floor));
             assert_eq!(again, memory, "what is remembered is what comes back, whatever the power did");
         }
         let version = self.version();
@@ -408,11 +436,13 @@ impl Life {
             }
             Event::Lost => {
                 let memory = Memory { lost: Some(self.moment.clock), ..Memory::default() };
-                self.copies = Copies { main: memory.to_text(), second: memory.to_text(), cut: false };
+                self.copies = Copies { main: memory.to_text(), second: memory.to_text(), written: memory.written, cut: false };
                 self.memory = memory;
                 self.begin_anew();
             }
             Event::Spoiled { second } => {
+                // No power cut in the mending: with the other copy spoiled after that, nothing would be left, which is `Lost`.
+                self.copies.cut = false;
                 let copy = if *second { &mut self.copies.second } else { &mut self.copies.main };
                 copy.truncate(copy.len() / 2);
                 assert_eq!(self.copies.load(), self.memory);
@@ -421,7 +451,9 @@ impl Life {
             Event::Channel => self.channel = CHANNELS[usize::from(self.channel == CHANNELS[0])],
             Event::Pin { which, digest } => {
                 // One that every tree shows: older trees than the pin do not show that they belong to it.
-                self.pin = (which.index(self.roots.len().saturating_sub(2).max(1)), *digest);
+                let shown = self.served.iter().map(|served| served.roots).min().unwrap_or(self.roots.len());
+                self.pin = (which.index(shown.max(1)), *digest);
+                self.pinned = self.pinned.max(self.pin.0);
                 self.newest = 0;
             }
             Event::Wrong(times) => self.deceive(*times),

@@ -109,6 +109,7 @@ impl Cycle {
             self.memory = memory;
             return true;
         }
+        let memory = memory.after(&self.memory);
         if let Err(error) = self.store.save_trust_state(&memory.to_text()) {
             pass.failures.push(Failure { resource: "trust state".to_owned(), message: chain(&error), skipped: false });
             worsen(pass, Outcome::Held);

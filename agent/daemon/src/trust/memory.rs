@@ -151,6 +151,8 @@ pub struct Memory {
     pub base: Option<ObjectId>,
     /// How often something was forgotten on purpose, so that a copy that is behind does not bring it back.
     pub turn: u64,
+    /// How often it was written: of two copies the one with more is the later. Format 1 does not say it.
+    pub written: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -180,6 +182,8 @@ struct Text {
     base: Option<String>,
     #[serde(default)]
     turn: u64,
+    #[serde(default)]
+    written: u64,
 }
 
 #[derive(Deserialize)]
@@ -215,7 +219,7 @@ impl Memory {
     /// statement: a source that does so at each poll must not have flash worn out.
     pub fn is_like(&self, other: &Self) -> bool {
         let plain = |memory: &Self| {
-            let mut memory = memory.clone();
+            let mut memory = Self { written: 0, ..memory.clone() };
             if let Some(release) = &mut memory.release {
                 (release.tag, release.signers) = (ObjectId::null(release.tag.kind()), Vec::new());
             }
@@ -226,7 +230,13 @@ impl Memory {
 
     /// Whether format 1 says all of it.
     fn is_plain(&self) -> bool {
-        self.accepted.as_ref().is_some_and(|accepted| *self == Self::of(accepted.clone()))
+        self.accepted.as_ref().is_some_and(|accepted| *self == Self { written: self.written, ..Self::of(accepted.clone()) })
+    }
+
+    /// It, as it is to be written in the place of this one.
+    #[must_use]
+    pub fn after(self, other: &Self) -> Self {
+        Self { written: other.written.saturating_add(1), ..self }
     }
 
     /// The text to store.
@@ -234,8 +244,22 @@ impl Memory {
         if let (Some(accepted), true) = (&self.accepted, self.is_plain()) {
             return accepted.to_text();
         }
-        let Self { accepted, release, earlier, root, pin, former, alive, time_floor, time_epoch, last_poll, lost, base, turn } =
-            self.clone();
+        let Self {
+            accepted,
+            release,
+            earlier,
+            root,
+            pin,
+            former,
+            alive,
+            time_floor,
+            time_epoch,
+            last_poll,
+            lost,
+            base,
+            turn,
+            written,
+        } = self.clone();
         let (time_epoch, base) = (Some(time_epoch), base.map(|id| id.to_string()));
         let format = FORMAT;
         let text = Text {
@@ -253,6 +277,7 @@ impl Memory {
             lost,
             base,
             turn,
+            written,
         };
         let mut text = serde_json::to_string_pretty(&text).expect("because every field is a number or a string");
         text.push('\n');
@@ -278,12 +303,27 @@ impl Memory {
             None if head.format < u64::from(FORMAT) => text.root.as_ref().map_or(0, |file| file.root.epoch),
             None => return Err(damaged("missing field `time-epoch`")),
         };
-        let Text { accepted, mut release, earlier, root, pin, former, alive, time_floor, last_poll, lost, turn, .. } = text;
+        let Text { accepted, mut release, earlier, root, pin, former, alive, time_floor, last_poll, lost, turn, written, .. } =
+            text;
         for release in release.iter_mut().filter(|release| release.since == 0) {
             release.since = release.issued;
         }
-        let memory =
-            Self { accepted, release, earlier, root, pin, former, alive, time_floor, time_epoch, last_poll, lost, base, turn };
+        let memory = Self {
+            accepted,
+            release,
+            earlier,
+            root,
+            pin,
+            former,
+            alive,
+            time_floor,
+            time_epoch,
+            last_poll,
+            lost,
+            base,
+            turn,
+            written,
+        };
         if head.format == u64::from(FORMAT) {
             return Ok(memory);
         }
@@ -291,13 +331,20 @@ impl Memory {
         Ok(Self { time_floor: memory.time_floor.min(memory.reach()), ..memory })
     }
 
-    /// Two copies that differ, taken together.
+    /// Two copies that differ, taken together; `self` is the one that is written first, which settles what is left open.
     #[must_use]
     pub fn merge(self, other: Self) -> Self {
         let lost = self.lost.max(other.lost);
         let rank = |memory: &Self| {
-            let accepted_at = memory.accepted.as_ref().map(|accepted| accepted.accepted_at);
-            (memory.turn, memory.release.is_some(), memory.place_beside(&self, &other), accepted_at)
+            let (accepted_at, has) = (memory.accepted.as_ref().map(|accepted| accepted.accepted_at), memory.release.is_some());
+            (
+                memory.turn,
+                memory.written,
+                has,
+                memory.has_left(&self) || memory.has_left(&other),
+                memory.place_beside(&self, &other),
+                accepted_at,
+            )
         };
         let (larger, smaller) = if rank(&self) >= rank(&other) { (self, other) } else { (other, self) };
         if larger.turn > smaller.turn {
@@ -313,18 +360,30 @@ impl Memory {
         if version(&smaller.root) > version(&larger.root) {
             (merged.root, merged.pin) = (smaller.root.clone(), smaller.pin);
         }
-        if is_same_role(&larger.alive, &smaller.alive) && age(&smaller.alive) > age(&larger.alive) {
+        if larger.written == smaller.written
+            && is_same_role(&larger.alive, &smaller.alive)
+            && age(&smaller.alive) > age(&larger.alive)
+        {
             merged.alive.clone_from(&smaller.alive);
         }
-        if smaller.time_epoch == larger.time_epoch {
-            merged.time_floor = larger.time_floor.max(smaller.time_floor);
-        }
+        // Epochs only go up; what was noted in an earlier one counts no more.
+        let noted = |memory: &Self| (memory.time_epoch, memory.time_floor);
+        (merged.time_epoch, merged.time_floor) = noted(&larger).max(noted(&smaller));
         merged.last_poll = larger.last_poll.max(smaller.last_poll);
         (merged.lost, merged.base) = (lost, larger.base.or(smaller.base));
         for passed in smaller.earlier.into_iter().chain(smaller.release.iter().map(Released::passed)) {
             merged.keep(passed);
         }
         merged
+    }
+
+    /// Whether it went on from the channel that the other one is at to its own: then it was written after that.
+    fn has_left(&self, other: &Self) -> bool {
+        let left = |release: &Released| {
+            let of = |known: &Passed| (&known.repo, &known.channel) == (&release.repo, &release.channel);
+            self.earlier.iter().any(|known| of(known) && known.place >= release.place)
+        };
+        other.release.as_ref().is_some_and(left)
     }
 
     /// Its place, where it and the other one are of the same channel: across channels numbers say nothing.
