@@ -212,6 +212,8 @@ fn a_memory_of_releases_counts_at_the_desk_as_on_the_device() {
     let told = judged(Some(&state));
     assert_eq!((told.0, told.1.as_str()), (3, "rolled-back: order"));
     assert_eq!(host.sandbox.once().trust.message, told.2);
+    // Of another commit: within the same second the same words would be the same statement.
+    host.sandbox.revise("three\n");
     host.release(2);
     let told = judged(Some(&state));
     assert_eq!((told.0, told.1.as_str()), (3, "equivocation: order"), "another statement of that number");
