@@ -7,8 +7,14 @@ use super::json::quoted;
 use super::node::{Member, Node, Style, What};
 use super::{MAX_DEPTH, MAX_NODES, Unreadable};
 
+/// Contents of more tables with a header are not read: each costs the parser over a kilobyte before anything can be counted.
+const MAX_HEADERS: usize = 8_000;
+
 /// Reads a content.
 pub(super) fn read(text: &str) -> Result<Node, Unreadable> {
+    if text.lines().filter(|line| line.trim_start().starts_with('[')).count() > MAX_HEADERS {
+        return Err(Unreadable::Deep);
+    }
     let root = DeTable::parse(text).map_err(|error| {
         let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
         Unreadable::Malformed { format: "TOML", line }

@@ -11,6 +11,10 @@ use super::{MAX_DEPTH, MAX_FILE, MAX_NODES, Unreadable};
 
 /// Reads a content of one document.
 pub(super) fn read(text: &str) -> Result<Node, Unreadable> {
+    // The parser holds all of a list in brackets before it tells the first value of it.
+    if text.contains(['[', '{']) && text.bytes().filter(|byte| *byte == b',').count() > MAX_NODES {
+        return Err(Unreadable::Deep);
+    }
     let mut reader = Reader {
         text,
         // The parser counts characters.
