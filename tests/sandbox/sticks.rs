@@ -9,8 +9,8 @@ use serde_json::Value;
 use trimtab::trust::statement::show_time;
 use trimtab_model::report::{Outcome, Pass, Wake};
 use trimtab_model::status::Status;
-use trimtab_tests::git::{command, run};
-use trimtab_tests::release::{RootText, Say};
+use trimtab_tests::git::{Key, command, run};
+use trimtab_tests::release::{Hand, RootText, Say};
 use trimtab_tests::trimtab_binary;
 
 use crate::releases::{DAY, Released, copy, now};
@@ -139,7 +139,9 @@ fn a_host_without_a_network_follows_releases_alive_statements_and_roots_from_sti
     second.write(repo, &[host.ann(), host.safe()]);
     host.sandbox.revise("four\n");
     host.say(4).release(repo, &[host.ann(), host.bob()]);
-    stick.created("left");
+    let (good, _, said) = stick.create("left", repo.path(), &[]);
+    assert!(!good && said.contains("below-threshold") && said.contains("no host would take"), "{said}");
+    stick.plain("left", &[PRODUCTION]);
     let left = stick.apply(&root, "left");
     assert_eq!(
         (left.outcome, left.trust.verdict.as_str(), one(&root).as_str()),
@@ -200,9 +202,12 @@ fn what_is_refused_from_the_network_is_refused_from_a_stick_in_the_same_words() 
     for (at, (what, verdict, make)) in REFUSED.iter().enumerate() {
         make(host);
         let name = format!("stick-{at}");
-        if at % 2 == 0 {
-            stick.created(&name);
-        } else {
+        // What no host at all takes does not come onto a stick by ours: somebody else wrote that one.
+        let any = ["rolled-back", "equivocation", "expired"].contains(verdict);
+        let (good, _, said) = stick.create(&name, host.sandbox.repo.path(), &[]);
+        assert_eq!(good, any, "{what}: {said}");
+        assert!(any || said.contains(&format!("({verdict})")), "{what}: {said}");
+        if !any || at % 2 == 0 {
             stick.plain(&name, &[PRODUCTION]);
         }
         let (near, far) = (host.sandbox.once(), stick.apply(&lonely, &name));
@@ -250,4 +255,58 @@ fn a_bundle_of_a_channel_holds_the_newest_release_of_clone_and_remote() {
     git(&["remote", "set-url", "origin", "/nowhere"]);
     let (good, _, said) = stick.create("none", &clone, &[]);
     assert!(!good && said.contains("/nowhere") && said.contains("--offline"), "{said}");
+}
+
+/// Whoever may push to the remote can put anything there; on a stick it would be found out on site, where nobody has a network.
+#[test]
+fn what_no_host_would_take_does_not_come_onto_a_stick() {
+    let stick = Stick::new();
+    let (host, repo) = (&stick.host, &stick.host.sandbox.repo);
+    host.release(1);
+    let clone = stick.file("clone");
+    let git = |words: &[&str]| run(command("git", stick.folder.path()).arg("-C").arg(&clone).args(words), b"");
+    run(command("git", stick.folder.path()).args(["clone", "--quiet", &repo.path().display().to_string()]).arg(&clone), b"");
+    git(&["fetch", "--quiet", "origin", "refs/trimtab/*:refs/trimtab/*"]);
+    let create = |names: &[&str]| {
+        let (good, told, said) = stick.create("made", &clone, &[]);
+        assert!(good && names.iter().all(|name| said.contains(name)), "{said}");
+        let list = command("git", stick.folder.path()).arg("bundle").arg("list-heads").arg(part(&stick, "made")).output().unwrap();
+        (told["release"].as_str().unwrap().to_owned(), String::from_utf8(list.stdout).unwrap().lines().count())
+    };
+
+    // A number that nobody comes to, signed by one of two.
+    host.say(900).release(repo, &[host.ann()]);
+    let honest = repo.object("tag", &host.say(1).alive(&[host.bob()]));
+    repo.git(&["update-ref", ALIVE, &honest.to_string()]);
+    assert_eq!(create(&["refs/trimtab/production of origin", "below-threshold"]), ("production/1.1".to_owned(), 2));
+    // Who keeps the channel alive, by somebody who may not.
+    let other = repo.object("tag", &host.say(1).alive(&[host.ann()]));
+    repo.git(&["update-ref", ALIVE, &other.to_string()]);
+    assert_eq!(create(&["refs/trimtab/production.alive of origin"]), ("production/1.1".to_owned(), 1));
+    // No statement at all.
+    repo.git(&["update-ref", PRODUCTION, "refs/heads/main"]);
+    assert_eq!(create(&["refs/trimtab/production of origin"]).0, "production/1.1");
+    // Another one with the number of the one that this clone has: somebody signed twice, and hosts that have the first refuse the second.
+    host.sandbox.revise("two\n");
+    host.release(1);
+    assert_eq!(create(&["equivocation"]).0, "production/1.1");
+    let root = stick.lonely("root");
+    assert_eq!((stick.apply(&root, "made").outcome, one(&root).as_str()), (Outcome::Converged, "one\n"));
+    // A chain of somebody else's, from another root 1 on, with numbers of its own.
+    let eve = Key::new("eve");
+    let keys = [("eve", Hand::Ssh(&eve))];
+    let first = RootText::new(&keys, &[("root", 1, &["eve"]), ("release.production", 1, &["eve"])]);
+    first.write(repo, &[Hand::Ssh(&eve)]);
+    host.sandbox.revise("three\n");
+    host.say(7).release(repo, &[Hand::Ssh(&eve)]);
+    assert_eq!(create(&["refs/trimtab/production of origin"]).0, "production/1.1");
+}
+
+/// The git bundle in a bundle, as a file.
+fn part(stick: &Stick, name: &str) -> PathBuf {
+    let (file, to) = (stick.file(name), stick.file("part"));
+    let output = Command::new("tar").arg("-xOf").arg(file).arg("repository.bundle").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    fs::write(&to, output.stdout).unwrap();
+    to
 }
