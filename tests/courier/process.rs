@@ -124,6 +124,54 @@ fn liar(answer: impl Fn(&mut UnixStream, Request) + Send + 'static) -> (tempfile
     (folder, socket)
 }
 
+/// systemd starts the courier that lies on the disk; the agent is as old as its last restart.
+#[test]
+fn an_agent_that_nobody_restarted_understands_a_newer_courier() {
+    let say = |stream: &mut UnixStream, head: &str| {
+        let bytes = [&(head.len() as u32).to_be_bytes()[..], &0u64.to_be_bytes(), head.as_bytes()].concat();
+        stream.write_all(&bytes).unwrap();
+    };
+    let id = "1234567890123456789012345678901234567890";
+    let (_folder, socket) = liar(move |stream, request| match request {
+        Request::Poll { reference, .. } if reference == "refs/heads/main" => say(
+            stream,
+            &format!(
+                r#"{{"polled":{{"id":"{id}","peeled":null,"mirror":"b","traffic":{{"requests":1,"up":2,"down":3,"retried":4}},"courier":{{"landlock":"twofold","detail":"","since":5}}}}}}"#
+            ),
+        ),
+        _ => say(stream, r#"{"failed":{"class":"tomorrow","message":"come again","until":6}}"#),
+    });
+    let mut client = Client::connect(&socket, PATIENCE).unwrap();
+    let polled = client.poll("refs/heads/main").unwrap();
+    assert_eq!(polled.id, Some(trimtab::courier::ObjectId::from_hex(id.as_bytes()).unwrap()));
+    assert_eq!((polled.traffic.down, polled.courier.landlock), (3, Landlock::Unknown));
+    let error = client.poll("refs/heads/other").unwrap_err();
+    assert_eq!((error.class(), error.to_string().as_str()), (Class::Retry, "come again"));
+}
+
+/// What agents of version 0.1.0 ask, byte by byte. Lines are added here and never changed: a host whose agent nobody restarted would be cut off.
+#[test]
+fn a_courier_knows_what_every_released_agent_asks() {
+    let id = "1234567890123456789012345678901234567890";
+    for head in [
+        r#"{"poll":{"reference":"refs/heads/main"}}"#,
+        r#"{"poll":{"reference":"refs/trimtab/a","beside":"refs/trimtab/a.alive"}}"#,
+        r#"{"advance":{"tip":"ID","have":null}}"#,
+        r#"{"advance":{"tip":"ID","have":"ID"}}"#,
+        r#"{"objects":{"kind":"commit","ids":["ID"],"limit":65536}}"#,
+        r#"{"objects":{"kind":"tag","ids":["ID"],"limit":65536}}"#,
+        r#"{"objects":{"kind":"tree","ids":["ID"],"limit":65536}}"#,
+        r#"{"objects":{"kind":"blob","ids":["ID"],"limit":65536}}"#,
+        r#"{"fetch":{"url":"https://a/b","part":{"content":{"size":5}},"from":0}}"#,
+        r#"{"fetch":{"url":"https://a/b","part":"signature","from":0}}"#,
+        r#"{"deliver":{"sink":"ops","pieces":[{"report":5,"signature":6}]}}"#,
+    ] {
+        let head = head.replace("ID", id);
+        let request: Request = serde_json::from_str(&head).unwrap_or_else(|error| panic!("{head}: {error}"));
+        assert_eq!(serde_json::to_string(&request).unwrap(), head, "and this is how this version asks it");
+    }
+}
+
 #[test]
 fn lies_about_sizes_are_found_out() {
     for (sizes, body) in [

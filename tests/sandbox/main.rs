@@ -267,3 +267,24 @@ fn a_memory_of_commits_that_is_gone_or_spoiled_falls_back_to_what_is_in_force() 
         at(&sandbox.status().unwrap().trust.revision);
     }
 }
+
+/// A package put another program at the path of this one, and whoever does restarts was told not to.
+#[test]
+fn an_agent_whose_program_was_replaced_works_on() {
+    let sandbox = Sandbox::new("");
+    let (program, newer) = (sandbox.folder.path().join("trimtab"), sandbox.folder.path().join("newer"));
+    fs::copy(trimtab_binary(), &program).unwrap();
+    let mut command = Command::new(&program);
+    command.arg("--root").arg(sandbox.root()).arg("agent").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let agent = Agent(command.spawn().unwrap());
+    until("the first state", || sandbox.read("etc/one.conf") == "one\n");
+    fs::write(&newer, "#!/bin/sh\nexit 1\n").unwrap();
+    fs::set_permissions(&newer, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fs::rename(&newer, &program).unwrap();
+    sandbox.revise("two\n");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(agent.0.id().try_into().unwrap()), nix::sys::signal::Signal::SIGHUP).unwrap();
+    until("the next state", || sandbox.read("etc/one.conf") == "two\n");
+    // Its processes have a name.
+    let name = fs::read_to_string(format!("/proc/{}/comm", agent.0.id())).unwrap();
+    assert_eq!(name, "trimtab\n");
+}

@@ -3,11 +3,15 @@
 //! A frame is `u32` big-endian length of the head, `u64` big-endian length of the body, the head (JSON), the body (raw).
 //! Both lengths are checked against the reader's own bounds before a byte is allocated: the peer is believed by nobody.
 
+use std::ffi::CStr;
 use std::io::{self, Read, Write};
 
 use gix_hash::ObjectId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+/// What each of our processes is called, wherever its program lies.
+pub const NAME: &CStr = c"trimtab";
 
 /// The largest head of a frame, in bytes. Heads carry lists of at most a few thousand ids.
 pub const MAX_HEAD: u32 = 4 << 20;

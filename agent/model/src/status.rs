@@ -256,8 +256,9 @@ pub enum Landlock {
     Missing,
     /// Not at all, for what this host is configured to do cannot be confined.
     None,
-    /// No courier has said it in this boot.
+    /// No courier has said it in this boot, or a newer one says what has no name here.
     #[default]
+    #[serde(other)]
     Unknown,
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use trimtab::trust::memory::Memory;
+use trimtab::trust::memory::{EARLIER, Memory, Released};
 use trimtab_model::drift::DriftBook;
 use trimtab_model::hold::{Clocks, HoldBook};
 use trimtab_model::ledger::Ledger;
@@ -22,13 +22,25 @@ pub fn memory(bytes: &[u8]) {
         assert_eq!(memory.clone().merge(memory.clone()), *memory);
     }
     let (Some(one), Some(other)) = (one, other) else { return };
-    // Whatever is larger in one of them is in what comes of both: nothing goes back.
     let merged = one.clone().merge(other.clone());
+    assert!(merged.lost == one.lost.max(other.lost));
+    if one.turn != other.turn {
+        // The operator began anew: nothing of before counts.
+        let later = if one.turn > other.turn { one } else { other };
+        assert_eq!(merged, Memory { lost: merged.lost, ..later });
+        return;
+    }
+    // Whatever is larger in one of them is in what comes of both: nothing goes back.
     for part in [&one, &other] {
-        assert!(merged.time_floor >= part.time_floor && merged.lost >= part.lost && merged.last_poll >= part.last_poll);
-        let place = |memory: &Memory| memory.release.as_ref().map(|release| release.place);
+        let time = |memory: &Memory| (memory.time_epoch, memory.time_floor);
         let version = |memory: &Memory| memory.root.as_ref().map(|file| file.root.version);
-        assert!(place(&merged) >= place(part) && version(&merged) >= version(part));
+        assert!(time(&merged) >= time(part) && merged.last_poll >= part.last_poll && version(&merged) >= version(part));
+        // Each channel for itself; of many channels only some are kept.
+        let few = one.earlier.len() + other.earlier.len() < EARLIER;
+        for known in part.release.iter().map(Released::passed).chain(part.earlier.iter().cloned()).filter(|_| few) {
+            let is = merged.passed(&known.repo, &known.channel).map(|is| is.place);
+            assert!(is >= Some(known.place), "{} of {} is at {is:?} and was at {}", known.channel, known.repo, known.place);
+        }
     }
 }
 

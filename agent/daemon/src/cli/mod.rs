@@ -216,6 +216,8 @@ pub fn command() -> clap::Command {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    // Processes of ours that another one started know no better name than the path by which it did so.
+    let _ = nix::sys::prctl::set_name(crate::wire::NAME);
     let line = match Line::try_parse() {
         Ok(line) => line,
         Err(error) => {

@@ -5,8 +5,10 @@
 //! away (its next bytes could belong to an earlier question) and the next call makes a new one. Dropping the client ends and
 //! reaps a courier that it started.
 
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -288,7 +290,13 @@ impl Client {
                 let start = || {
                     let (ours, theirs) = UnixStream::pair()?;
                     let mut command = Command::new(program);
-                    command.arg("courier").arg("--config").arg(config).arg("--cache").arg(cache);
+                    command
+                        .arg0(OsStr::from_bytes(wire::NAME.to_bytes()))
+                        .arg("courier")
+                        .arg("--config")
+                        .arg(config)
+                        .arg("--cache")
+                        .arg(cache);
                     // What systemd told the agent is not meant for its children.
                     for variable in ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID"] {
                         command.env_remove(variable);

@@ -5,6 +5,10 @@
 //! [`Request::Fetch`] (a piece of a file) and to [`Request::Objects`]: the raw contents, one after the other. A reply may bring fewer objects than were asked
 //! for (at least one), always from the front of the list: the asker asks again for the rest. So neither side ever holds
 //! more than [`MAX_BODY`] bytes of objects.
+//!
+//! systemd starts the courier that lies on the disk, and an agent that nobody restarted after an upgrade goes on asking it. So this only grows: a
+//! courier knows every request that a released agent makes, and an agent passes over fields and classes that it does not know. (The courier refuses
+//! what it does not know: what asks it is never newer than it is.)
 
 use serde::{Deserialize, Serialize};
 use trimtab_model::status::CourierStatus;
@@ -138,7 +142,7 @@ impl Part {
 
 /// What the courier answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub enum Reply {
     /// To [`Request::Poll`].
     Polled {
@@ -210,13 +214,14 @@ pub enum Reply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
-    /// Trying again later may help: network, server, time, disk.
-    Retry,
     /// This revision is the trouble: it breaks a bound, or the server sends rubbish for it.
     Hold,
     /// Somebody has to change the configuration, here or on the server. Not a reason to stop trying: what the server
     /// refuses today it may grant tomorrow, without anybody touching this machine.
     Configuration,
+    /// Trying again later may help: network, server, time, disk. Also what a newer courier says that has no name here.
+    #[serde(other)]
+    Retry,
 }
 
 /// Requests and bytes of one operation: HTTP heads and bodies, or the ssh stream, without TLS and TCP.

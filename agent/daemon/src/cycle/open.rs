@@ -3,6 +3,8 @@
 //! What cannot be trusted halts (exit 78): going on with an empty ledger or another root of trust would be a guess about a machine
 //! that nobody is looking at.
 
+use std::path::{Path, PathBuf};
+
 use trimtab_model::digest::Digest;
 use trimtab_model::facts::Host;
 use trimtab_model::ledger::Ledger;
@@ -147,7 +149,7 @@ impl Cycle {
             places: places.clone(),
             settings,
             misread: None,
-            program,
+            program: for_children(program),
             itself,
             hold,
             machine,
@@ -266,4 +268,11 @@ fn host(settings: &Settings, root: &Root) -> Result<Host, OpenError> {
         None => facts.hostname.parse()?,
     };
     Ok(Host { name, labels: settings.host.labels.clone(), facts, policy: settings.policy.clone() })
+}
+
+/// What this process starts as its children: the very program that it is. When a package has put another one at its path and nobody has
+/// restarted the agent yet, that one would be asked in words that it may not know, and would render under this one's name.
+fn for_children(program: PathBuf) -> PathBuf {
+    let own = Path::new("/proc/self/exe");
+    if own.exists() { own.to_owned() } else { program }
 }

@@ -1,7 +1,9 @@
 //! The agent's side: start a child, hand over, wait within bounds, believe nothing.
 
+use std::ffi::OsStr;
 use std::io::{self, Read};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -127,6 +129,7 @@ impl std::fmt::Display for Death {
 pub fn render_in_child(exe: &Path, bundle: &Bundle, host: &Host, limits: Limits) -> Result<Rendered, RenderError> {
     let (head, body) = pack(bundle, host, limits)?;
     let mut child = Command::new(exe)
+        .arg0(OsStr::from_bytes(wire::NAME.to_bytes()))
         .arg(WORKER)
         .env_clear()
         .current_dir("/")

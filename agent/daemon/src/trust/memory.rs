@@ -29,7 +29,7 @@ const FLOOR_ALONE: u64 = 366 * 24 * 3600;
 /// How long the first `alive` statement about a release is waited for where none was ever heard, in seconds.
 const FIRST_ALIVE: u64 = 24 * 3600;
 /// Of so many other channels it is remembered how far they had come. Only trust.toml, by a person's hand, makes one more.
-const EARLIER: usize = 32;
+pub const EARLIER: usize = 32;
 /// When this program was written or built, seconds since 1970: no clock before it is right.
 const WRITTEN: u64 = 1_793_491_200;
 
