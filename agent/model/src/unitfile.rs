@@ -72,8 +72,16 @@ impl UnitFile {
                 continue;
             }
             let span = (from, from + line.len());
-            if let Some(name) = content.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-                section = Some(name);
+            if let Some(rest) = content.strip_prefix('[') {
+                match rest.strip_suffix(']').filter(|_| !continues) {
+                    Some(name) => section = Some(name),
+                    // systemd joins lines before it looks at them, and gives up the whole file at such a one.
+                    None => strays.push(Stray {
+                        start: span.0,
+                        end: span.1,
+                        message: "this begins like a [Section] and does not end like one",
+                    }),
+                }
                 continue;
             }
             match (content.split_once('='), section) {
@@ -233,6 +241,19 @@ mod tests {
         let (_, strays) = UnitFile::parse(text);
         let told: Vec<_> = strays.iter().map(|s| &text[s.start..s.end]).collect();
         assert_eq!(told, ["A=1", "nonsense", "=x"]);
+    }
+
+    /// systemd 257 says "Invalid section header" of the first two, and gives the whole file up; the third is a section that it does not know.
+    #[test]
+    fn what_begins_like_a_section_and_is_none_is_told() {
+        for text in ["[Unit]\n[Instal=x\n", "[Service] \\\nExecStart=/bin/true\n", "[Service \\\n]\nExecStart=/bin/true\n"] {
+            let (_, strays) = UnitFile::parse(text);
+            assert_eq!(
+                strays.first().map(|stray| stray.message),
+                Some("this begins like a [Section] and does not end like one"),
+                "{text}"
+            );
+        }
     }
 
     #[test]
