@@ -79,7 +79,7 @@ fn anybody_on_the_host_may_ask_and_sees_no_last_words() {
 fn the_endpoint_has_no_rights_and_leaves_when_nobody_asks() {
     let Some(m) = lab::boot("edge-1") else { return };
     m.sh("systemctl start trimtab-status.socket");
-    assert!(asked(&m, "/healthz").out.contains("no pass has been made"), "{}", asked(&m, "/healthz"));
+    assert!(asked(&m, "/healthz").out.contains("no pass has ended"), "{}", asked(&m, "/healthz"));
     m.sh("mkdir -p /etc/systemd/system/trimtab-status.service.d /run/trimtab && install -m 0640 -g trimtab-status /dev/null /run/trimtab/status.json");
     m.sh(
         "printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/trimtab endpoint --idle 4s\\n' > /etc/systemd/system/trimtab-status.service.d/idle.conf && \

@@ -247,6 +247,11 @@ fn signatures_that_do_not_count_are_not_added() {
         &["trust", "init", "--key", &of_ann, "--sign", &signing(&eve)],
         &["root 1 takes signatures by ann", "trust rotate --add"],
     );
+    // A key that is named for something in particular replaces no root, if nobody says so.
+    desk.refused(
+        &["trust", "init", "--key", &of_ann, "--key", &of_bob, "--alive", "production=ann", "--sign", &signing(&ann)],
+        &["root 1 takes signatures by bob", "this one is by ann (SHA256:", "--root-keys"],
+    );
     assert!(!desk.path("clone/.trimtab").exists(), "nothing of it is left");
     desk.good(&["trust", "init", "--key", &of_ann, "--key", &of_bob, "--sign", &signing(&ann)]);
     desk.refused(&["trust", "init", "--key", &of_ann], &["is there already", "trust rotate"]);
@@ -320,7 +325,7 @@ fn a_rotation_is_carried_by_every_later_release_and_epochs_begin_anew() {
     // An alive statement: by its own key, about the release in force.
     desk.refused(
         &["release", "production", "--alive", "--push", "--sign", &signing(&ann)],
-        &["an alive statement of production takes signatures by bob"],
+        &["an alive statement of production takes signatures by bob", "this one is by ann (SHA256:", "--alive"],
     );
     let said = desk.good(&["release", "production", "--alive", "--expires", "1d", "--push", "--sign", &signing(&bob)]);
     assert!(said.contains("production/1.2 is the newest release") && said.contains("refs/trimtab/production.alive"), "{said}");

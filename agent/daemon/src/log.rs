@@ -120,3 +120,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
+
+/// So many of something, in words: `1 unit`, `2 units`.
+pub fn many(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}

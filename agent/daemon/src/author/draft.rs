@@ -8,6 +8,7 @@ use trimtab_model::digest::Digest;
 
 use super::AuthorError;
 use crate::trust::blocks::{self, BlockFault};
+use crate::trust::root::Root;
 use crate::trust::statement::{Alive, Channel, Place, RELEASE, Statement};
 use crate::trust::tag::Tag;
 use crate::trust::threshold::{NamedKey, Quorum, RELEASE_NAMESPACE};
@@ -113,7 +114,7 @@ impl Draft {
     }
 
     /// Puts a signature behind it; who made it.
-    pub fn add(&mut self, block: &[u8], quorum: &Quorum<'_>, role: &str) -> Result<NamedKey, AuthorError> {
+    pub fn add(&mut self, block: &[u8], quorum: &Quorum<'_>, role: &str, root: &Root) -> Result<NamedKey, AuthorError> {
         let (known, _) = self.signers(quorum);
         let refused = |why: String| AuthorError::refused(why);
         let mut longer = self.bytes.clone();
@@ -122,7 +123,7 @@ impl Draft {
         let last = blocks.last().filter(|last| last.start == self.bytes.len());
         let last = last.ok_or_else(|| refused("this is not one signature: expected one block".to_owned()))?;
         let found = last.signer(&self.bytes, RELEASE_NAMESPACE, quorum.keys.iter().map(|named| &named.key));
-        let key = found.map_err(|fault| refused(not_counted(&fault, quorum, role)))?;
+        let key = found.map_err(|fault| refused(not_counted(&fault, quorum, role, root)))?;
         let named = quorum.keys.iter().find(|named| named.key == *key);
         let named = (*named.expect("because it was found among them")).clone();
         if known.contains(&named) {
@@ -136,12 +137,19 @@ impl Draft {
     }
 }
 
-/// Why a signature does not count for a role, and whose would.
-pub fn not_counted(fault: &BlockFault, quorum: &Quorum<'_>, role: &str) -> String {
+/// Why a signature does not count for a role of this root, and whose would.
+pub fn not_counted(fault: &BlockFault, quorum: &Quorum<'_>, role: &str, root: &Root) -> String {
     let who: Vec<String> = quorum.keys.iter().map(ToString::to_string).collect();
     let who = who.join(", ");
     match fault {
         BlockFault::Unknown(key) => {
+            let is_this = |named: &&NamedKey| named.to_string().ends_with(&format!("({key})"));
+            if let Some(named) = root.keys.iter().find(is_this) {
+                return format!(
+                    "{role} takes signatures by {who}, and this one is by {named}, which the root names for something else: sign with another key (--sign), or name {} for this as well (--root-keys, --channel NAME=N:KEY,… or --alive, of `trimtab trust init` and `trust rotate`)",
+                    named.name
+                );
+            }
             format!(
                 "{role} takes signatures by {who}, and this one is by {key}: name another key with --sign, or have it added (`trimtab trust rotate --add`)"
             )

@@ -161,7 +161,7 @@ impl Roots {
         let [one] = blocks.as_slice() else { return Err(AuthorError::refused("expected one signature")) };
         let found = one.signer(self.0[at].text.as_bytes(), ROOT_NAMESPACE, quorum.keys.iter().map(|named| &named.key));
         let role = format!("root {number}");
-        let key = found.map_err(|fault| AuthorError::refused(not_counted(&fault, &quorum, &role)))?;
+        let key = found.map_err(|fault| AuthorError::refused(not_counted(&fault, &quorum, &role, root)))?;
         let named = quorum.keys.iter().find(|named| named.key == *key);
         let named = (*named.expect("because it was found among them")).clone();
         if signers(&self.0[at], &quorum).contains(&named) {

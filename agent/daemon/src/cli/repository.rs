@@ -11,6 +11,7 @@ use trimtab_model::finding::Findings;
 use trimtab_model::names::HostName;
 
 use super::{complain, error_color, fail, print_json, say};
+use crate::log::many;
 
 /// `trimtab validate`.
 #[derive(Debug, Args)]
@@ -179,7 +180,6 @@ pub(super) fn validate(args: &ValidateArgs) -> ExitCode {
     for warning in &report.warnings.list {
         text.push_str(&format!("warning: {warning}\n"));
     }
-    let many = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     let (components, hosts) = (many(bundle.components.len(), "component"), many(report.hosts, "host file"));
     text.push_str(&format!("In order: {components}, {hosts}.\n"));
     say(&text)

@@ -9,13 +9,14 @@ use trimtab_model::transaction::Phase;
 
 use super::{color, complain, follow, past, print_json, say};
 use crate::config::Places;
+use crate::log::many;
 
 /// The document as the agent last wrote it.
 pub(super) fn read(places: &Places) -> Result<Status, String> {
     let path = places.runtime().join("status.json");
     let text = std::fs::read(&path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
-            "no pass has been made since this machine started: `systemctl status trimtab` tells whether the agent runs".to_owned()
+            "no pass has ended since this machine started: the first one may be on its way (`journalctl -fu trimtab`), or no agent runs (`systemctl status trimtab`)".to_owned()
         }
         _ => format!("{}: {error}", path.display()),
     })?;
@@ -117,7 +118,7 @@ pub(super) fn human(status: &Status, gone: bool, now: u64) -> String {
     }
     conditions(status, now, &mut text);
     trial(status, &mut text);
-    let _ = writeln!(text, "managed     {} files, {} units", status.managed_files, status.managed_units);
+    let _ = writeln!(text, "managed     {}, {}", many(status.managed_files, "file"), many(status.managed_units, "unit"));
     drift(status, now, &mut text);
     outside(status, now, &mut text);
     if let Some(pass) = &status.last_pass {
@@ -160,15 +161,18 @@ fn conditions(status: &Status, now: u64, text: &mut String) {
             kind => trimtab_model::metric::kind(kind).to_lowercase() + doubt,
         };
         let _ = writeln!(text, "{name:<11} {} (for {})", one.message, ago(now, one.last_transition_time));
-        if let Some(advice) = advice(one) {
+        if let Some(advice) = advice(one, status.last_pass.as_ref().is_some_and(|pass| !pass.trust.message.is_empty())) {
             let _ = writeln!(text, "{:<11} {advice}", "do");
         }
     }
 }
 
-/// What a person can do about it.
-fn advice(one: &Condition) -> Option<&'static str> {
+/// What a person can do about it; `unbelieved`: what the source serves was not believed.
+fn advice(one: &Condition, unbelieved: bool) -> Option<&'static str> {
     match (one.kind, one.reason.as_str()) {
+        (ConditionKind::Stalled, "Held") if unbelieved => {
+            Some("find out who put that there: `trimtab verify URL` on any machine tells rule by rule what a host would say")
+        }
         (_, "NoPassYet") => None,
         (ConditionKind::Stalled, "Held") => Some("mend the repository: `trimtab validate` in a clone tells what is wrong with it"),
         (ConditionKind::Stalled, "RolledBack") => Some("push another revision, or try this one again: `trimtab retry`"),
@@ -224,7 +228,7 @@ fn outside(status: &Status, now: u64, text: &mut String) {
         let end =
             trust.expires.map_or_else(String::new, |expires| format!(", runs out {}", crate::trust::statement::show_time(expires)));
         let root = trust.root_version.unwrap_or_default();
-        let _ = writeln!(text, "release     {epoch}.{sequence} under root {root}, {}{end}", trust.freshness);
+        let _ = writeln!(text, "release     {epoch}.{sequence} under root {root}, freshness {}{end}", trust.freshness);
     }
     match status.clock {
         Clock::Unsynchronised => text.push_str("clock       nothing keeps it in step\n"),

@@ -13,7 +13,7 @@ use super::protocol::{Class, Traffic};
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// No connection, or it broke.
-    #[error("cannot talk to {host}")]
+    #[error("cannot talk to {host}{}", if *certificate { ", for a certificate is not trusted: its own (name its authority with ca-file) or this host's (client-cert)" } else { "" })]
     Broken {
         /// Whom.
         host: String,

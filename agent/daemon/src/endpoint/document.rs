@@ -74,7 +74,7 @@ impl Reader {
 
     fn read(&mut self) -> Result<Rc<Document>, String> {
         let wrong = |error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::NotFound => "no pass has been made since this machine started".to_owned(),
+            std::io::ErrorKind::NotFound => "no pass has ended since this machine started".to_owned(),
             _ => format!("the status document cannot be read: {error}"),
         };
         let meta = std::fs::metadata(&self.path).map_err(wrong)?;

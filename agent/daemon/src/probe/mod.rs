@@ -28,6 +28,7 @@ use trimtab_model::names::{ComponentName, UnitName};
 
 use crate::host::command::Runner;
 use crate::host::units::Systemd;
+use crate::log::many;
 pub use hook::{Context, HookEnd, run_hook};
 
 /// For the checks that nobody wrote: what was just started has this long beside its settle time.
@@ -98,7 +99,7 @@ pub async fn watch(
     let mut verdict = Verdict::default();
     let Some(systemd) = systemd else {
         if !jobs.is_empty() {
-            verdict.remarks.push(format!("{} health checks were not asked, for there is no systemd here", jobs.len()));
+            verdict.remarks.push(format!("{} not asked, for there is no systemd here", many(jobs.len(), "health check")));
         }
         return verdict;
     };
@@ -110,7 +111,7 @@ pub async fn watch(
             ended = next_end(&mut open) => ended,
             () = tokio::time::sleep(PROGRESS) => {
                 let seconds = begun.elapsed().as_secs();
-                tracing::info!(target: crate::log::PROGRESS, seconds, "still at it: {} health checks", open.len());
+                tracing::info!(target: crate::log::PROGRESS, seconds, "still at it: {}", many(open.len(), "health check"));
                 continue;
             }
         };

@@ -76,5 +76,5 @@ fn without_systemd_nothing_is_asked_and_a_remark_says_so() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let verdict = runtime.block_on(watch(&wanted, &affected, &BTreeSet::new(), Duration::ZERO, &None, &Runner::Child));
     assert!(verdict.is_good() && verdict.passed == 0);
-    assert_eq!(verdict.remarks, ["1 health checks were not asked, for there is no systemd here"]);
+    assert_eq!(verdict.remarks, ["1 health check not asked, for there is no systemd here"]);
 }

@@ -40,6 +40,7 @@ pub fn show_compared(changes: &[Change], texts: &impl Texts, names: (&str, &str)
     }
     let _ = match changes.len() {
         0 => writeln!(out, "No difference between {} and {}.", names.0, names.1),
+        1 => writeln!(out, "1 differs from {} to {}.", names.0, names.1),
         count => writeln!(out, "{count} differ from {} to {}.", names.0, names.1),
     };
     out

@@ -156,13 +156,11 @@ impl Host<'_> {
     fn hears(&mut self, tag: ObjectId, alive: ObjectId) -> Result<(), String> {
         let Said::Alive(said) = self.read(alive)?.said else { return Err("it is no alive statement".to_owned()) };
         let judged = self.judge(tag, Some(alive), said.issued);
-        match judged.remarks.first() {
-            Some(remark) => Err(remark.to_string()),
-            None => {
-                self.memory = judged.memory.unwrap_or_else(|| self.memory.clone());
-                Ok(())
-            }
+        if let Some(remark) = judged.remarks.first() {
+            return Err(remark.clone());
         }
+        self.memory = judged.memory.unwrap_or_else(|| self.memory.clone());
+        Ok(())
     }
 
     fn read(&self, tag: ObjectId) -> Result<Draft, String> {

@@ -25,7 +25,7 @@ use crate::author::reach::{Reach, Reached};
 use crate::bundle::{MANIFEST, MINISIG, Manifest, Part, SSHSIG, archive, manifest, tar};
 use crate::cli::release::preview::fleet;
 use crate::courier::Way;
-use crate::log::chain;
+use crate::log::{chain, many};
 use crate::trust::statement::Channel;
 
 /// `trimtab bundle create`.
@@ -87,7 +87,7 @@ pub(super) fn run(args: &CreateArgs) -> ExitCode {
                 }));
             }
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |passed| passed.as_secs());
-            say(&format!("{}: {parts} parts, {} KiB{}\n", args.output.display(), size.div_ceil(1024), commits.words(now)))
+            say(&format!("{}: {}, {} KiB{}\n", args.output.display(), many(parts, "part"), size.div_ceil(1024), commits.words(now)))
         }
         Err(message) => {
             complain(&message);

@@ -124,7 +124,7 @@ fn release(args: &ReleaseArgs) -> Result<ExitCode, AuthorError> {
 fn sign(args: &ReleaseArgs, session: &Session, draft: &mut Draft, role: &session::Rule) -> Result<Vec<String>, AuthorError> {
     let mut signed = Vec::new();
     for file in &args.attach {
-        signed.push(draft.add(&read_block(file)?, &role.quorum(), &role.words)?.name);
+        signed.push(draft.add(&read_block(file)?, &role.quorum(), &role.words, &role.root)?.name);
     }
     if args.draft || (!args.attach.is_empty() && args.signing.sign.is_empty()) {
         return Ok(signed);
@@ -139,7 +139,7 @@ fn sign(args: &ReleaseArgs, session: &Session, draft: &mut Draft, role: &session
         }
         let about = format!("{} {}", role.kind, draft.said.tag_name());
         let block = key.sign("git", &draft.bytes, &about)?;
-        signed.push(draft.add(&block, &role.quorum(), &role.words)?.name);
+        signed.push(draft.add(&block, &role.quorum(), &role.words, &role.root)?.name);
     }
     if signed.is_empty() && args.countersign {
         let who: Vec<String> = role.quorum().keys.iter().map(ToString::to_string).collect();

@@ -16,6 +16,7 @@ use trimtab_model::render::{Member, everybody, validate};
 
 use gix_hash::ObjectId;
 
+use crate::log::many;
 use crate::trust::tree::{TreeError, read_unproven};
 use crate::wire::ObjectSource;
 
@@ -93,7 +94,8 @@ pub(super) fn show(rows: &[Row], names: (Option<&str>, &str), diff: bool, color:
     let Some(old) = names.0 else {
         for row in rows {
             let (files, units, images) = row.gets;
-            text.push_str(&format!("  {}: {files} files, {units} units, {images} images\n", row.who.join(", ")));
+            let gets = [many(files, "file"), many(units, "unit"), many(images, "image")].join(", ");
+            text.push_str(&format!("  {}: {gets}\n", row.who.join(", ")));
         }
         return text;
     };

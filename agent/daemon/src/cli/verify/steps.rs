@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::author::draft::{Draft, Said};
 use crate::author::reach::Reached;
 use crate::cli::release::preview::fleet;
+use crate::log::many;
 use crate::trust::begin;
 use crate::trust::blocks;
 use crate::trust::chain;
@@ -249,7 +250,7 @@ impl Steps {
         let policy = trimtab_model::facts::PathPolicy { self_update: true, ..Default::default() };
         let report = trimtab_model::render::validate(&bundle, &policy);
         let found = if report.errors.is_empty() {
-            format!("{} components, {} host files", report.components, report.hosts)
+            format!("{}, {}", many(report.components, "component"), many(report.hosts, "host file"))
         } else {
             report.errors.draw(false)
         };
