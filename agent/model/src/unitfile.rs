@@ -105,7 +105,8 @@ impl UnitFile {
             }
         }
         for assignment in &mut file.assignments {
-            assignment.value.truncate(assignment.value.trim_end().len());
+            // `Type= \` and the word in the next line.
+            assignment.value = assignment.value.trim().to_owned();
         }
         (file, strays)
     }
@@ -263,6 +264,7 @@ mod tests {
         assert!(!of("[Install]\nWantedBy=a\nWantedBy=\n").is_installable());
         assert!(!of("[Install]\nDefaultInstance=a\n").is_installable());
         assert!(of("[Service]\nType=oneshot\n").is_oneshot());
+        assert!(of("[Service]\nType= \\\n  oneshot \\\n\n").is_oneshot());
         assert!(!of("[Service]\nType=oneshot\nRemainAfterExit=yes\n").is_oneshot());
     }
 
