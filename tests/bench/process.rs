@@ -34,7 +34,12 @@ pub(crate) fn measure(command: &mut Command, codes: &[i32]) -> Cost {
 }
 
 fn children_cpu() -> Duration {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("because the kernel always tells it");
+    usage(UsageWho::RUSAGE_CHILDREN)
+}
+
+/// User and system time.
+pub(crate) fn usage(who: UsageWho) -> Duration {
+    let usage = getrusage(who).expect("because the kernel always tells it");
     let time = |value: nix::sys::time::TimeVal| {
         let micros = value.tv_sec() * 1_000_000 + value.tv_usec();
         Duration::from_micros(micros.unsigned_abs())
