@@ -128,7 +128,7 @@ fn liar(answer: impl Fn(&mut UnixStream, Request) + Send + 'static) -> (tempfile
 #[test]
 fn an_agent_that_nobody_restarted_understands_a_newer_courier() {
     let say = |stream: &mut UnixStream, head: &str| {
-        let bytes = [&(head.len() as u32).to_be_bytes()[..], &0u64.to_be_bytes(), head.as_bytes()].concat();
+        let bytes = [&u32::try_from(head.len()).unwrap().to_be_bytes()[..], &0u64.to_be_bytes(), head.as_bytes()].concat();
         stream.write_all(&bytes).unwrap();
     };
     let id = "1234567890123456789012345678901234567890";

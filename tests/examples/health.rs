@@ -6,7 +6,7 @@ use trimtab_model::desired::Desired;
 use trimtab_model::facts::PathPolicy;
 use trimtab_model::health::{Probe, Timing};
 
-use super::{add, bundle, host, repository_root, same_as_golden};
+use super::{add, bundle, host, refused};
 
 const FLEET: &str = "format = 1\n[[group]]\nname = \"all\"\nselect = \"*\"\ncomponents = [\"web\"]\n";
 
@@ -18,14 +18,6 @@ fn with(component: &str, more: &[(&str, &str)]) -> Bundle {
 
 fn rendered(bundle: &Bundle) -> Desired {
     render(bundle, &host("h")).unwrap_or_else(|findings| panic!("{}", findings.draw(false))).desired
-}
-
-fn refused(name: &str, bundle: &Bundle) {
-    let findings = render(bundle, &host("h")).expect_err("it must be refused");
-    for finding in &findings.list {
-        assert!(!finding.message.ends_with('.') && !finding.spots.is_empty(), "{finding}");
-    }
-    same_as_golden(&repository_root().join(format!("tests/examples/refusals/{name}.txt")), &findings.draw(false));
 }
 
 #[test]

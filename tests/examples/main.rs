@@ -19,6 +19,7 @@ mod units;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use trimtab::render::render;
 use trimtab_model::bundle::{Blob, BlobKind, Bundle};
 use trimtab_model::facts::{Facts, Host, OsRelease, PathPolicy};
 
@@ -70,4 +71,13 @@ fn same_as_golden(file: &Path, actual: &str) {
         "{} is not what comes out now; UPDATE_GOLDEN=1 writes it anew.\n--- now ---\n{actual}",
         file.display()
     );
+}
+
+/// The findings for the host `h`, as they are drawn, against `tests/examples/refusals/<name>.txt`.
+fn refused(name: &str, bundle: &Bundle) {
+    let findings = render(bundle, &host("h")).expect_err("it must be refused");
+    for finding in &findings.list {
+        assert!(!finding.message.ends_with('.') && !finding.spots.is_empty(), "{finding}");
+    }
+    same_as_golden(&repository_root().join(format!("tests/examples/refusals/{name}.txt")), &findings.draw(false));
 }

@@ -1,21 +1,12 @@
 //! Each class of refusal, as an operator sees it: file, line, column, a caret under the spot, and what to do.
 
 use trimtab::render::{render, validate};
-use trimtab_model::bundle::{BlobKind, Bundle};
+use trimtab_model::bundle::BlobKind;
 use trimtab_model::facts::PathPolicy;
 
-use super::{add, bundle, host, repository_root, same_as_golden};
+use super::{add, bundle, host, refused, repository_root, same_as_golden};
 
 const FLEET: &str = "format = 1\n\n[[group]]\nname = \"all\"\nselect = \"*\"\ncomponents = [\"web\"]\n";
-
-/// The findings for the host `h`, as they are drawn, against `tests/examples/refusals/<name>.txt`.
-fn refused(name: &str, bundle: &Bundle) {
-    let findings = render(bundle, &host("h")).expect_err("it must be refused");
-    for finding in &findings.list {
-        assert!(!finding.message.ends_with('.') && !finding.spots.is_empty(), "{finding}");
-    }
-    same_as_golden(&repository_root().join(format!("tests/examples/refusals/{name}.txt")), &findings.draw(false));
-}
 
 #[test]
 fn toml_syntax() {

@@ -156,11 +156,7 @@ fn a_changed_file_restarts_only_the_units_that_use_it() {
 #[test]
 fn a_unit_that_left_the_repository_is_stopped_disabled_and_removed() {
     let Some(m) = lab::boot("edge-1") else { return };
-    let ana = Person::new(&m, "ana");
-    fleet::assign(&ana, &["one", "two"]);
-    fleet::service(&ana, "one", "1");
-    fleet::service(&ana, "two", "1");
-    ana.push("Two services");
+    let ana = fleet::two_services(&m);
     enrol(&m, &ana, "");
     converge(&m);
     assert!(m.has("/etc/systemd/system/multi-user.target.wants/two.service"));

@@ -53,11 +53,7 @@ fn spoiled_files_are_repaired_and_what_they_held_is_kept() {
 #[test]
 fn what_is_no_file_is_left_alone_and_told_and_the_rest_converges() {
     let Some(m) = lab::boot("edge-1") else { return };
-    let ana = Person::new(&m, "ana");
-    fleet::assign(&ana, &["one", "two"]);
-    fleet::service(&ana, "one", "1");
-    fleet::service(&ana, "two", "1");
-    ana.push("Two services");
+    let ana = fleet::two_services(&m);
     enrol(&m, &ana, "");
     converge(&m);
     for stand in
@@ -105,11 +101,7 @@ fn a_killed_container_and_a_deleted_quadlet_file_come_back() {
 #[test]
 fn the_running_agent_repairs_by_itself() {
     let Some(m) = lab::boot("edge-1") else { return };
-    let ana = Person::new(&m, "ana");
-    fleet::assign(&ana, &["one", "two"]);
-    fleet::service(&ana, "one", "1");
-    fleet::service(&ana, "two", "1");
-    ana.push("Two services");
+    let ana = fleet::two_services(&m);
     enrol(&m, &ana, "");
     start_agent(&m);
     eventually("the first converge", 20, || m.try_sh("systemctl is-active one two").code == 0);

@@ -11,11 +11,7 @@ use crate::fleet;
 
 /// A machine on which `one` and `two` run.
 fn two_services(m: &Machine) -> Person<'_> {
-    let ana = Person::new(m, "ana");
-    fleet::assign(&ana, &["one", "two"]);
-    fleet::service(&ana, "one", "1");
-    fleet::service(&ana, "two", "1");
-    ana.push("Two services");
+    let ana = fleet::two_services(m);
     enrol(m, &ana, "");
     converge(m);
     ana

@@ -22,6 +22,16 @@ pub(crate) fn service(person: &Person<'_>, name: &str, setting: &str) {
     );
 }
 
+/// Ana, who has pushed two services, `one` and `two`.
+pub(crate) fn two_services(m: &Machine) -> Person<'_> {
+    let ana = Person::new(m, "ana");
+    assign(&ana, &["one", "two"]);
+    service(&ana, "one", "1");
+    service(&ana, "two", "1");
+    ana.push("Two services");
+    ana
+}
+
 /// A component `name`: a container that serves the image's `/etc` on port 8080, from the machine's own registry.
 pub(crate) fn container(person: &Person<'_>, name: &str, digest: &str) {
     person.write(

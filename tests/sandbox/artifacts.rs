@@ -14,6 +14,20 @@ use crate::{FLEET, Sandbox};
 
 pub(crate) const TOOL: &str = "usr/local/bin/tool";
 
+/// Has a host follow its repository from a server that wants a token, with artifacts allowed from another one. `folder` is what both serve.
+pub(crate) fn follow(sandbox: &Sandbox, folder: &Path, own: &GitServer, artifacts: &GitServer) {
+    sandbox.repo.git(&["clone", "--quiet", "--bare", ".", &folder.join("fleet").display().to_string()]);
+    let (ca, token) = (folder.join("ca.pem"), folder.join("token"));
+    let settings = format!(
+        "[source]\nurl = \"{}/fleet\"\nca-file = \"{ca}\"\ntoken-file = \"{}\"\n[host]\nname = \"box\"\n[artifacts]\nallow = [\"{}/files/\"]\nca-file = \"{ca}\"\n",
+        own.url(),
+        token.display(),
+        artifacts.url(),
+        ca = ca.display(),
+    );
+    fs::write(sandbox.root().join("etc/trimtab/agent.toml"), settings).unwrap();
+}
+
 /// A sandbox whose artifacts lie on a server of their own.
 pub(crate) struct Shop {
     pub(crate) sandbox: Sandbox,
@@ -285,16 +299,7 @@ fn credentials_go_to_the_sources_own_server_and_nowhere_else() {
         (GitServer::start(folder.path(), Tls::On(&authority)), GitServer::start(folder.path(), Tls::On(&authority)));
     own.set_auth(Auth::Header("Bearer sesame".to_owned()));
     let sandbox = Sandbox::new("");
-    let bare = folder.path().join("fleet");
-    sandbox.repo.git(&["clone", "--quiet", "--bare", ".", &bare.display().to_string()]);
-    let ca = folder.path().join("ca.pem").display().to_string();
-    let settings = format!(
-        "[source]\nurl = \"{}/fleet\"\nca-file = \"{ca}\"\ntoken-file = \"{}\"\n[host]\nname = \"box\"\n[artifacts]\nallow = [\"{}/files/\"]\nca-file = \"{ca}\"\n",
-        own.url(),
-        folder.path().join("token").display(),
-        strange.url(),
-    );
-    fs::write(sandbox.root().join("etc/trimtab/agent.toml"), settings).unwrap();
+    follow(&sandbox, folder.path(), &own, &strange);
     let mut text = String::new();
     for (server, name) in [(&own, "own"), (&strange, "strange")] {
         let bytes = program(12, 5000);
@@ -309,7 +314,7 @@ fn credentials_go_to_the_sources_own_server_and_nowhere_else() {
     sandbox.repo.write("components/one/component.toml", text);
     sandbox.repo.write("fleet.toml", FLEET);
     sandbox.push();
-    sandbox.repo.git(&["push", "--quiet", &bare.display().to_string(), "main"]);
+    sandbox.repo.git(&["push", "--quiet", &folder.path().join("fleet").display().to_string(), "main"]);
     let pass = sandbox.once();
     assert_eq!(pass.outcome, Outcome::Converged, "{}{}", told(&pass), pass.source_error);
     let of = |server: &GitServer| server.log().into_iter().find(|line| line.contains("/files/")).unwrap();

@@ -328,16 +328,7 @@ fn a_redirect_takes_no_credentials_along_and_leads_nowhere_else() {
         format!("[[artifact]]\npath = \"/{TOOL}\"\nurl = \"{}/files/tool\"\nsize = {size}\nsha256 = \"{digest}\"\n", own.url());
     sandbox.repo.write("components/one/component.toml", text);
     sandbox.push();
-    let bare = folder.path().join("fleet");
-    sandbox.repo.git(&["clone", "--quiet", "--bare", ".", &bare.display().to_string()]);
-    let ca = folder.path().join("ca.pem").display().to_string();
-    let settings = format!(
-        "[source]\nurl = \"{}/fleet\"\nca-file = \"{ca}\"\ntoken-file = \"{}\"\n[host]\nname = \"box\"\n[artifacts]\nallow = [\"{}/files/\"]\nca-file = \"{ca}\"\n",
-        own.url(),
-        folder.path().join("token").display(),
-        allowed.url(),
-    );
-    fs::write(sandbox.root().join("etc/trimtab/agent.toml"), settings).unwrap();
+    crate::artifacts::follow(&sandbox, folder.path(), &own, &allowed);
     let files = |server: &GitServer| server.log().into_iter().filter(|line| line.contains("/files/")).collect::<Vec<_>>();
     // The source's own server points to one that no setting names: that one is not even asked.
     own.set_fault(Fault::RedirectFiles(format!("{}/files/tool?metadata=1", inside.url())));

@@ -270,38 +270,16 @@ fn a_token_signs_roots_releases_and_commits_when_it_is_touched() {
     };
     let of = |name: &str, path: &std::path::Path| (format!("{name}={}.pub", path.display()), format!("ssh:{}", path.display()));
     let ((ann, sign), (other, sign_lazy)) = (of("ann", &key), of("lazy", &lazy));
-    let (code, said) = with_token(&[
-        "trust",
-        "init",
-        "--key",
-        &ann,
-        "--key",
-        &other,
-        "--threshold",
-        "1",
-        "--channel",
-        "production=1",
-        "--sign",
-        &sign_lazy,
-    ]);
+    let init = |sign: &str| {
+        let keys = ["--key", &ann, "--key", &other, "--threshold", "1", "--channel", "production=1", "--sign", sign];
+        with_token(&[&["trust", "init"][..], &keys].concat())
+    };
+    let (code, said) = init(&sign_lazy);
     assert!(
         code == 1 && said.contains("a security key that nobody touched: make the key without `no-touch-required`"),
         "{code} {said}"
     );
-    let (code, said) = with_token(&[
-        "trust",
-        "init",
-        "--key",
-        &ann,
-        "--key",
-        &other,
-        "--threshold",
-        "1",
-        "--channel",
-        "production=1",
-        "--sign",
-        &sign,
-    ]);
+    let (code, said) = init(&sign);
     assert!(code == 0 && said.contains("Confirm user presence"), "the person is told to touch it\n{code} {said}");
     desk.commit("note", "root 1\n");
     let (code, said) = with_token(&["release", "production", "--push", "--sign", &sign_lazy]);
