@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde::Deserialize;
+use trimtab_model::digest::Digest;
 use trimtab_model::ledger::{FORMAT, Ledger};
 
 use super::{Store, StoreError, beside, read_document, write_beside};
@@ -27,6 +29,11 @@ enum Reading {
     Whole(Box<Ledger>),
     /// The bytes are not JSON: a disk that lied about a write.
     Torn(serde_json::Error),
+}
+
+#[derive(Deserialize)]
+struct Head {
+    format: Option<u64>,
 }
 
 impl Store {
@@ -62,11 +69,13 @@ impl Store {
         let bytes = serde_json::to_vec(ledger).expect("because plain data with string keys always serialises");
         // Never a second time: the kernel tells a lost write only once.
         self.sync()?;
-        let attempt = || keep_old(&path, &old).and_then(|()| write_beside(&path, &bytes, 0o600, true));
+        let known = self.saved.take();
+        let attempt = || keep_old(&path, &old, known).and_then(|()| write_beside(&path, &bytes, 0o600, true));
         match attempt() {
             Err(error) if error.is_full() && self.give_up_reserve() => attempt()?,
             saved => saved?,
         }
+        self.saved = Some(Digest::of(&bytes));
         self.set_aside(bytes.len() as u64);
         Ok(())
     }
@@ -74,25 +83,32 @@ impl Store {
 
 fn read(path: &Path) -> Result<Reading, StoreError> {
     let Some(bytes) = read_document(path)? else { return Ok(Reading::Absent) };
-    let value: serde_json::Value = match serde_json::from_slice(&bytes) {
-        Ok(value) => value,
+    // Before the rest is read: a later format may have fields that are unknown here.
+    let head: Head = match serde_json::from_slice(&bytes) {
+        Ok(head) => head,
+        Err(error) if error.is_data() => Head { format: None },
         Err(error) => return Ok(Reading::Torn(error)),
     };
-    // Before the rest is read: a later format may have fields that are unknown here.
-    match value.get("format").and_then(serde_json::Value::as_u64) {
+    match head.format {
         Some(found) if found > u64::from(FORMAT) => Err(StoreError::Newer { path: path.to_owned(), found, known: FORMAT }),
-        _ => serde_json::from_slice(&bytes).map(|ledger| Reading::Whole(Box::new(ledger))).map_err(|source| StoreError::Damaged {
-            path: path.to_owned(),
-            advice: ADVICE,
-            source,
-        }),
+        _ => match serde_json::from_slice(&bytes) {
+            Ok(ledger) => Ok(Reading::Whole(Box::new(ledger))),
+            Err(source) if source.is_data() => Err(StoreError::Damaged { path: path.to_owned(), advice: ADVICE, source }),
+            Err(error) => Ok(Reading::Torn(error)),
+        },
     }
+}
+
+// Each step of a change saves the ledger, and to know the bytes again costs a small part of reading them as one.
+fn is_whole(newest: &Path, saved: Option<Digest>) -> bool {
+    let is_ours = |bytes: &[u8]| saved.is_some_and(|saved| Digest::of(bytes) == saved);
+    matches!(read_document(newest), Ok(Some(bytes)) if is_ours(&bytes)) || matches!(read(newest), Ok(Reading::Whole(_)))
 }
 
 // A second name for the newest, moved over the old one: at each instant there is a newest, and a whole one before it. A torn newest is not
 // worth keeping: it must not push out the last whole one.
-fn keep_old(newest: &Path, old: &Path) -> Result<(), StoreError> {
-    if !matches!(read(newest), Ok(Reading::Whole(_))) {
+fn keep_old(newest: &Path, old: &Path, saved: Option<Digest>) -> Result<(), StoreError> {
+    if !is_whole(newest, saved) {
         return Ok(());
     }
     let second = beside(old);

@@ -187,6 +187,8 @@ pub struct Store {
     unsynced: Unsynced,
     // Contents that are written and have no name yet, and where they lie until they have one.
     fresh: BTreeMap<Digest, PathBuf>,
+    // Of the newest ledger, as this process wrote it.
+    saved: Option<Digest>,
 }
 
 /// Free room.
@@ -212,7 +214,7 @@ impl Store {
         {
             sweep(folder);
         }
-        let store = Self { places, lock: Some(lock), unsynced: Unsynced::new(), fresh: BTreeMap::new() };
+        let store = Self { places, lock: Some(lock), unsynced: Unsynced::new(), fresh: BTreeMap::new(), saved: None };
         store.set_aside(0);
         Ok(store)
     }
@@ -224,7 +226,7 @@ impl Store {
                 judge(folder)?;
             }
         }
-        Ok(Self { places, lock: None, unsynced: Unsynced::new(), fresh: BTreeMap::new() })
+        Ok(Self { places, lock: None, unsynced: Unsynced::new(), fresh: BTreeMap::new(), saved: None })
     }
 
     /// Where things are kept.
