@@ -187,11 +187,14 @@ fn r35_a_memory_that_does_not_say_what_was_pinned() {
     // A genuine one: an update of trimtab lets nothing old in, whether its tree shows the newest root or not.
     let mut host = Host::new(pinning(&people.root().text(), true));
     host.takes(&fleet.repo, fleet.release(6));
-    host.memory = format_2(&host.memory);
-    assert_eq!(host.memory.pin, None);
-    host.refuses(&fleet.repo, five, "rolled-back");
-    host.refuses(&fleet.repo, fleet.release(4), "rolled-back");
-    host.takes(&fleet.repo, fleet.release(7));
+    let before = format_2(&host.memory);
+    assert_eq!(before.pin, None);
+    for old in [five, fleet.release(4)] {
+        // Each as the first that it sees: whether the two pins belong together is settled by one look.
+        host.memory = before.clone();
+        host.refuses(&fleet.repo, old, "rolled-back");
+        host.takes(&fleet.repo, fleet.release(7));
+    }
     // Eve's, told the right one since.
     let mut host = Host::new(pinning(&evil.text(1).text(), true));
     host.takes(&evil.repo, evil.release(LAST));
@@ -380,6 +383,16 @@ fn r39_one_day_of_a_wrong_clock() {
     let words = judged.verdict.to_string();
     let (seen, says) = (show_time(host.memory.floor_now()), show_time(later + 60));
     assert!(words.contains(&seen) && words.contains(&says) && words.contains("trust rotate --new-epoch"), "{words}");
+    // A statement that is dated earlier than the one before does not take back what that one said of time.
+    let mut other = Host::new(fleet.trust_in("staging", ""));
+    for (seq, from, days, code) in
+        [(1, NOW, 60, "accepted"), (2, NOW - 20 * DAY, 60, "accepted"), (3, NOW - 20 * DAY, 10, "expired")]
+    {
+        let mut say = Say::of(&fleet.repo, "staging", (1, seq));
+        say.times = (show_time(from), show_time(from + days * DAY));
+        let tag = say.release(&fleet.repo, &[people.ann(), people.bob()]);
+        assert_eq!(other.sees(&fleet.repo, tag, None, Moment { clock: 0, synchronised: false }), code, "{seq}");
+    }
     // What helps, on a host that accepted something and on one that did not.
     let poisoned = Memory { time_floor: year_2100, time_epoch: 1, ..Memory::default() };
     RootText { version: 2, epoch: 2, ..people.root() }.write(&fleet.repo, &[people.ann(), people.bob()]);

@@ -196,12 +196,18 @@ fn a_root_pinned_by_its_digest_is_taken_from_the_tree() {
     };
     let judged = fleet.judge_with(&trust(&digest.to_string(), REPO_ID), tag, &Memory::default(), kept(NOW));
     assert_code(&judged.verdict, "accepted");
-    assert_eq!(judged.memory.unwrap().root.unwrap().text, root);
+    let memory = judged.memory.unwrap();
+    assert_eq!(memory.root.as_ref().unwrap().text, root);
     let other = format!("sha256:{}", "0b".repeat(32));
     assert_code(&fleet.judge_with(&trust(&other, REPO_ID), tag, &Memory::default(), kept(NOW)).verdict, "root-not-found");
     let elsewhere = REPO_ID.replace("1b4e", "2b4e");
-    let judged = fleet.judge_with(&trust(&digest.to_string(), &elsewhere), tag, &Memory::default(), kept(NOW));
-    assert_code(&judged.verdict, "root-wrong-repository");
+    // Whoever signed for it, and also on a host that has believed that root before.
+    let foreign = Say { repo: elsewhere.clone(), ..Say::of(&fleet.repo, "production", (1, 2)) };
+    let foreign = foreign.release(&fleet.repo, &[fleet.people.ann(), fleet.people.bob()]);
+    for (tag, memory) in [(tag, &Memory::default()), (foreign, &Memory::default()), (foreign, &memory)] {
+        let judged = fleet.judge_with(&trust(&digest.to_string(), &elsewhere), tag, memory, kept(NOW));
+        assert_code(&judged.verdict, "root-wrong-repository");
+    }
 }
 
 #[test]
@@ -217,6 +223,12 @@ fn commit_mode_takes_its_keys_from_the_root() {
     assert_code(&judged.verdict, "accepted");
     let memory = Memory::from_text(&judged.memory.unwrap().to_text()).unwrap();
     assert_eq!(version(&memory), 1);
+    // A person has another repository followed, and leaves the pin as it was: what is remembered says nothing about that one.
+    let digest = memory.root.as_ref().unwrap().digest();
+    let elsewhere = text.replace("1b4e", "2b4e").replace("root = \"root.toml\"", &format!("root-digest = \"{digest}\""));
+    let elsewhere = TrustConfig::parse("trust.toml", &elsewhere).unwrap();
+    let judged = decide(repo.head(), None, &mut repo.source(), &elsewhere, &memory, kept(NOW));
+    assert_code(&judged.verdict, "root-wrong-repository");
     // C15: bob takes over from ann; she signs once more, back-dated or not.
     repo.commit("by bob, too early", Some(&people.bob));
     assert_code(&judge(&repo, &memory).verdict, "unknown-signer");

@@ -88,6 +88,11 @@ fn of_two_copies_the_larger_of_each_thing_counts() {
         assert_eq!((merged.time_floor, merged.lost, merged.alive), (100, Some(1), other.alive.clone()));
     }
     assert_eq!(Memory::default().merge(other.clone()), other);
+    // In commit mode there is no number: the one that was written more often is the later, though the clock was set back in between.
+    let commits = |at, written| Memory { release: None, accepted: Some(accepted(at)), written, ..memory(1, 1) };
+    for merged in [commits(900, 4).merge(commits(100, 5)), commits(100, 5).merge(commits(900, 4))] {
+        assert_eq!(merged.accepted.unwrap().accepted_at, 100);
+    }
     // A state of commit mode is smaller than any release, whatever its clock said.
     let merged = Memory::of(accepted(u64::MAX)).merge(memory(1, 1));
     assert_eq!(merged.release.unwrap().place.seq, 1);
