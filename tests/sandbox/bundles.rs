@@ -1,6 +1,7 @@
 //! Offline bundles: made with real git, minisign and ssh-keygen; applied where nothing else is reached; refused when a byte of them is another.
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -209,6 +210,18 @@ fn a_bundle_with_another_byte_is_refused_before_anything_is_changed() {
         bytes
     };
     let part = position(b"repository.bundle\0");
+    // A header that says so itself, after it was altered.
+    let fit = |bytes: &mut [u8], head: usize| {
+        let head = &mut bytes[head..head + 512];
+        let sum: u32 = head.iter().enumerate().map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) }).sum();
+        head[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    };
+    let renamed = {
+        let mut bytes = good.clone();
+        bytes[part] = b'x';
+        fit(&mut bytes, part);
+        bytes
+    };
     let swapped = {
         // The parts of another bundle behind this manifest.
         far.sandbox.revise("other\n");
@@ -222,9 +235,7 @@ fn a_bundle_with_another_byte_is_refused_before_anything_is_changed() {
         bytes.extend_from_slice(&good[part..part + 512]);
         let size = bytes.len();
         bytes[size - 512 + 124..size - 512 + 135].copy_from_slice(b"00000000000");
-        let sum: u32 =
-            bytes[size - 512..].iter().enumerate().map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) }).sum();
-        bytes[size - 512 + 148..size - 512 + 155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        fit(&mut bytes, size - 512);
         [bytes, vec![0; 1024]].concat()
     };
     for (what, bytes, expected) in [
@@ -234,6 +245,7 @@ fn a_bundle_with_another_byte_is_refused_before_anything_is_changed() {
         ("a byte of the manifest's digest", flipped(manifest + 70), ""),
         ("a byte of a header", flipped(part + 3), "its checksum"),
         ("swapped", swapped, "repository.bundle"),
+        ("renamed", renamed, "xepository.bundle lies here where the manifest has repository.bundle"),
         ("added to", added, "the manifest does not have it"),
         ("empty", Vec::new(), "cut short"),
         ("something else", b"#!/bin/sh\nrm -rf /\n".repeat(100), "no header of a tar file"),
@@ -246,6 +258,13 @@ fn a_bundle_with_another_byte_is_refused_before_anything_is_changed() {
             "{what}"
         );
     }
+    // Exchanged between the reading and the use: what is used is hashed again.
+    fs::write(far.file("bad"), &good).unwrap();
+    let opened = trimtab::bundle::open(&far.file("bad"), &mut |_, _| {}).unwrap();
+    opened.copy_repository(&mut Vec::new()).unwrap();
+    fs::OpenOptions::new().write(true).open(far.file("bad")).unwrap().write_all_at(b"x", pack as u64 + 20).unwrap();
+    let error = opened.copy_repository(&mut Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("was changed while it was used"), "{error}");
     // The manifest is signed: one whose digests were made to fit again is not the one that was.
     let unsigned = {
         far.created("unsigned", &[]);

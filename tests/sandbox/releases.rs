@@ -222,12 +222,37 @@ fn a_lost_memory_falls_back_to_the_floor_and_is_told() {
         assert_eq!((code, said.contains("can be written by others")), (78, true), "{said}");
         mode(0o600);
     }
+    // A later trimtab's memory is no damage and no loss: that trimtab is what must come back.
+    let texts = copies.clone().map(|copy| fs::read(copy).unwrap());
+    copies.iter().for_each(|copy| fs::write(copy, "{\"format\": 99, \"mode\": \"release\"}").unwrap());
+    let (code, _, said) = host.sandbox.said(&["once"]);
+    assert_eq!((code, said.contains("install the newer trimtab again")), (78, true), "{said}");
+    copies.iter().zip(texts).for_each(|(copy, text)| fs::write(copy, text).unwrap());
     // A host that is to wait for a person does, and leaves everything as it is.
     host.trust("require-state = true\n");
     lose(&host);
     let (code, _, said) = host.sandbox.said(&["once"]);
     assert_eq!((code, said.contains("min-seq")), (78, true), "{said}");
     assert_eq!(host.sandbox.read("etc/one.conf"), "three\n");
+}
+
+#[test]
+fn what_cannot_be_remembered_is_not_put_in_force() {
+    let host = Released::new("");
+    host.release(1);
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    host.sandbox.revise("two\n");
+    host.release(2);
+    for folder in ["var/lib/trimtab", "etc/trimtab/state"] {
+        // Something stands where this copy is written before it takes its name.
+        let block = host.sandbox.root().join(folder).join(".trust-state.json.new");
+        fs::create_dir(&block).unwrap();
+        let pass = host.sandbox.once();
+        assert_eq!((pass.outcome, host.sandbox.read("etc/one.conf").as_str()), (Outcome::Held, "one\n"), "{folder}: {pass:?}");
+        assert!(pass.failures.iter().any(|failure| failure.resource == "trust state"), "{folder}: {:?}", pass.failures);
+        fs::remove_dir(&block).unwrap();
+    }
+    assert_eq!((host.sandbox.once().outcome, host.sandbox.read("etc/one.conf").as_str()), (Outcome::Converged, "two\n"));
 }
 
 #[test]
