@@ -86,3 +86,25 @@ fn a_word_ends_with_the_role_that_said_it() {
         assert_eq!((fresh(&fleet, &memory), remarks.len()), (Freshness::Fresh, 0), "{remarks:?}");
     }
 }
+
+#[test]
+fn what_a_word_revealed_is_known_though_its_release_was_held_back() {
+    let fleet = Fleet::new();
+    let trust = fleet.trust("on-stale = \"hold\"");
+    let ci = [fleet.people.ci()];
+    let says = |seq, at| fleet.repo.object("tag", &word(&fleet, (1, seq), at).alive(&ci));
+    let mut memory = Memory::default();
+    let mut sees = |tag, word, code: &str| {
+        let judged = decide(tag, Some(word), &mut fleet.repo.source(), &trust, &memory, kept(NOW));
+        assert_code(&judged.verdict, code);
+        if let Some(found) = judged.memory {
+            memory = Memory::from_text(&found.to_text()).unwrap();
+        }
+    };
+    sees(fleet.release(1), says(1, NOW - 60), "accepted");
+    let two = fleet.release(2);
+    // There is a third one. Whoever keeps it back shows an earlier word beside the second one then: genuine, and overtaken.
+    sees(two, says(3, NOW), "stale");
+    sees(two, says(2, NOW - 30), "stale");
+    sees(fleet.release(3), says(3, NOW), "accepted");
+}

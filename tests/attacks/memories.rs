@@ -62,7 +62,11 @@ impl Host {
 
 /// What pins this root: by its digest, or as the file.
 fn pinning(root: &str, by_digest: bool) -> TrustConfig {
-    let begin = format!("mode = \"release\"\nchannel = \"production\"\nrepo = \"{REPO_ID}\"\n");
+    pinning_in("production", root, by_digest)
+}
+
+fn pinning_in(channel: &str, root: &str, by_digest: bool) -> TrustConfig {
+    let begin = format!("mode = \"release\"\nchannel = \"{channel}\"\nrepo = \"{REPO_ID}\"\n");
     let digest = RootFile::parse("root", root).unwrap().digest();
     if by_digest {
         return TrustConfig::parse("trust.toml", &format!("{begin}root-digest = \"{digest}\"\n")).unwrap();
@@ -117,14 +121,17 @@ fn r35_enrolled_on_the_wrong_root_and_told_the_right_one() {
         if !by_digest {
             assert!(host.remarks.iter().any(|remark| remark.contains("pins the root")), "{:?}", host.remarks);
         }
+        let unsettled = host.memory.clone();
         // The genuine one has come to 7.
         let seven = fleet.release(7);
         host.takes(&fleet.repo, seven);
         assert_eq!((place(&host.memory), host.memory.root.as_ref().unwrap().root.keys.len()), ((1, 7), 4));
         assert!(host.remarks.iter().any(|remark| remark.contains("counts no more")), "{:?}", host.remarks);
         // A copy that the power cut left behind brings her back in neither order.
-        for merged in [host.memory.clone().merge(one_behind.clone()), one_behind.clone().merge(host.memory.clone())] {
-            assert_eq!((place(&merged), merged.root, merged.pin), ((1, 7), host.memory.root.clone(), host.memory.pin));
+        for behind in [one_behind, unsettled] {
+            for merged in [host.memory.clone().merge(behind.clone()), behind.clone().merge(host.memory.clone())] {
+                assert_eq!(merged, host.memory);
+            }
         }
         host.refuses(&fleet.repo, fleet.release(6), "rolled-back");
         host.refuses(&evil.repo, evil.release(LAST), "root-unknown-signer");
@@ -202,6 +209,29 @@ fn r35_a_memory_that_does_not_say_what_was_pinned() {
     host.trust = pinning(&people.root().text(), false);
     host.refuses(&evil.repo, evil.release(LAST), "unknown-signer");
     host.takes(&fleet.repo, fleet.release(7));
+}
+
+#[test]
+fn r35_numbers_of_the_wrong_root_count_in_no_channel() {
+    let (fleet, evil) = (Fleet::new(), Evil::new());
+    let people = &fleet.people;
+    // Under hers the host had come as far as there are numbers, and was moved to another channel then.
+    let mut root = evil.text(1);
+    root.roles.push(("release.staging", 1, vec!["eve"]));
+    root.write(&evil.repo, &[Hand::Ssh(&evil.eve)]);
+    evil.repo.commit("two channels", None);
+    let mut host = Host::new(pinning(&root.text(), true));
+    host.takes(&evil.repo, evil.release(LAST));
+    host.trust = pinning_in("staging", &root.text(), true);
+    host.takes(&evil.repo, Say::of(&evil.repo, "staging", (1, LAST)).release(&evil.repo, &[Hand::Ssh(&evil.eve)]));
+    assert_eq!(host.memory.earlier.len(), 1);
+    // Told the right root, it begins anew in either.
+    let hands = [people.ann(), people.bob()];
+    host.trust = pinning_in("staging", &people.root().text(), false);
+    host.takes(&fleet.repo, Say::of(&fleet.repo, "staging", (1, 7)).release(&fleet.repo, &hands));
+    host.trust = pinning(&people.root().text(), false);
+    host.takes(&fleet.repo, fleet.release(7));
+    assert_eq!(place(&host.memory), (1, 7));
 }
 
 #[test]

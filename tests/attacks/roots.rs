@@ -230,6 +230,12 @@ fn commit_mode_takes_its_keys_from_the_root() {
     let judged = decide(repo.head(), None, &mut repo.source(), &elsewhere, &memory, kept(NOW));
     assert_code(&judged.verdict, "root-wrong-repository");
     // C15: bob takes over from ann; she signs once more, back-dated or not.
+    // A tree from which the next root was taken away, so that who counts no more since goes on counting.
+    let hidden = RootText { version: 3, ..people.root() };
+    hidden.write(&repo, &[people.ann(), people.safe()]);
+    repo.commit("root 3 without root 2", Some(&people.ann));
+    assert_code(&judge(&repo, &memory).verdict, "root-version");
+    repo.git(&["reset", "--quiet", "--hard", "HEAD~1"]);
     repo.commit("by bob, too early", Some(&people.bob));
     assert_code(&judge(&repo, &memory).verdict, "unknown-signer");
     let mut root = next(&people.root());

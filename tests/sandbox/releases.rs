@@ -237,6 +237,27 @@ fn a_lost_memory_falls_back_to_the_floor_and_is_told() {
 }
 
 #[test]
+fn a_copy_that_is_behind_lets_nothing_old_in() {
+    let host = Released::new("");
+    let one = host.release(1);
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    let copies =
+        ["var/lib/trimtab/trust-state.json", "etc/trimtab/state/trust-state.json"].map(|path| host.sandbox.root().join(path));
+    let behind = fs::read(&copies[0]).unwrap();
+    host.sandbox.revise("two\n");
+    host.release(2);
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    let newest = fs::read(&copies[0]).unwrap();
+    // As of a file system that was put back to what it was yesterday.
+    for copy in &copies {
+        fs::write(copy, &behind).unwrap();
+        host.serve(one);
+        host.held("rolled-back", "two\n");
+        assert_eq!(fs::read(copy).unwrap(), newest, "and both are the same again");
+    }
+}
+
+#[test]
 fn what_cannot_be_remembered_is_not_put_in_force() {
     let host = Released::new("");
     host.release(1);
@@ -253,6 +274,13 @@ fn what_cannot_be_remembered_is_not_put_in_force() {
         fs::remove_dir(&block).unwrap();
     }
     assert_eq!((host.sandbox.once().outcome, host.sandbox.read("etc/one.conf").as_str()), (Outcome::Converged, "two\n"));
+    // Another statement about what is in force changes nothing, and is not told as accepted before it is remembered.
+    let block = host.sandbox.root().join("etc/trimtab/state/.trust-state.json.new");
+    fs::create_dir(&block).unwrap();
+    host.release(3);
+    let pass = host.sandbox.once();
+    assert_eq!((pass.outcome, pass.trust.verdict.as_str()), (Outcome::Held, "unchanged"), "{pass:?}");
+    fs::remove_dir(&block).unwrap();
 }
 
 #[test]
