@@ -143,6 +143,12 @@ fn r35_enrolled_on_the_wrong_root_and_told_the_right_one() {
 fn r35_a_pin_that_moves_within_one_chain_lets_no_old_release_in() {
     let fleet = Fleet::new();
     let people = &fleet.people;
+    // One whose tree has no root at all, and one with the first alone: both were good in their time.
+    fleet.repo.git(&["checkout", "--quiet", "--orphan", "bare"]);
+    fleet.repo.git(&["rm", "--quiet", "-r", "--cached", ".trimtab"]);
+    fleet.repo.git(&["commit", "--quiet", "-m", "without roots"]);
+    let bare = fleet.release(3);
+    fleet.repo.git(&["checkout", "--quiet", "--force", "main"]);
     let old = fleet.release(5);
     let two = RootText { version: 2, ..people.root() };
     two.write(&fleet.repo, &[people.ann(), people.bob()]);
@@ -152,18 +158,33 @@ fn r35_a_pin_that_moves_within_one_chain_lets_no_old_release_in() {
     three.write(&fleet.repo, &[people.ann(), people.bob()]);
     fleet.repo.commit("root 3", None);
     let (replayed, seven) = (fleet.release(4), fleet.release(7));
-    for by_digest in [true, false] {
-        // Forward to one that the host has, forward to one that it has not, and back to the first.
-        for (first, then) in [(people.root(), two.clone()), (people.root(), three.clone()), (two.clone(), people.root())] {
-            let mut host = Host::new(pinning(&first.text(), by_digest));
+    // What becomes of the two: where neither the former pin nor what was believed is in a tree, the order begins anew (the limit of `begin`).
+    let (refused, unknown, anew) = ("rolled-back", "root-not-found", "accepted");
+    // Forward to one that the host has, forward to one that it has not, and back to the first; pinned by digest, and as a file.
+    for (first, then, by_digest, as_file) in [
+        (people.root(), two.clone(), [refused, refused], [refused, refused]),
+        (people.root(), three.clone(), [unknown, unknown], [refused, anew]),
+        (two.clone(), people.root(), [anew, unknown], [anew, anew]),
+    ] {
+        for (is_by_digest, [of_old, of_bare]) in [(true, by_digest), (false, as_file)] {
+            let mut host = Host::new(pinning(&first.text(), is_by_digest));
             host.takes(&fleet.repo, six);
-            host.trust = pinning(&then.text(), by_digest);
-            host.refuses(&fleet.repo, replayed, "rolled-back");
-            if then.version == 1 {
-                host.refuses(&fleet.repo, old, "rolled-back");
+            host.trust = pinning(&then.text(), is_by_digest);
+            let before = host.memory.clone();
+            // Each as the first that it sees under the new pin.
+            for (tag, code) in [(replayed, refused), (old, of_old), (bare, of_bare)] {
+                host.memory = before.clone();
+                assert_eq!(
+                    host.sees(&fleet.repo, tag, None, kept(NOW)),
+                    code,
+                    "{is_by_digest}: {} to {}",
+                    first.version,
+                    then.version
+                );
+                assert_eq!(host.remarks.iter().any(|remark| remark.contains("counts no more")), code == anew, "{:?}", host.remarks);
+                host.takes(&fleet.repo, seven);
+                assert_eq!((place(&host.memory), host.memory.former.is_none()), ((1, 7), true));
             }
-            host.takes(&fleet.repo, seven);
-            assert_eq!((place(&host.memory), host.memory.former.is_none()), ((1, 7), true));
         }
     }
 }
@@ -208,6 +229,21 @@ fn r35_a_memory_that_does_not_say_what_was_pinned() {
     host.memory = format_2(&host.memory);
     host.trust = pinning(&people.root().text(), false);
     host.refuses(&evil.repo, evil.release(LAST), "unknown-signer");
+    host.takes(&fleet.repo, fleet.release(7));
+}
+
+#[test]
+fn r35_a_pin_that_is_put_back_before_anything_came_of_it() {
+    let (fleet, evil) = (Fleet::new(), Evil::new());
+    fleet.repo.git(&["rm", "--quiet", "-r", "--cached", ".trimtab"]);
+    fleet.repo.git(&["commit", "--quiet", "-m", "without roots"]);
+    let mut host = Host::new(pinning(&fleet.people.root().text(), false));
+    host.takes(&fleet.repo, fleet.release(6));
+    host.trust = pinning(&evil.text(1).text(), false);
+    host.refuses(&fleet.repo, fleet.release(7), "unknown-signer");
+    assert!(host.memory.former.is_some());
+    host.trust = pinning(&fleet.people.root().text(), false);
+    host.refuses(&fleet.repo, fleet.release(5), "rolled-back");
     host.takes(&fleet.repo, fleet.release(7));
 }
 
@@ -347,7 +383,14 @@ fn r37_the_first_word_about_a_release_is_kept_back() {
     for moment in [kept(NOW), Moment { clock: 2_060_000_000, synchronised: false }] {
         let mut host = Host::new(fleet.trust(""));
         assert_eq!(host.sees(&fleet.repo, one, None, moment), "accepted");
-        assert_eq!(host.freshness(kept(NOW + 2 * DAY)), Freshness::Expired);
+        // Whoever puts one more signature behind it at each poll gains no time by that.
+        let tag = fleet.repo.content("tag", one);
+        let more = fleet.repo.object("tag", &[&tag[..], &fleet.people.eve().block("git", &tag)].concat());
+        assert_eq!(host.sees(&fleet.repo, more, None, kept(NOW + DAY / 2)), "unchanged");
+        assert_eq!(host.freshness(kept(NOW + DAY + DAY / 4)), Freshness::Expired);
+        // What has certainly passed is past, though the clock fell back since.
+        assert!(host.memory.passes(kept(NOW + 3 * DAY)));
+        assert_eq!(host.freshness(Moment { clock: 0, synchronised: false }), Freshness::Expired);
     }
 }
 

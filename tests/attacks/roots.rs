@@ -211,6 +211,24 @@ fn a_root_pinned_by_its_digest_is_taken_from_the_tree() {
 }
 
 #[test]
+fn who_signs_commits_of_one_branch_signs_none_of_another() {
+    let (repo, fleet) = (Repo::new(), Fleet::new());
+    let people = &fleet.people;
+    let mut root = people.root();
+    root.roles.push(("commit.staging", 0, vec!["bob"]));
+    root.write(&repo, &[people.ann(), people.safe()]);
+    let text = format!("mode = \"commit\"\nbranch = \"main\"\nrepo = \"{REPO_ID}\"\nroot = \"root.toml\"\n");
+    for (branch, by_ann, by_bob) in [("main", "accepted", "unknown-signer"), ("staging", "unknown-signer", "accepted")] {
+        let trust = TrustConfig::parse("trust.toml", &text.replace("main", branch)).unwrap();
+        let trust = trust.with_root("root.toml", &root.text()).unwrap();
+        for (key, code) in [(&people.ann, by_ann), (&people.bob, by_bob)] {
+            let tip = repo.commit(branch, Some(key));
+            assert_code(&decide(tip, None, &mut repo.source(), &trust, &Memory::default(), kept(NOW)).verdict, code);
+        }
+    }
+}
+
+#[test]
 fn commit_mode_takes_its_keys_from_the_root() {
     let (repo, fleet) = (Repo::new(), Fleet::new());
     let people = &fleet.people;
