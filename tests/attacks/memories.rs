@@ -379,6 +379,12 @@ fn r37_the_first_word_about_a_release_is_kept_back() {
     let second = alive(&fleet, (1, 2), later + 2 * DAY, ci);
     host.sees(&fleet.repo, fleet.release(2), Some(second), kept(later + 2 * DAY));
     assert_eq!(host.freshness(kept(later + 2 * DAY)), Freshness::Fresh);
+    // No longer than the release itself says.
+    let mut short = Say::of(&fleet.repo, "production", (1, 3));
+    short.times = (show_time(NOW), show_time(NOW + 3600));
+    let mut hasty = Host::new(fleet.trust(""));
+    hasty.takes(&fleet.repo, short.release(&fleet.repo, &[fleet.people.ann(), fleet.people.bob()]));
+    assert_eq!(hasty.freshness(kept(NOW + 3601)), Freshness::Expired);
     // From the very first release on, whatever the clock said when it was accepted.
     for moment in [kept(NOW), Moment { clock: 2_060_000_000, synchronised: false }] {
         let mut host = Host::new(fleet.trust(""));

@@ -201,6 +201,9 @@ fn a_root_pinned_by_its_digest_is_taken_from_the_tree() {
     let other = format!("sha256:{}", "0b".repeat(32));
     assert_code(&fleet.judge_with(&trust(&other, REPO_ID), tag, &Memory::default(), kept(NOW)).verdict, "root-not-found");
     let elsewhere = REPO_ID.replace("1b4e", "2b4e");
+    let text = format!("mode = \"release\"\nchannel = \"production\"\nrepo = \"{elsewhere}\"\nroot = \"root.toml\"\n");
+    let foreign = TrustConfig::parse("trust.toml", &text).unwrap().with_root("root.toml", &root).unwrap_err().draw(false);
+    assert!(foreign.contains("of another repository") && foreign.contains(&elsewhere), "{foreign}");
     // Whoever signed for it, and also on a host that has believed that root before.
     let foreign = Say { repo: elsewhere.clone(), ..Say::of(&fleet.repo, "production", (1, 2)) };
     let foreign = foreign.release(&fleet.repo, &[fleet.people.ann(), fleet.people.bob()]);

@@ -174,6 +174,13 @@ fn answers_to_other_questions_and_huge_frames_are_refused() {
         matches!(error, ObjectError::Unavailable { .. }) && error.to_string().contains("5555"),
         "a name proves nothing: {error:?}"
     );
+    // Why it failed is one short line, whoever speaks in its name.
+    let (_folder, socket) = liar(|stream, _| {
+        let message = "\u{1b}[2Jall is well\ntrimtab: \u{9b}".repeat(1000);
+        let _ = wire::send(stream, "agent", &Reply::Failed { class: Class::Retry, message }, &[]);
+    });
+    let said = Client::connect(&socket, PATIENCE).unwrap().poll("HEAD").unwrap_err().to_string();
+    assert!(said.contains("all is well") && said.chars().count() <= 2000 && !said.contains(char::is_control), "{said:?}");
     let (_folder, socket) = liar(|stream, _| {
         let _ = stream.write_all(&[0xff; 12]);
     });
