@@ -216,12 +216,14 @@ fn a_bundle_with_another_byte_is_refused_before_anything_is_changed() {
         let sum: u32 = head.iter().enumerate().map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) }).sum();
         head[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
     };
-    let renamed = {
+    let headed = |head: usize, at: usize, with: &[u8]| {
         let mut bytes = good.clone();
-        bytes[part] = b'x';
-        fit(&mut bytes, part);
+        bytes[head + at..head + at + with.len()].copy_from_slice(with);
+        fit(&mut bytes, head);
         bytes
     };
+    let size = u64::from_str_radix(std::str::from_utf8(&good[part + 124..part + 135]).unwrap(), 8).unwrap();
+    let shorter = format!("{:011o}", size - 1);
     let swapped = {
         // The parts of another bundle behind this manifest.
         far.sandbox.revise("other\n");
@@ -245,7 +247,12 @@ fn a_bundle_with_another_byte_is_refused_before_anything_is_changed() {
         ("a byte of the manifest's digest", flipped(manifest + 70), ""),
         ("a byte of a header", flipped(part + 3), "its checksum"),
         ("swapped", swapped, "repository.bundle"),
-        ("renamed", renamed, "xepository.bundle lies here where the manifest has repository.bundle"),
+        ("renamed", headed(part, 0, b"x"), "xepository.bundle lies here where the manifest has repository.bundle"),
+        ("renamed to lead elsewhere", headed(part, 0, b"../"), "the name here is not one that a bundle has"),
+        ("its first file", headed(0, 0, b"x"), "the first file in it is xanifest, and not manifest"),
+        ("a link", headed(part, 156, b"2"), "no plain file with a short name"),
+        ("a longer name", headed(part, 345, b"etc"), "no plain file with a short name"),
+        ("shorter", headed(part, 124, shorter.as_bytes()), &format!("bytes, and the manifest says {size}")),
         ("added to", added, "the manifest does not have it"),
         ("empty", Vec::new(), "cut short"),
         ("something else", b"#!/bin/sh\nrm -rf /\n".repeat(100), "no header of a tar file"),

@@ -308,9 +308,27 @@ fn a_host_that_followed_releases_does_not_go_back_to_commits() {
     host.release(1);
     assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
     let keys = format!("mode = \"commit\"\nbranch = \"main\"\nkeys = [\"{}\"]\n", host.sandbox.key.line());
-    fs::write(host.sandbox.root().join("etc/trimtab/trust.toml"), keys).unwrap();
+    fs::write(host.sandbox.root().join("etc/trimtab/trust.toml"), &keys).unwrap();
     let (code, _, said) = host.sandbox.said(&["once"]);
     assert_eq!((code, said.contains("loosen")), (78, true), "{said}");
+
+    // Nor does a running agent that is told to read its configuration again: it goes on as before, and says why.
+    host.trust("");
+    let toml = host.sandbox.root().join("etc/trimtab/agent.toml");
+    let text = fs::read_to_string(&toml).unwrap();
+    fs::write(&toml, text + "[agent]\ninterval = \"1h\"\nretry-interval = \"1h\"\nretry-max = \"1h\"\n").unwrap();
+    let agent = host.sandbox.agent();
+    let last = || host.sandbox.status().and_then(|status| status.last_pass);
+    crate::until("it runs", || host.sandbox.status().is_some_and(|status| status.agent_pid == agent.0.id()));
+    host.sandbox.revise("two\n");
+    fs::write(host.sandbox.root().join("etc/trimtab/trust.toml"), keys).unwrap();
+    let before = last().unwrap().number;
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(agent.0.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+    crate::until("it has looked again", || last().is_some_and(|pass| pass.number > before));
+    let pass = last().unwrap();
+    assert!(pass.failures.iter().any(|failure| failure.message.contains("loosen")), "{pass:?}");
+    assert_eq!((pass.outcome, host.sandbox.read("etc/one.conf").as_str()), (Outcome::Partial, "one\n"));
 }
 
 /// R35 on the whole program: enrolled on a repository that only says that it is the right one, and told the right root since.
