@@ -224,10 +224,14 @@ fn a_lost_memory_falls_back_to_the_floor_and_is_told() {
     }
     // A later trimtab's memory is no damage and no loss: that trimtab is what must come back.
     let texts = copies.clone().map(|copy| fs::read(copy).unwrap());
-    copies.iter().for_each(|copy| fs::write(copy, "{\"format\": 99, \"mode\": \"release\"}").unwrap());
+    for copy in &copies {
+        fs::write(copy, "{\"format\": 99, \"mode\": \"release\"}").unwrap();
+    }
     let (code, _, said) = host.sandbox.said(&["once"]);
     assert_eq!((code, said.contains("install the newer trimtab again")), (78, true), "{said}");
-    copies.iter().zip(texts).for_each(|(copy, text)| fs::write(copy, text).unwrap());
+    for (copy, text) in copies.iter().zip(texts) {
+        fs::write(copy, text).unwrap();
+    }
     // A host that is to wait for a person does, and leaves everything as it is.
     host.trust("require-state = true\n");
     lose(&host);
