@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use gix_hash::ObjectId;
+use trimtab::trust::decide::decide;
 use trimtab::trust::keys::TrustConfig;
+use trimtab::trust::memory::{Memory, Moment};
 use trimtab::trust::prove::prove;
 use trimtab::trust::state::TrustState;
 use trimtab::trust::verdict::Verdict;
@@ -180,6 +182,12 @@ fn validity_is_asked_of_this_hosts_time_and_never_of_the_committers() {
     }
     state.time_floor = 0;
     assert_code(&at(next, Some(&state), 1_770_000_001), "accepted");
+    // Where nothing is remembered, the time at which this program was written has passed.
+    for synchronised in [true, false] {
+        let moment = Moment { clock: 1_770_000_001, synchronised };
+        let judged = decide(dated, None, &mut scene.repo.source(), &trusted, &Memory::default(), moment);
+        assert_code(&judged.verdict, "certificate");
+    }
 
     // What was accepted while it was valid stays so: a restart in the year after does not take the commit in force for a bad one.
     assert_code(&at(dated, Some(&state), NOW), "unchanged");

@@ -6,6 +6,7 @@
 // The helpers here are tests too, but clippy sees that only of functions that say `#[test]`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod alive;
 mod certificates;
 mod commits;
 mod differential;

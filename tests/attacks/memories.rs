@@ -62,7 +62,11 @@ impl Host {
 
 /// What pins this root: by its digest, or as the file.
 fn pinning(root: &str, by_digest: bool) -> TrustConfig {
-    let begin = format!("mode = \"release\"\nchannel = \"production\"\nrepo = \"{REPO_ID}\"\n");
+    pinning_in("production", root, by_digest)
+}
+
+fn pinning_in(channel: &str, root: &str, by_digest: bool) -> TrustConfig {
+    let begin = format!("mode = \"release\"\nchannel = \"{channel}\"\nrepo = \"{REPO_ID}\"\n");
     let digest = RootFile::parse("root", root).unwrap().digest();
     if by_digest {
         return TrustConfig::parse("trust.toml", &format!("{begin}root-digest = \"{digest}\"\n")).unwrap();
@@ -117,14 +121,17 @@ fn r35_enrolled_on_the_wrong_root_and_told_the_right_one() {
         if !by_digest {
             assert!(host.remarks.iter().any(|remark| remark.contains("pins the root")), "{:?}", host.remarks);
         }
+        let unsettled = host.memory.clone();
         // The genuine one has come to 7.
         let seven = fleet.release(7);
         host.takes(&fleet.repo, seven);
         assert_eq!((place(&host.memory), host.memory.root.as_ref().unwrap().root.keys.len()), ((1, 7), 4));
         assert!(host.remarks.iter().any(|remark| remark.contains("counts no more")), "{:?}", host.remarks);
         // A copy that the power cut left behind brings her back in neither order.
-        for merged in [host.memory.clone().merge(one_behind.clone()), one_behind.clone().merge(host.memory.clone())] {
-            assert_eq!((place(&merged), merged.root, merged.pin), ((1, 7), host.memory.root.clone(), host.memory.pin));
+        for behind in [one_behind, unsettled] {
+            for merged in [host.memory.clone().merge(behind.clone()), behind.clone().merge(host.memory.clone())] {
+                assert_eq!(merged, host.memory);
+            }
         }
         host.refuses(&fleet.repo, fleet.release(6), "rolled-back");
         host.refuses(&evil.repo, evil.release(LAST), "root-unknown-signer");
@@ -136,6 +143,12 @@ fn r35_enrolled_on_the_wrong_root_and_told_the_right_one() {
 fn r35_a_pin_that_moves_within_one_chain_lets_no_old_release_in() {
     let fleet = Fleet::new();
     let people = &fleet.people;
+    // One whose tree has no root at all, and one with the first alone: both were good in their time.
+    fleet.repo.git(&["checkout", "--quiet", "--orphan", "bare"]);
+    fleet.repo.git(&["rm", "--quiet", "-r", "--cached", ".trimtab"]);
+    fleet.repo.git(&["commit", "--quiet", "-m", "without roots"]);
+    let bare = fleet.release(3);
+    fleet.repo.git(&["checkout", "--quiet", "--force", "main"]);
     let old = fleet.release(5);
     let two = RootText { version: 2, ..people.root() };
     two.write(&fleet.repo, &[people.ann(), people.bob()]);
@@ -145,18 +158,33 @@ fn r35_a_pin_that_moves_within_one_chain_lets_no_old_release_in() {
     three.write(&fleet.repo, &[people.ann(), people.bob()]);
     fleet.repo.commit("root 3", None);
     let (replayed, seven) = (fleet.release(4), fleet.release(7));
-    for by_digest in [true, false] {
-        // Forward to one that the host has, forward to one that it has not, and back to the first.
-        for (first, then) in [(people.root(), two.clone()), (people.root(), three.clone()), (two.clone(), people.root())] {
-            let mut host = Host::new(pinning(&first.text(), by_digest));
+    // What becomes of the two: where neither the former pin nor what was believed is in a tree, the order begins anew (the limit of `begin`).
+    let (refused, unknown, anew) = ("rolled-back", "root-not-found", "accepted");
+    // Forward to one that the host has, forward to one that it has not, and back to the first; pinned by digest, and as a file.
+    for (first, then, by_digest, as_file) in [
+        (people.root(), two.clone(), [refused, refused], [refused, refused]),
+        (people.root(), three.clone(), [unknown, unknown], [refused, anew]),
+        (two.clone(), people.root(), [anew, unknown], [anew, anew]),
+    ] {
+        for (is_by_digest, [of_old, of_bare]) in [(true, by_digest), (false, as_file)] {
+            let mut host = Host::new(pinning(&first.text(), is_by_digest));
             host.takes(&fleet.repo, six);
-            host.trust = pinning(&then.text(), by_digest);
-            host.refuses(&fleet.repo, replayed, "rolled-back");
-            if then.version == 1 {
-                host.refuses(&fleet.repo, old, "rolled-back");
+            host.trust = pinning(&then.text(), is_by_digest);
+            let before = host.memory.clone();
+            // Each as the first that it sees under the new pin.
+            for (tag, code) in [(replayed, refused), (old, of_old), (bare, of_bare)] {
+                host.memory = before.clone();
+                assert_eq!(
+                    host.sees(&fleet.repo, tag, None, kept(NOW)),
+                    code,
+                    "{is_by_digest}: {} to {}",
+                    first.version,
+                    then.version
+                );
+                assert_eq!(host.remarks.iter().any(|remark| remark.contains("counts no more")), code == anew, "{:?}", host.remarks);
+                host.takes(&fleet.repo, seven);
+                assert_eq!((place(&host.memory), host.memory.former.is_none()), ((1, 7), true));
             }
-            host.takes(&fleet.repo, seven);
-            assert_eq!((place(&host.memory), host.memory.former.is_none()), ((1, 7), true));
         }
     }
 }
@@ -187,11 +215,14 @@ fn r35_a_memory_that_does_not_say_what_was_pinned() {
     // A genuine one: an update of trimtab lets nothing old in, whether its tree shows the newest root or not.
     let mut host = Host::new(pinning(&people.root().text(), true));
     host.takes(&fleet.repo, fleet.release(6));
-    host.memory = format_2(&host.memory);
-    assert_eq!(host.memory.pin, None);
-    host.refuses(&fleet.repo, five, "rolled-back");
-    host.refuses(&fleet.repo, fleet.release(4), "rolled-back");
-    host.takes(&fleet.repo, fleet.release(7));
+    let before = format_2(&host.memory);
+    assert_eq!(before.pin, None);
+    for old in [five, fleet.release(4)] {
+        // Each as the first that it sees: whether the two pins belong together is settled by one look.
+        host.memory = before.clone();
+        host.refuses(&fleet.repo, old, "rolled-back");
+        host.takes(&fleet.repo, fleet.release(7));
+    }
     // Eve's, told the right one since.
     let mut host = Host::new(pinning(&evil.text(1).text(), true));
     host.takes(&evil.repo, evil.release(LAST));
@@ -199,6 +230,44 @@ fn r35_a_memory_that_does_not_say_what_was_pinned() {
     host.trust = pinning(&people.root().text(), false);
     host.refuses(&evil.repo, evil.release(LAST), "unknown-signer");
     host.takes(&fleet.repo, fleet.release(7));
+}
+
+#[test]
+fn r35_a_pin_that_is_put_back_before_anything_came_of_it() {
+    let (fleet, evil) = (Fleet::new(), Evil::new());
+    fleet.repo.git(&["rm", "--quiet", "-r", "--cached", ".trimtab"]);
+    fleet.repo.git(&["commit", "--quiet", "-m", "without roots"]);
+    let mut host = Host::new(pinning(&fleet.people.root().text(), false));
+    host.takes(&fleet.repo, fleet.release(6));
+    host.trust = pinning(&evil.text(1).text(), false);
+    host.refuses(&fleet.repo, fleet.release(7), "unknown-signer");
+    assert!(host.memory.former.is_some());
+    host.trust = pinning(&fleet.people.root().text(), false);
+    host.refuses(&fleet.repo, fleet.release(5), "rolled-back");
+    host.takes(&fleet.repo, fleet.release(7));
+}
+
+#[test]
+fn r35_numbers_of_the_wrong_root_count_in_no_channel() {
+    let (fleet, evil) = (Fleet::new(), Evil::new());
+    let people = &fleet.people;
+    // Under hers the host had come as far as there are numbers, and was moved to another channel then.
+    let mut root = evil.text(1);
+    root.roles.push(("release.staging", 1, vec!["eve"]));
+    root.write(&evil.repo, &[Hand::Ssh(&evil.eve)]);
+    evil.repo.commit("two channels", None);
+    let mut host = Host::new(pinning(&root.text(), true));
+    host.takes(&evil.repo, evil.release(LAST));
+    host.trust = pinning_in("staging", &root.text(), true);
+    host.takes(&evil.repo, Say::of(&evil.repo, "staging", (1, LAST)).release(&evil.repo, &[Hand::Ssh(&evil.eve)]));
+    assert_eq!(host.memory.earlier.len(), 1);
+    // Told the right root, it begins anew in either.
+    let hands = [people.ann(), people.bob()];
+    host.trust = pinning_in("staging", &people.root().text(), false);
+    host.takes(&fleet.repo, Say::of(&fleet.repo, "staging", (1, 7)).release(&fleet.repo, &hands));
+    host.trust = pinning(&people.root().text(), false);
+    host.takes(&fleet.repo, fleet.release(7));
+    assert_eq!(place(&host.memory), (1, 7));
 }
 
 #[test]
@@ -310,11 +379,24 @@ fn r37_the_first_word_about_a_release_is_kept_back() {
     let second = alive(&fleet, (1, 2), later + 2 * DAY, ci);
     host.sees(&fleet.repo, fleet.release(2), Some(second), kept(later + 2 * DAY));
     assert_eq!(host.freshness(kept(later + 2 * DAY)), Freshness::Fresh);
+    // No longer than the release itself says.
+    let mut short = Say::of(&fleet.repo, "production", (1, 3));
+    short.times = (show_time(NOW), show_time(NOW + 3600));
+    let mut hasty = Host::new(fleet.trust(""));
+    hasty.takes(&fleet.repo, short.release(&fleet.repo, &[fleet.people.ann(), fleet.people.bob()]));
+    assert_eq!(hasty.freshness(kept(NOW + 3601)), Freshness::Expired);
     // From the very first release on, whatever the clock said when it was accepted.
     for moment in [kept(NOW), Moment { clock: 2_060_000_000, synchronised: false }] {
         let mut host = Host::new(fleet.trust(""));
         assert_eq!(host.sees(&fleet.repo, one, None, moment), "accepted");
-        assert_eq!(host.freshness(kept(NOW + 2 * DAY)), Freshness::Expired);
+        // Whoever puts one more signature behind it at each poll gains no time by that.
+        let tag = fleet.repo.content("tag", one);
+        let more = fleet.repo.object("tag", &[&tag[..], &fleet.people.eve().block("git", &tag)].concat());
+        assert_eq!(host.sees(&fleet.repo, more, None, kept(NOW + DAY / 2)), "unchanged");
+        assert_eq!(host.freshness(kept(NOW + DAY + DAY / 4)), Freshness::Expired);
+        // What has certainly passed is past, though the clock fell back since.
+        assert!(host.memory.passes(kept(NOW + 3 * DAY)));
+        assert_eq!(host.freshness(Moment { clock: 0, synchronised: false }), Freshness::Expired);
     }
 }
 
@@ -380,6 +462,16 @@ fn r39_one_day_of_a_wrong_clock() {
     let words = judged.verdict.to_string();
     let (seen, says) = (show_time(host.memory.floor_now()), show_time(later + 60));
     assert!(words.contains(&seen) && words.contains(&says) && words.contains("trust rotate --new-epoch"), "{words}");
+    // A statement that is dated earlier than the one before does not take back what that one said of time.
+    let mut other = Host::new(fleet.trust_in("staging", ""));
+    for (seq, from, days, code) in
+        [(1, NOW, 60, "accepted"), (2, NOW - 20 * DAY, 60, "accepted"), (3, NOW - 20 * DAY, 10, "expired")]
+    {
+        let mut say = Say::of(&fleet.repo, "staging", (1, seq));
+        say.times = (show_time(from), show_time(from + days * DAY));
+        let tag = say.release(&fleet.repo, &[people.ann(), people.bob()]);
+        assert_eq!(other.sees(&fleet.repo, tag, None, Moment { clock: 0, synchronised: false }), code, "{seq}");
+    }
     // What helps, on a host that accepted something and on one that did not.
     let poisoned = Memory { time_floor: year_2100, time_epoch: 1, ..Memory::default() };
     RootText { version: 2, epoch: 2, ..people.root() }.write(&fleet.repo, &[people.ann(), people.bob()]);

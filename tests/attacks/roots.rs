@@ -196,12 +196,39 @@ fn a_root_pinned_by_its_digest_is_taken_from_the_tree() {
     };
     let judged = fleet.judge_with(&trust(&digest.to_string(), REPO_ID), tag, &Memory::default(), kept(NOW));
     assert_code(&judged.verdict, "accepted");
-    assert_eq!(judged.memory.unwrap().root.unwrap().text, root);
+    let memory = judged.memory.unwrap();
+    assert_eq!(memory.root.as_ref().unwrap().text, root);
     let other = format!("sha256:{}", "0b".repeat(32));
     assert_code(&fleet.judge_with(&trust(&other, REPO_ID), tag, &Memory::default(), kept(NOW)).verdict, "root-not-found");
     let elsewhere = REPO_ID.replace("1b4e", "2b4e");
-    let judged = fleet.judge_with(&trust(&digest.to_string(), &elsewhere), tag, &Memory::default(), kept(NOW));
-    assert_code(&judged.verdict, "root-wrong-repository");
+    let text = format!("mode = \"release\"\nchannel = \"production\"\nrepo = \"{elsewhere}\"\nroot = \"root.toml\"\n");
+    let foreign = TrustConfig::parse("trust.toml", &text).unwrap().with_root("root.toml", &root).unwrap_err().draw(false);
+    assert!(foreign.contains("of another repository") && foreign.contains(&elsewhere), "{foreign}");
+    // Whoever signed for it, and also on a host that has believed that root before.
+    let foreign = Say { repo: elsewhere.clone(), ..Say::of(&fleet.repo, "production", (1, 2)) };
+    let foreign = foreign.release(&fleet.repo, &[fleet.people.ann(), fleet.people.bob()]);
+    for (tag, memory) in [(tag, &Memory::default()), (foreign, &Memory::default()), (foreign, &memory)] {
+        let judged = fleet.judge_with(&trust(&digest.to_string(), &elsewhere), tag, memory, kept(NOW));
+        assert_code(&judged.verdict, "root-wrong-repository");
+    }
+}
+
+#[test]
+fn who_signs_commits_of_one_branch_signs_none_of_another() {
+    let (repo, fleet) = (Repo::new(), Fleet::new());
+    let people = &fleet.people;
+    let mut root = people.root();
+    root.roles.push(("commit.staging", 0, vec!["bob"]));
+    root.write(&repo, &[people.ann(), people.safe()]);
+    let text = format!("mode = \"commit\"\nbranch = \"main\"\nrepo = \"{REPO_ID}\"\nroot = \"root.toml\"\n");
+    for (branch, by_ann, by_bob) in [("main", "accepted", "unknown-signer"), ("staging", "unknown-signer", "accepted")] {
+        let trust = TrustConfig::parse("trust.toml", &text.replace("main", branch)).unwrap();
+        let trust = trust.with_root("root.toml", &root.text()).unwrap();
+        for (key, code) in [(&people.ann, by_ann), (&people.bob, by_bob)] {
+            let tip = repo.commit(branch, Some(key));
+            assert_code(&decide(tip, None, &mut repo.source(), &trust, &Memory::default(), kept(NOW)).verdict, code);
+        }
+    }
 }
 
 #[test]
@@ -217,7 +244,19 @@ fn commit_mode_takes_its_keys_from_the_root() {
     assert_code(&judged.verdict, "accepted");
     let memory = Memory::from_text(&judged.memory.unwrap().to_text()).unwrap();
     assert_eq!(version(&memory), 1);
+    // A person has another repository followed, and leaves the pin as it was: what is remembered says nothing about that one.
+    let digest = memory.root.as_ref().unwrap().digest();
+    let elsewhere = text.replace("1b4e", "2b4e").replace("root = \"root.toml\"", &format!("root-digest = \"{digest}\""));
+    let elsewhere = TrustConfig::parse("trust.toml", &elsewhere).unwrap();
+    let judged = decide(repo.head(), None, &mut repo.source(), &elsewhere, &memory, kept(NOW));
+    assert_code(&judged.verdict, "root-wrong-repository");
     // C15: bob takes over from ann; she signs once more, back-dated or not.
+    // A tree from which the next root was taken away, so that who counts no more since goes on counting.
+    let hidden = RootText { version: 3, ..people.root() };
+    hidden.write(&repo, &[people.ann(), people.safe()]);
+    repo.commit("root 3 without root 2", Some(&people.ann));
+    assert_code(&judge(&repo, &memory).verdict, "root-version");
+    repo.git(&["reset", "--quiet", "--hard", "HEAD~1"]);
     repo.commit("by bob, too early", Some(&people.bob));
     assert_code(&judge(&repo, &memory).verdict, "unknown-signer");
     let mut root = next(&people.root());

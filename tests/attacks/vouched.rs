@@ -86,6 +86,19 @@ fn a_forged_or_malformed_commit_between() {
 }
 
 #[test]
+fn a_commit_that_the_source_keeps_back_is_not_passed_over() {
+    let scene = Scene::new();
+    let hidden = scene.on(&[scene.repo.resolve("HEAD~1")], None, "unsigned, and kept back");
+    let side = scene.signed(&[hidden], "side");
+    let tip = scene.signed(&[scene.state.commit, side], "merge");
+    scene.refuses(tip, hidden, &["not signed"]);
+    let name = hidden.to_string();
+    std::fs::remove_file(scene.repo.path().join(".git/objects").join(&name[..2]).join(&name[2..])).unwrap();
+    let verdict = judge(&scene.repo, tip, &scene.trust, Some(&scene.state));
+    assert_code(&verdict, "unavailable");
+}
+
+#[test]
 fn an_authors_name_cannot_write_on_the_terminal() {
     let scene = Scene::new();
     let tree = scene.repo.resolve("HEAD^{tree}");

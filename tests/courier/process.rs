@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use trimtab::courier::protocol::{MAX_PIECE, Reply, Request, Traffic};
 use trimtab::courier::{Class, Client, ClientError, Part};
 use trimtab::trust::hash::{FetchError, Verified};
-use trimtab::wire::{self, ObjectKind, ObjectSource};
+use trimtab::wire::{self, ObjectError, ObjectKind, ObjectSource};
 use trimtab_model::outbound::Signed;
 use trimtab_model::status::{CourierStatus, Landlock};
 use trimtab_tests::server::{Auth, Fault, GitServer, Tls};
@@ -217,8 +217,18 @@ fn answers_to_other_questions_and_huge_frames_are_refused() {
     assert!(matches!(client.deliver("ops", &[report]), Err(ClientError::Unexpected)));
     let fetched = client.fetch("https://h/x", Part::Signature, 0);
     assert!(matches!(fetched, Err(ClientError::Wire(_))), "{fetched:?}");
-    let error = client.objects(ObjectKind::Blob, &[tip], 10).unwrap_err().to_string();
-    assert!(error.contains("5555"), "{error}");
+    let error = client.objects(ObjectKind::Blob, &[tip], 10).unwrap_err();
+    assert!(
+        matches!(error, ObjectError::Unavailable { .. }) && error.to_string().contains("5555"),
+        "a name proves nothing: {error:?}"
+    );
+    // Why it failed is one short line, whoever speaks in its name.
+    let (_folder, socket) = liar(|stream, _| {
+        let message = "\u{1b}[2Jall is well\ntrimtab: \u{9b}".repeat(1000);
+        let _ = wire::send(stream, "agent", &Reply::Failed { class: Class::Retry, message }, &[]);
+    });
+    let said = Client::connect(&socket, PATIENCE).unwrap().poll("HEAD").unwrap_err().to_string();
+    assert!(said.contains("all is well") && said.chars().count() <= 2000 && !said.contains(char::is_control), "{said:?}");
     let (_folder, socket) = liar(|stream, _| {
         let _ = stream.write_all(&[0xff; 12]);
     });
@@ -267,6 +277,23 @@ fn objects_one_by_one_are_no_way_to_go_on_for_ever() {
     let error = client.objects(ObjectKind::Blob, &ids, 16 << 20).unwrap_err().to_string();
     assert!(error.contains("sizes that do not fit"), "{error}");
     assert_eq!(client.objects(ObjectKind::Blob, &ids[..1], 16 << 20).unwrap(), [b"x"], "all that was asked for is enough");
+}
+
+#[test]
+fn sizes_that_are_a_lie_are_found_out() {
+    // One object over its limit, which the others leave room for; less and more than the sizes say; more objects than were asked for.
+    for (sizes, bytes) in
+        [(vec![15, 5], 20), (vec![4, 4], 9), (vec![4, 5], 8), (vec![2, 2, 2], 6), (vec![u64::MAX, 6], 5), (vec![], 0)]
+    {
+        let told = sizes.clone();
+        let (_folder, socket) = liar(move |stream, _| {
+            let _ = wire::send(stream, "agent", &Reply::Objects { sizes: sizes.clone() }, &vec![b'x'; bytes]);
+        });
+        let mut client = Client::connect(&socket, PATIENCE).unwrap();
+        let ids = [id(&"3".repeat(40)), id(&"4".repeat(40))];
+        let answer = client.objects(ObjectKind::Blob, &ids, 10);
+        assert!(answer.as_ref().is_err_and(|error| error.to_string().contains("sizes that do not fit")), "{told:?}: {answer:?}");
+    }
 }
 
 #[test]

@@ -126,7 +126,7 @@ fn who_did_it_is_named_and_never_guessed() {
 }
 
 #[test]
-fn a_unit_that_stops_before_anybody_listens_is_started_all_the_same() {
+fn a_unit_that_stops_while_nobody_listens_is_started_all_the_same() {
     let Some(m) = lab::boot("edge-1") else { return };
     let ana = Person::new(&m, "ana");
     fleet::assign(&ana, &["one"]);
@@ -135,19 +135,24 @@ fn a_unit_that_stops_before_anybody_listens_is_started_all_the_same() {
     enrol(&m, &ana, "");
     converge(&m);
     start(&m);
+    let active = |unit: &str| m.try_sh(&format!("systemctl is-active {unit}")).out == "active";
+    // A unit of somebody else's that runs already: nothing is written for it and systemd reads nothing anew, of which it would tell.
+    m.write("/etc/systemd/system/theirs.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    m.sh("systemctl daemon-reload && systemctl start theirs");
+    std::thread::sleep(Duration::from_secs(2));
     // Each connection that the loop makes takes two seconds more: after a pass that brought a unit, so long nobody hears of that unit.
     m.sh("systemd-run -q --unit=slow strace -qq -o /root/connects -e trace=connect -e inject=connect:delay_enter=2000000 \
           -p $(systemctl show -p MainPID --value trimtab)");
     eventually("it is slow", 10, || m.has("/root/connects"));
     let before = passes(&m);
-    fleet::assign(&ana, &["one", "two"]);
-    fleet::service(&ana, "two", "2");
-    let revision = ana.push("Another one");
+    fleet::assign(&ana, &["one", "more"]);
+    ana.write("components/more/component.toml", "[[unit]]\nname = \"theirs.service\"\nactive = true\n");
+    let revision = ana.push("Theirs is ours");
     m.sh("systemctl kill -s HUP trimtab");
     let told =
         format!("jq -e '.lastPass.number == {} and .lastAppliedRevision == \"{revision}\"' /run/trimtab/status.json", before + 1);
-    m.sh(&format!("for _ in $(seq 600); do if {told} >/dev/null; then systemctl stop two; exit; fi; sleep 0.05; done; exit 1"));
-    eventually("it is started again", 30, || m.try_sh("systemctl is-active two").out == "active" && passes(&m) == before + 2);
+    m.sh(&format!("for _ in $(seq 600); do if {told} >/dev/null; then systemctl stop theirs; exit; fi; sleep 0.05; done; exit 1"));
+    eventually("it is started again", 30, || active("theirs") && passes(&m) == before + 2);
     assert_eq!(status(&m, ".lastPass.wake"), "event");
 
     // Each change of what is listened to, and what the pass did, is followed by a look, and no look by another: each needs a connection.
@@ -158,6 +163,14 @@ fn a_unit_that_stops_before_anybody_listens_is_started_all_the_same() {
         connects() == before
     });
     assert_eq!(passes(&m), before + 2);
+    m.sh("systemctl stop slow");
+
+    // The bus breaks down, and with it the connection that is listened to; systemctl needs none.
+    m.sh("systemctl kill -s KILL dbus");
+    eventually("nobody listens", 5, || status(&m, ".watch.units") == "false");
+    m.sh("systemctl stop one");
+    eventually("it is started again", 30, || active("one") && passes(&m) == before + 3);
+    assert_eq!(status(&m, "[.lastPass.wake, .watch.units]"), r#"["event",true]"#);
 }
 
 /// How soon, as who stops them sees it: from the end of `systemctl stop` until the unit is active again.

@@ -1,6 +1,7 @@
 //! Offline bundles: made with real git, minisign and ssh-keygen; applied where nothing else is reached; refused when a byte of them is another.
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -209,6 +210,20 @@ fn a_bundle_with_another_byte_is_refused_before_anything_is_changed() {
         bytes
     };
     let part = position(b"repository.bundle\0");
+    // A header that says so itself, after it was altered.
+    let fit = |bytes: &mut [u8], head: usize| {
+        let head = &mut bytes[head..head + 512];
+        let sum: u32 = head.iter().enumerate().map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) }).sum();
+        head[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    };
+    let headed = |head: usize, at: usize, with: &[u8]| {
+        let mut bytes = good.clone();
+        bytes[head + at..head + at + with.len()].copy_from_slice(with);
+        fit(&mut bytes, head);
+        bytes
+    };
+    let size = u64::from_str_radix(std::str::from_utf8(&good[part + 124..part + 135]).unwrap(), 8).unwrap();
+    let shorter = format!("{:011o}", size - 1);
     let swapped = {
         // The parts of another bundle behind this manifest.
         far.sandbox.revise("other\n");
@@ -222,9 +237,7 @@ fn a_bundle_with_another_byte_is_refused_before_anything_is_changed() {
         bytes.extend_from_slice(&good[part..part + 512]);
         let size = bytes.len();
         bytes[size - 512 + 124..size - 512 + 135].copy_from_slice(b"00000000000");
-        let sum: u32 =
-            bytes[size - 512..].iter().enumerate().map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) }).sum();
-        bytes[size - 512 + 148..size - 512 + 155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        fit(&mut bytes, size - 512);
         [bytes, vec![0; 1024]].concat()
     };
     for (what, bytes, expected) in [
@@ -234,6 +247,12 @@ fn a_bundle_with_another_byte_is_refused_before_anything_is_changed() {
         ("a byte of the manifest's digest", flipped(manifest + 70), ""),
         ("a byte of a header", flipped(part + 3), "its checksum"),
         ("swapped", swapped, "repository.bundle"),
+        ("renamed", headed(part, 0, b"x"), "xepository.bundle lies here where the manifest has repository.bundle"),
+        ("renamed to lead elsewhere", headed(part, 0, b"../"), "the name here is not one that a bundle has"),
+        ("its first file", headed(0, 0, b"x"), "the first file in it is xanifest, and not manifest"),
+        ("a link", headed(part, 156, b"2"), "no plain file with a short name"),
+        ("a longer name", headed(part, 345, b"etc"), "no plain file with a short name"),
+        ("shorter", headed(part, 124, shorter.as_bytes()), &format!("bytes, and the manifest says {size}")),
         ("added to", added, "the manifest does not have it"),
         ("empty", Vec::new(), "cut short"),
         ("something else", b"#!/bin/sh\nrm -rf /\n".repeat(100), "no header of a tar file"),
@@ -246,6 +265,13 @@ fn a_bundle_with_another_byte_is_refused_before_anything_is_changed() {
             "{what}"
         );
     }
+    // Exchanged between the reading and the use: what is used is hashed again.
+    fs::write(far.file("bad"), &good).unwrap();
+    let opened = trimtab::bundle::open(&far.file("bad"), &mut |_, _| {}).unwrap();
+    opened.copy_repository(&mut Vec::new()).unwrap();
+    fs::OpenOptions::new().write(true).open(far.file("bad")).unwrap().write_all_at(b"x", pack as u64 + 20).unwrap();
+    let error = opened.copy_repository(&mut Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("was changed while it was used"), "{error}");
     // The manifest is signed: one whose digests were made to fit again is not the one that was.
     let unsigned = {
         far.created("unsigned", &[]);

@@ -222,12 +222,69 @@ fn a_lost_memory_falls_back_to_the_floor_and_is_told() {
         assert_eq!((code, said.contains("can be written by others")), (78, true), "{said}");
         mode(0o600);
     }
+    // A later trimtab's memory is no damage and no loss: that trimtab is what must come back.
+    let texts = copies.clone().map(|copy| fs::read(copy).unwrap());
+    for copy in &copies {
+        fs::write(copy, "{\"format\": 99, \"mode\": \"release\"}").unwrap();
+    }
+    let (code, _, said) = host.sandbox.said(&["once"]);
+    assert_eq!((code, said.contains("install the newer trimtab again")), (78, true), "{said}");
+    for (copy, text) in copies.iter().zip(texts) {
+        fs::write(copy, text).unwrap();
+    }
     // A host that is to wait for a person does, and leaves everything as it is.
     host.trust("require-state = true\n");
     lose(&host);
     let (code, _, said) = host.sandbox.said(&["once"]);
     assert_eq!((code, said.contains("min-seq")), (78, true), "{said}");
     assert_eq!(host.sandbox.read("etc/one.conf"), "three\n");
+}
+
+#[test]
+fn a_copy_that_is_behind_lets_nothing_old_in() {
+    let host = Released::new("");
+    let one = host.release(1);
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    let copies =
+        ["var/lib/trimtab/trust-state.json", "etc/trimtab/state/trust-state.json"].map(|path| host.sandbox.root().join(path));
+    let behind = fs::read(&copies[0]).unwrap();
+    host.sandbox.revise("two\n");
+    host.release(2);
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    let newest = fs::read(&copies[0]).unwrap();
+    // As of a file system that was put back to what it was yesterday.
+    for copy in &copies {
+        fs::write(copy, &behind).unwrap();
+        host.serve(one);
+        host.held("rolled-back", "two\n");
+        assert_eq!(fs::read(copy).unwrap(), newest, "and both are the same again");
+    }
+}
+
+#[test]
+fn what_cannot_be_remembered_is_not_put_in_force() {
+    let host = Released::new("");
+    host.release(1);
+    assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
+    host.sandbox.revise("two\n");
+    host.release(2);
+    for folder in ["var/lib/trimtab", "etc/trimtab/state"] {
+        // Something stands where this copy is written before it takes its name.
+        let block = host.sandbox.root().join(folder).join(".trust-state.json.new");
+        fs::create_dir(&block).unwrap();
+        let pass = host.sandbox.once();
+        assert_eq!((pass.outcome, host.sandbox.read("etc/one.conf").as_str()), (Outcome::Held, "one\n"), "{folder}: {pass:?}");
+        assert!(pass.failures.iter().any(|failure| failure.resource == "trust state"), "{folder}: {:?}", pass.failures);
+        fs::remove_dir(&block).unwrap();
+    }
+    assert_eq!((host.sandbox.once().outcome, host.sandbox.read("etc/one.conf").as_str()), (Outcome::Converged, "two\n"));
+    // Another statement about what is in force changes nothing, and is not told as accepted before it is remembered.
+    let block = host.sandbox.root().join("etc/trimtab/state/.trust-state.json.new");
+    fs::create_dir(&block).unwrap();
+    host.release(3);
+    let pass = host.sandbox.once();
+    assert_eq!((pass.outcome, pass.trust.verdict.as_str()), (Outcome::Held, "unchanged"), "{pass:?}");
+    fs::remove_dir(&block).unwrap();
 }
 
 #[test]
@@ -255,9 +312,27 @@ fn a_host_that_followed_releases_does_not_go_back_to_commits() {
     host.release(1);
     assert_eq!(host.sandbox.once().outcome, Outcome::Converged);
     let keys = format!("mode = \"commit\"\nbranch = \"main\"\nkeys = [\"{}\"]\n", host.sandbox.key.line());
-    fs::write(host.sandbox.root().join("etc/trimtab/trust.toml"), keys).unwrap();
+    fs::write(host.sandbox.root().join("etc/trimtab/trust.toml"), &keys).unwrap();
     let (code, _, said) = host.sandbox.said(&["once"]);
     assert_eq!((code, said.contains("loosen")), (78, true), "{said}");
+
+    // Nor does a running agent that is told to read its configuration again: it goes on as before, and says why.
+    host.trust("");
+    let toml = host.sandbox.root().join("etc/trimtab/agent.toml");
+    let text = fs::read_to_string(&toml).unwrap();
+    fs::write(&toml, text + "[agent]\ninterval = \"1h\"\nretry-interval = \"1h\"\nretry-max = \"1h\"\n").unwrap();
+    let agent = host.sandbox.agent();
+    let last = || host.sandbox.status().and_then(|status| status.last_pass);
+    crate::until("it runs", || host.sandbox.status().is_some_and(|status| status.agent_pid == agent.0.id()));
+    host.sandbox.revise("two\n");
+    fs::write(host.sandbox.root().join("etc/trimtab/trust.toml"), keys).unwrap();
+    let before = last().unwrap().number;
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(agent.0.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+    crate::until("it has looked again", || last().is_some_and(|pass| pass.number > before));
+    let pass = last().unwrap();
+    assert!(pass.failures.iter().any(|failure| failure.message.contains("loosen")), "{pass:?}");
+    assert_eq!((pass.outcome, host.sandbox.read("etc/one.conf").as_str()), (Outcome::Partial, "one\n"));
 }
 
 /// R35 on the whole program: enrolled on a repository that only says that it is the right one, and told the right root since.

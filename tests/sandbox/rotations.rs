@@ -117,6 +117,32 @@ fn keys_thresholds_channels_and_epochs_are_one_command_each() {
 }
 
 #[test]
+fn under_a_root_that_can_follow_no_other_nothing_is_released() {
+    let (ann, eve) = (Key::new("ann"), Key::new("eve"));
+    let desk = Desk::with_root(&ann);
+    let one = std::fs::read_to_string(desk.path("clone/.trimtab/root/1.toml")).unwrap();
+    let put = |version: u64, text: &str, key: &Key| {
+        desk.write(&format!(".trimtab/root/{version}.sig"), &String::from_utf8(key.sign("trimtab-root", text.as_bytes())).unwrap());
+        desk.commit(&format!(".trimtab/root/{version}.toml"), text);
+    };
+    let release = |says: &[&str]| desk.refused(&["release", "production", "--sign", &signing(&ann)], says);
+    let repo = one.split('"').nth(3).unwrap();
+    let other = if repo.starts_with('1') { repo.replacen('1', "2", 1) } else { format!("1{}", &repo[1..]) };
+    let two = one.replace("version = 1", "version = 2");
+    put(2, &two.replace(repo, &other), &ann);
+    release(&["root 2 can follow no other", &format!("it is for the repository {other}")]);
+    put(2, &one.replace("version = 1", "version = 3"), &ann);
+    release(&["root/2.toml says that it is version 3"]);
+    // By its own keys, and by none of those who were to replace the one before.
+    let line = |key: &Key| key.line().split(' ').take(2).collect::<Vec<_>>().join(" ");
+    put(2, &two.replace(&line(&ann), &line(&eve)), &eve);
+    release(&["root 2 is not signed by enough", "the keys of root 1"]);
+    put(2, &two.replace("epoch = 1", "epoch = 2"), &ann);
+    put(3, &one.replace("version = 1", "version = 3"), &ann);
+    release(&["root 3 can follow no other", "its epoch 1 is smaller than the 2 before it"]);
+}
+
+#[test]
 fn a_channel_that_is_given_up_is_closed_to_those_who_stay_there() {
     let two = Two::new();
     let desk = &two.desk;

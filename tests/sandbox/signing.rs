@@ -76,3 +76,17 @@ fn unsigned_work_does_not_ride_along_where_every_commit_is_asked() {
     assert_eq!(sandbox.once().trust.verdict, "accepted");
     assert_eq!(sandbox.read("etc/one.conf"), "somebody's\n");
 }
+
+#[test]
+fn a_key_that_is_taken_out_counts_no_more_for_what_is_in_force_either() {
+    let sandbox = Sandbox::new("");
+    assert_eq!(sandbox.once().outcome, Outcome::Converged);
+    let keys = |key: &Key| trust(&sandbox, &format!("keys = [\"{}\"]", key.line()));
+    // The source serves what it served before; only what this host asks of it is another.
+    keys(&Key::new("who came instead"));
+    let pass = sandbox.once();
+    assert_eq!((pass.outcome, pass.trust.verdict.as_str()), (Outcome::Held, "unknown-signer"), "{pass:?}");
+    assert_eq!(sandbox.read("etc/one.conf"), "one\n", "and it stays as it is");
+    keys(&sandbox.key);
+    assert_eq!(sandbox.once().trust.verdict, "unchanged");
+}

@@ -163,6 +163,10 @@ mod tests {
             assert!(bad != good && Manifest::parse(bad.as_bytes()).is_err(), "{from:?} -> {to:?}");
         }
         assert!(Manifest::parse(good.trim_end().as_bytes()).is_err());
+        // An artifact under the name of another one's digest.
+        let named = |content: &[u8]| format!("artifacts/{}\n", Digest::of(content).hex());
+        let other = good.replacen(&named(b"2"), &named(b"3"), 1);
+        assert!(other != good && Manifest::parse(other.as_bytes()).is_err());
         assert!(Manifest::parse(format!("{good}part: {} 1 repository.bundle\n", Digest::of(b"1")).as_bytes()).is_err());
     }
 }

@@ -82,12 +82,24 @@ fn of_two_copies_the_larger_of_each_thing_counts() {
     let (mut one, mut other) = (memory(3, 5), memory(4, 2));
     (one.time_floor, other.time_floor) = (100, 50);
     (one.lost, other.lost) = (None, Some(1));
-    for merged in [one.clone().merge(other.clone()), other.clone().merge(one)] {
+    for merged in [one.clone().merge(other.clone()), other.clone().merge(one.clone())] {
         assert_eq!(merged.release.unwrap().place.seq, 4);
         assert_eq!(merged.root.unwrap().root.version, 5);
         assert_eq!((merged.time_floor, merged.lost, merged.alive), (100, Some(1), other.alive.clone()));
     }
     assert_eq!(Memory::default().merge(other.clone()), other);
+    // In commit mode there is no number: the one that was written more often is the later, though the clock was set back in between.
+    let commits = |at, written| Memory { release: None, accepted: Some(accepted(at)), written, ..memory(1, 1) };
+    for merged in [commits(900, 4).merge(commits(100, 5)), commits(100, 5).merge(commits(900, 4))] {
+        assert_eq!(merged.accepted.unwrap().accepted_at, 100);
+    }
+    // What is told, and where to go on from, is told whichever copy says it; and each writing counts.
+    (one, other) = (memory(3, 1), memory(4, 1));
+    (one.lost, one.base) = (Some(1), Some(ObjectId::null(gix_hash::Kind::Sha1)));
+    for merged in [one.clone().merge(other.clone()), other.clone().merge(one.clone())] {
+        assert_eq!((merged.release.unwrap().place.seq, merged.lost, merged.base), (4, Some(1), one.base));
+    }
+    assert_eq!(memory(4, 1).after(&Memory { written: 6, ..one }).written, 7);
     // A state of commit mode is smaller than any release, whatever its clock said.
     let merged = Memory::of(accepted(u64::MAX)).merge(memory(1, 1));
     assert_eq!(merged.release.unwrap().place.seq, 1);
@@ -178,6 +190,11 @@ fn a_copy_that_is_behind_brings_nothing_back_that_was_forgotten() {
         assert_eq!(merged.release.as_ref().unwrap().place.seq, 3);
         let repo = merged.release.as_ref().unwrap().repo.clone();
         assert_eq!(merged.passed(&repo, "staging").unwrap().place.seq, 9);
+    }
+    // The one that says that it has left the other's channel is the later, whatever the clock said then.
+    there.earlier.push(here.release.as_ref().unwrap().passed());
+    for merged in [here.clone().merge(there.clone()), there.clone().merge(here.clone())] {
+        assert_eq!(merged.release.unwrap().channel, "staging");
     }
 }
 

@@ -50,6 +50,7 @@ fn refusals_name_the_spot_and_what_to_do() {
         (good().replace(SAFE, ANN), "7:8", "called \"ann\""),
         (good().replace(SAFE, &same_point), "7:8", "called \"ann\""),
         (good().replace(SAFE, "openpgp:ABCD"), "7:8", "OpenPGP"),
+        (good().replace(SAFE, &format!("cert-authority {ANN}")), "7:8", "an authority of certificates cannot stand here"),
         (good().replace(SAFE, "minisign:RWx"), "7:8", "not a minisign public key"),
         (
             good().replace("threshold = 2\nkeys = [\"ann\", \"safe\"]", "threshold = 3\nkeys = [\"ann\", \"safe\"]"),
