@@ -142,10 +142,9 @@ fn one_person_with_one_key_in_an_agent_needs_three_commands() {
     let socket = desk.path("agent.sock");
     let agent = Command::new("ssh-agent").args(["-D", "-a"]).arg(&socket).stdout(Stdio::null()).spawn().unwrap();
     let agent = Agent(agent);
-    while !socket.exists() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    run(command("ssh-add", desk.folder.path()).env("SSH_AUTH_SOCK", &socket).arg("-q").arg(key.path()), b"");
+    // The socket has a name before anybody listens there; ssh-add ends with 2 until then.
+    let add = || command("ssh-add", desk.folder.path()).env("SSH_AUTH_SOCK", &socket).arg("-q").arg(key.path()).output().unwrap();
+    crate::until("the agent has the key", || add().status.success());
     let only_public = desk.path("ann.pub");
     std::fs::write(&only_public, format!("{}\n", key.line())).unwrap();
     desk.git(&["config", "gpg.format", "ssh"]);
