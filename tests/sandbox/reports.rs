@@ -127,7 +127,7 @@ fn a_dead_receiver_costs_spool_within_its_bounds_and_the_passes_nothing() {
         // Five, the newest, and one that was merged before the two go of which it is made: nothing is lost at any moment.
         let waiting = sandbox.waiting();
         assert!(waiting <= 7, "{waiting} wait");
-        until("it is within its bounds", || sandbox.waiting() <= 6);
+        until("it is within its bounds", || sandbox.waiting() <= 5);
     }
     // It speaks again; what was merged meanwhile is counted.
     receiver.set(Manner::Fine);

@@ -116,3 +116,29 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         let _ = fs::remove_file(&beside);
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel refuses to sync a pipe: whichever of them fails, on whichever thread, it is told.
+    #[test]
+    fn a_sync_that_fails_is_told_wherever_it_stands() {
+        let file = || OwnedFd::from(tempfile::tempfile().expect("because the temporary folder can be written"));
+        for count in [1, 2, 5, FEW] {
+            for bad in 0..count {
+                let mut unsynced = Unsynced::new();
+                for at in 0..count {
+                    let pipe = || nix::unistd::pipe().expect("because there are handles left").0;
+                    unsynced.add_fd(if at == bad { pipe() } else { file() }).expect("because it is open");
+                }
+                let error = unsynced.sync().expect_err("because a pipe cannot be synced");
+                assert_eq!(error.raw_os_error(), Some(nix::libc::EINVAL), "{bad} of {count}: {error}");
+                assert!(unsynced.is_empty() && unsynced.sync().is_ok(), "what was lost is not asked for again");
+            }
+        }
+        let mut unsynced = Unsynced::new();
+        (0..FEW).for_each(|_| unsynced.add_fd(file()).expect("because it is open"));
+        unsynced.sync().expect("because these are files");
+    }
+}
